@@ -1,0 +1,41 @@
+"""The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
+
+from workbench.recipe.nouns import (
+    Columns,
+    Data,
+    Evaluate,
+    Gate,
+    Launch,
+    Method,
+    Model,
+    Quantize,
+    Recipe,
+    Tracking,
+)
+from workbench.recipe.read import (
+    known_keys,
+    read,
+    refuse_secrets,
+    register_schema,
+    to_dict,
+    weights_of,
+)
+
+__all__ = [
+    "Columns",
+    "Data",
+    "Evaluate",
+    "Gate",
+    "Launch",
+    "Method",
+    "Model",
+    "Quantize",
+    "Recipe",
+    "Tracking",
+    "known_keys",
+    "read",
+    "refuse_secrets",
+    "register_schema",
+    "to_dict",
+    "weights_of",
+]

@@ -1,0 +1,98 @@
+"""The values that travel between rooms: frozen, plain, written to JSON as they stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a conversation that ends with the assistant's answer, and where it came from.
+
+    `group` ties near copies together: a split never parts them. `where` is `file:row`, for errors.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    group: str = ""
+    where: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Every message before the final answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The final assistant message: what an arm is asked for and scored against."""
+        return self.messages[-1].content
+
+    @property
+    def text(self) -> str:
+        """The user turns of the prompt joined: what duplicates and leakage are judged by."""
+        return "\n".join(m.content for m in self.prompt if m.role == "user")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine said to one prompt. `seconds` is wall time, shared evenly in a batch."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file or folder with its SHA-256 (a folder's is taken over its files' names and digests)."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same for equal values: sorted keys, no spaces. The text that digests cover."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def digest(value: Any, length: int = 64) -> str:
+    """The first `length` hex digits of the SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def message_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """Messages as the `{"role", "content"}` dictionaries that chat templates and servers take."""
+    return [asdict(m) for m in messages]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in 1 MiB pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def artefact(path: Path, root: Path) -> Artefact:
+    """Hash and size a file, or a folder file by file in sorted order; its path is told from `root`."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    parts = {str(p.relative_to(path)) if p != path else p.name: file_sha256(p) for p in files}
+    sha = next(iter(parts.values())) if path.is_file() else digest(parts)
+    return Artefact(str(path.relative_to(root)), sha, sum(p.stat().st_size for p in files))
