@@ -50,6 +50,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """One row as the model will see it: token ids, and for each whether it carries loss."""
+
+    id: str
+    input_ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What an engine said to one prompt. `seconds` is wall time, shared evenly in a batch."""
 
