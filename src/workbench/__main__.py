@@ -1,0 +1,167 @@
+"""The door: a verb and a recipe, composed by Hydra, become plain values that a stage or a view is run with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from workbench import errors
+from workbench.errors import RequestError, WorkbenchError, nearest
+
+LIFE = "the recipe to its end, from the first stage that is not done"
+VERBS: dict[str, str] = {
+    "train": LIFE,
+    "merge": "that one stage: the adapter into 16-bit weights",
+    "quantize": "that one stage: the merged model in each wanted format",
+    "evaluate": "that one stage: every arm on the test rows, and the gate",
+    "register": "that one stage: the proven model into the MLflow registry",
+    "plan": "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
+    "preview": "rows as the model will see them, the trained tokens in colour",
+    "compare": "runs side by side, paired item by item: compare runs=NAME/DIGEST,NAME/DIGEST",
+    "ui": "the MLflow UI on this project's store, loopback only",
+    "doctor": "versions, devices, disk, store, and which keys are set",
+}
+WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
+    "compare": {"runs": "", "metric": "", "experiments": "experiments", "output": "text", "debug": False},
+    "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
+    "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clean end as Ctrl-C, another exit code."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; no traceback unless `debug=true`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "debug=true" in [word.lower() for word in words]
+    signal.signal(signal.SIGTERM, terminate)
+    quiet_libraries()
+    try:
+        return run_verb(words)
+    except WorkbenchError as error:
+        return complain(error, debug)
+    except KeyboardInterrupt as stop:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else errors.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.OK
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"failed: {type(error).__name__}: {error}\n  → debug=true shows where", file=sys.stderr)
+        return errors.FAILED
+
+
+def terminate(_number: int, _frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exception, so that stages end cleanly."""
+    raise Terminated
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from phoning home or talking over the screen, unless the user has asked for it."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "BITSANDBYTES_NOWELCOME": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def complain(error: WorkbenchError, debug: bool) -> int:
+    """Print an error for a person and return its exit code."""
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def run_verb(words: list[str]) -> int:
+    """Find the verb and hand it its recipe or its words."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return errors.OK
+    verb, rest = words[0], words[1:]
+    if verb == "--version":
+        from workbench import __version__
+
+        print(__version__)
+        return errors.OK
+    if verb not in VERBS:
+        raise RequestError(f"no such verb {verb!r}", remedy=nearest(verb, VERBS))
+    if verb in WITHOUT_RECIPE:
+        return view_without_recipe(verb, plain_words(rest, WITHOUT_RECIPE[verb]))
+    from workbench.compose import run_with_recipe
+
+    return run_with_recipe(verb, rest, task_for(verb))
+
+
+def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
+    """`key=value` words of a verb that takes no recipe, checked against what it knows."""
+    values = dict(known)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or key not in known:
+            raise RequestError(f"cannot use {word!r} here", where=key, remedy=nearest(key, known))
+        kind = type(known[key])
+        try:
+            values[key] = text.lower() in ("true", "1", "yes") if kind is bool else kind(text)
+        except ValueError:
+            raise RequestError(f"{text!r} is not a whole number", where=key) from None
+    return values
+
+
+def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
+    """The views that look at what is already there."""
+    from workbench.views import compare, doctor, ui
+
+    match verb:
+        case "compare":
+            return compare.run(values["runs"], values["metric"], values["experiments"], values["output"])
+        case "ui":
+            return ui.run(values["experiments"], values["uri"], values["port"])
+        case _:
+            return doctor.run(values["experiments"], values["uri"], values["output"])
+
+
+def task_for(verb: str) -> Callable[[Any], int]:
+    """What is done with a checked recipe. Imported late: a typo must not wait for torch."""
+
+    def task(recipe: Any) -> int:
+        if verb == "plan":
+            from workbench.views import plan
+
+            return plan.run(recipe)
+        if verb == "preview":
+            from workbench.views import preview
+
+            return preview.run(recipe)
+        from workbench.stages import lifecycle
+
+        return lifecycle.run(recipe, only=None if verb == "train" else verb)
+
+    return task
+
+
+def usage() -> str:
+    """The help text, from the table of verbs."""
+    width = max(map(len, VERBS))
+    lines = ["python -m workbench VERB recipe=NAME [key=value …]", ""]
+    lines += [f"  {verb:<{width}}  {does}" for verb, does in VERBS.items()]
+    lines += ["", "  until=STAGE stops early, fresh=true starts over, output=json prints one JSON object,"]
+    lines += ["  debug=true shows tracebacks, -m sweeps: method.learning_rate=1e-4,3e-4 -m"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""From words on the command line to checked recipes: Hydra composes here and nowhere else.
+
+A plain command is composed in memory and writes nothing. Hydra's own flags (`-m`, `--cfg`, `--info`, …)
+go through `hydra.main`, so that sweeps, launchers and its help work as its documentation says.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from workbench import errors
+from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
+from workbench.recipe.read import bad_key
+from workbench.sources import shipped_folder
+
+Task = Callable[[Recipe], int]
+# Nothing of Hydra's is written beside a run: the run's own folder holds the composed recipe.
+QUIET = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra.sweep.dir=experiments/.sweeps/${now:%Y%m%d-%H%M%S-%f}",
+    "hydra.sweep.subdir=${hydra.job.num}",
+]
+
+
+def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
+    """Compose each named recipe with the overrides, and run the task with it; the worst exit code wins."""
+    flags = [w for w in words if w.startswith("-")]
+    names = [w.partition("=")[2] for w in words if w.startswith("recipe=")]
+    overrides = [w for w in words if not w.startswith(("-", "recipe="))]
+    if not names:
+        raise RequestError(f"{verb} needs a recipe", remedy="recipe=" + "|".join(sorted(recipes())))
+    check_words(overrides)
+    sweep = bool({"-m", "--multirun"} & set(flags))
+    chosen = names[-1].split(",") if sweep else [names[-1]]
+    paths = [find_recipe(name) for name in chosen]
+    if flags:
+        return max(run_in_hydra(verb, path, flags, overrides, task) for path in paths)
+    return task(read(composed(paths[0], overrides), paths[0].stem))
+
+
+def recipes() -> dict[str, Path]:
+    """Every recipe that can be named: `./recipes` first, then the shipped ones."""
+    found: dict[str, Path] = {}
+    for folder in (Path("recipes"), shipped_folder() / "recipes"):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path.resolve())
+    return found
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by name or by path, looked at before Hydra sees it."""
+    known = recipes()
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).resolve()
+        if not path.is_file():
+            raise RequestError(f"no such file: {name}", where="recipe", remedy=nearest(path.stem, known))
+    elif name in known:
+        path = known[name]
+    else:
+        raise RequestError(f"no such recipe {name!r}", where="recipe", remedy=nearest(name, known))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    defaults = content.get("defaults") if isinstance(content, dict) else None
+    if not isinstance(defaults, list) or not defaults or defaults[0] != "workbench":
+        raise RequestError(
+            "the recipe does not begin with the schema",
+            where=f"{path}: defaults",
+            remedy="write `defaults: [workbench, …]`: it brings every key with its default",
+        )
+    check_defaults(defaults, path)
+    return path
+
+
+def config_folders() -> list[Path]:
+    """Where nouns are looked up: the project's own `configs/`, then the shipped ones."""
+    own = Path("configs").resolve()
+    shipped = shipped_folder() / "configs"
+    return [own, shipped] if own.is_dir() and own != shipped.resolve() else [shipped]
+
+
+def options(group: str) -> list[str]:
+    """The YAML files of one config group."""
+    return sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})
+
+
+def groups() -> set[str]:
+    """The config groups there are."""
+    return {p.name for folder in config_folders() for p in folder.iterdir() if p.is_dir()}
+
+
+def check_defaults(defaults: list[Any], path: Path) -> None:
+    """Every noun that a recipe's defaults list names must exist."""
+    for entry in defaults:
+        for group, value in entry.items() if isinstance(entry, dict) else ():
+            where = f"{path}: defaults: {group}"
+            if group.split()[0] == "override" or "@" in group:
+                raise RequestError("name the group itself, once", where=where, remedy=f"- {group.split()[-1]}: {value}")
+            check_option(group, value, where)
+
+
+def check_option(group: str, value: Any, where: str) -> None:
+    """Refuse an option that its group does not have, naming the nearest one."""
+    if group not in groups():
+        raise RequestError(f"no such group {group!r}", where=where, remedy=nearest(group, groups()))
+    for name in value if isinstance(value, list) else [value]:
+        if name is not None and str(name) not in options(group):
+            raise RequestError(f"no such {group} {str(name)!r}", where=where, remedy=nearest(str(name), options(group)))
+
+
+def check_words(overrides: list[str]) -> None:
+    """Look at each override before Hydra does: it must be key=value, hold no secret, name a known noun."""
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        name = key.lstrip("+~")
+        if not equals and not key.startswith("~"):
+            raise RequestError(f"cannot read {word!r}", where=word, remedy="write key=value")
+        refuse_secrets(name, value)
+        if name.startswith("hydra"):
+            continue
+        if name.rsplit(".", 1)[-1].startswith("_") or name.split(".")[0] not in {k.split(".")[0] for k in known_keys()}:
+            raise bad_key(name, "no such key")
+        if name in groups() and not value.startswith("{"):
+            for choice in value.strip("[]").split(","):
+                check_option(name, choice.strip() or None, name)
+        elif key.startswith(("+", "~")) and not name.startswith("quantize."):
+            raise (
+                bad_key(name, "a recipe's keys are fixed")
+                if name not in known_keys()
+                else RequestError(f"{key[0]} is not needed here", where=name, remedy=f"write {name}={value}")
+            )
+
+
+def composed(path: Path, overrides: list[str]) -> DictConfig:
+    """Compose one recipe with its overrides, in memory."""
+    register_schema()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(path.parent), version_base="1.3", job_name="workbench"):
+            return hydra.compose(path.stem, overrides=[*overrides, search_path()])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translated(error, path) from None
+
+
+def search_path() -> str:
+    """The override that tells Hydra where the nouns are."""
+    return "hydra.searchpath=[" + ",".join(f"'file://{folder}'" for folder in config_folders()) + "]"
+
+
+def translated(error: Exception, path: Path) -> RequestError:
+    """One clear line for what Hydra or OmegaConf could not compose."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        if isinstance(link, OmegaConfBaseException) and link.full_key:
+            return bad_key(str(link.full_key), str(link.msg or link))
+    named = re.search(r"(?:Could not override|override) '?([\w.]+)'?", str(error))
+    if named and named[1] not in known_keys():
+        return bad_key(named[1], str(error))
+    return RequestError(str(error).splitlines()[0], where=str(path))
+
+
+def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], task: Task) -> int:
+    """Run under `hydra.main`: once for each combination of a sweep, or for Hydra's own displays."""
+    register_schema()
+    codes: list[int] = []
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            codes.append(task(read(cfg, path.stem)))
+        except WorkbenchError as error:
+            print(f"error: {error}", file=sys.stderr)
+            codes.append(error.exit_code)
+
+    # Hydra takes the job's name from the task.
+    named = functools.wraps(job, updated=())(job)
+    named.__name__ = verb
+    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, search_path()]
+    kept, sys.argv = sys.argv, ["workbench", *arguments, *hydra_settings(overrides)]
+    GlobalHydra.instance().clear()
+    try:
+        hydra.main(version_base="1.3", config_path=None, config_name=None)(named)()
+    finally:
+        sys.argv = kept
+    return max(codes, default=errors.OK)
+
+
+def hydra_settings(overrides: list[str]) -> Iterator[str]:
+    """Our settings for Hydra, less those that the user has set."""
+    set_by_user = {word.partition("=")[0].lstrip("+~") for word in overrides}
+    return (word for word in QUIET if word.partition("=")[0] not in set_by_user)

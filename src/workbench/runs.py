@@ -1,0 +1,241 @@
+"""A run on disk: its folder, its lock, its events, and stages that are either whole or did not happen.
+
+`stage()` hands out a staging folder beside the final one; only when the work is done are its files
+flushed, hashed and renamed into place, and only then is the stage written into `run.json`. A process
+killed at any point leaves the previous state or the next one, never a mixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from workbench.errors import WorkbenchError
+from workbench.records import Artefact, artefact, digest
+
+LIBRARIES = (
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "mlflow-skinny",
+    "hydra-core", "llmcompressor", "auto-round", "xllamacpp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder. Everything it knows is on disk, so a second process sees the same."""
+
+    folder: Path
+    recipe_name: str
+    digest: str
+
+    def event(self, kind: str, *, stage: str | None = None, **fields: Any) -> None:
+        """Append one line to `events.jsonl`, the local truth that MLflow is fed from."""
+        line = {"at": now(), "stage": stage, "kind": kind, **fields}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def manifest(self) -> dict[str, Any]:
+        """`run.json` as it stands."""
+        return read_json(self.folder / "run.json")
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """The manifest's entry of a stage that is whole, or None."""
+        return self.manifest()["stages"].get(stage)
+
+    def output_digest(self, stage: str) -> str:
+        """What a later stage depends on: the digest over a finished stage's artefacts."""
+        entry = self.done(stage)
+        if entry is None:
+            raise WorkbenchError(f"stage {stage} is not done in {self.folder}")
+        return digest({a["path"]: a["sha256"] for a in entry["artefacts"]}, 16)
+
+
+@dataclass
+class Staging:
+    """What a stage writes into: a folder, the facts for the manifest, and which parts are artefacts."""
+
+    folder: Path
+    final: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    artefacts: list[str] = field(default_factory=list)
+    scratch: list[str] = field(default_factory=list)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is the old text or the new one, never half: temp, fsync, rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def run_digest(weights: Mapping[str, Any], data_digests: Mapping[str, str]) -> str:
+    """The run's 8 hex digits: all that makes its weights, the data's content included."""
+    return digest({"weights": weights, "data": dict(data_digests)}, 8)
+
+
+def find_run(experiments: Path, name: str, run_id: str) -> Run | None:
+    """The run if it exists already; reads only."""
+    folder = experiments / name / run_id
+    return Run(folder, name, run_id) if (folder / "run.json").is_file() else None
+
+
+@contextlib.contextmanager
+def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any], *, fresh: bool) -> Iterator[Run]:
+    """Lock and open a run, creating it when it is new; `fresh` clears it first.
+
+    Raises WorkbenchError when another process holds the run's lock.
+    """
+    folder = experiments / name / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    # The lock lies beside the folder's content and survives `fresh`; the system frees it when its holder dies.
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise WorkbenchError(
+            "another process is at work on this run", where=str(folder), remedy="wait for it, or stop it"
+        ) from None
+    try:
+        if fresh:
+            clear(folder)
+        run = Run(folder, name, run_id)
+        if not (folder / "run.json").exists():
+            manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
+            write_whole(folder / "run.json", json.dumps(manifest, indent=1))
+            run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
+        write_whole(folder / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+        yield run
+    finally:
+        lock.release()
+
+
+def clear(folder: Path) -> None:
+    """Empty a run's folder; `run.json` goes first, so that a half-cleared run is a new one."""
+    (folder / "run.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def provenance() -> dict[str, Any]:
+    """Library versions and the git revision the run was made with."""
+    versions = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+    )
+    return {"versions": versions, "git": git.stdout.strip() or None}
+
+
+def staging_folder(run: Run, stage: str) -> Path:
+    """Where a stage works before it is whole: beside its final folder."""
+    final = run.folder / stage
+    return final.with_name(f".{final.name}.staging")
+
+
+@contextlib.contextmanager
+def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Iterator[Staging]:
+    """Do one stage's work in a staging folder and, if it ends well, make it part of the run.
+
+    `resume` keeps what a killed attempt left in the staging folder. Names listed in
+    `Staging.scratch` are deleted before hashing. `Staging.artefacts` names what the manifest
+    hashes (paths inside the folder); empty means the folder as a whole.
+    """
+    final, folder = run.folder / name, staging_folder(run, name)
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Staging(folder, final)
+    started = time.monotonic()
+    run.event("stage_started", stage=name, fingerprint=fingerprint)
+    try:
+        yield staging
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        run.event("stage_failed", stage=name, why=why)
+        raise
+    for part in staging.scratch:
+        shutil.rmtree(folder / part, ignore_errors=True)
+    flush_tree(folder)
+    parts = [folder / part for part in staging.artefacts] or [folder]
+    made = [artefact(part, folder) for part in parts]
+    entry = {
+        "fingerprint": fingerprint,
+        "seconds": round(time.monotonic() - started, 1),
+        "finished": now(),
+        "artefacts": [asdict(moved(a, name)) for a in made],
+        "facts": staging.facts,
+    }
+    forget(run, name)
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(folder, final)
+    sync_folder(final.parent)
+    manifest = run.manifest()
+    manifest["stages"][name] = entry
+    write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    shutil.rmtree(old, ignore_errors=True)
+    run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
+
+
+def moved(made: Artefact, stage_name: str) -> Artefact:
+    """The same artefact, its path told from the run's folder."""
+    path = stage_name if made.path == "." else f"{stage_name}/{made.path}"
+    return Artefact(path, made.sha256, made.bytes)
+
+
+def forget(run: Run, name: str) -> None:
+    """Take a stage out of the manifest, before its folder is replaced."""
+    manifest = run.manifest()
+    if manifest["stages"].pop(name, None) is not None:
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
