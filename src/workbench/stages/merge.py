@@ -1,0 +1,43 @@
+"""Merge: the adapter goes into 16-bit weights, and the result must agree with the unmerged one."""
+
+from __future__ import annotations
+
+import shutil
+
+from workbench.recipe import Recipe
+from workbench.records import digest
+from workbench.runs import Run, stage
+from workbench.sources import model_folder
+from workbench.stages.common import is_done, need, rows, say
+from workbench.stages.train import rendered
+
+PROBE_ROWS = 32
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Merge unless it is done; full fine-tuning has nothing to merge, its model is handed on."""
+    need(run, "train", "merge")
+    fingerprint = digest({"train": run.output_digest("train")}, 16)
+    if is_done(run, "merge", fingerprint):
+        return False
+    base = model_folder(recipe.model.source, recipe.model.sha256)
+    with stage(run, "merge", fingerprint) as staging:
+        if recipe.method.kind == "full":
+            shutil.copytree(run.folder / "train" / "model", staging.folder / "model")
+            say(run, "merge", "nothing to merge: every weight was trained")
+        else:
+            from workbench.compress.merge import merge
+
+            probe = rendered(recipe, base, rows(recipe).validation[:PROBE_ROWS])
+            staging.facts = merge(
+                base, run.folder / "train" / "adapter", staging.folder / "model", probe=probe, dtype=recipe.model.dtype
+            )
+            facts = staging.facts
+            say(
+                run,
+                "merge",
+                f"merged against adapter on {facts['rows']} held-out rows: KL {facts['kl']:.2g}, "
+                f"same first choice {facts['top_token_agreement']:.1%}",
+            )
+        staging.artefacts = ["model"]
+    return True

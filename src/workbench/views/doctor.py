@@ -1,0 +1,72 @@
+"""Is this machine ready? Versions, devices, disk, the MLflow store, and which keys are set (never their values)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workbench import __version__
+from workbench.recipe import Tracking
+from workbench.runs import LIBRARIES
+from workbench.sources import cache_folder
+from workbench.views.show import megabytes, show
+
+KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+
+def run(experiments: str, uri: str, output: str) -> int:
+    """Print what there is; exit code 0 also when something optional is missing."""
+    sections = {
+        "workbench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "devices": devices(),
+        "disk": disk(Path(experiments)),
+        "store": store(Path(experiments), uri),
+        "keys": {name: "set" if os.environ.get(name) else "not set" for name in KEYS},
+    }
+    show("doctor", sections, output)
+    return 0
+
+
+def version(name: str) -> str:
+    """An installed library's version."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "MISSING: install the project again"
+
+
+def devices() -> dict[str, Any]:
+    """CPU, memory and every CUDA device."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {megabytes(memory)} memory"}
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{card.name}, {megabytes(card.total_memory)}"
+    if len(found) == 1:
+        found["cuda"] = "none: a model of up to about 0.5 billion parameters is sensible here"
+    return found
+
+
+def disk(experiments: Path) -> dict[str, str]:
+    """Free space where runs and fetched models go."""
+    places = {"experiments": experiments.resolve(), "cache": cache_folder()}
+    found = {}
+    for name, path in places.items():
+        there = next(p for p in [path, *path.parents] if p.exists())
+        found[name] = f"{megabytes(shutil.disk_usage(there).free)} free at {path}"
+    return found
+
+
+def store(experiments: Path, uri: str) -> dict[str, str]:
+    """Whether the MLflow store answers."""
+    from workbench.tracking import probe_store, store_uri
+
+    where = store_uri(Tracking(uri=uri or None), experiments.resolve())
+    return {"uri": where, "state": probe_store(where)}

@@ -1,0 +1,138 @@
+"""What `train` would do: rows, tokens, steps, memory, disk, formats and licences. Fetches and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.compress.preflight import Verdict, preflight
+from workbench.data.prepare import Splits, prepare
+from workbench.errors import RequestError
+from workbench.recipe import Model, Recipe, weights_of
+from workbench.records import Example
+from workbench.runs import find_run, run_digest
+from workbench.sources import content_digests, model_folder, model_is_here
+from workbench.training.model import estimate_memory
+from workbench.views.show import megabytes, show
+
+# English text with a vocabulary of 50,000 tokens; only said where the tokenizer is not here yet.
+CHARACTERS_A_TOKEN = 4.0
+BYTES_A_WEIGHT = {"gguf_q8_0": 1.07, "gguf_q4_k_m": 0.75, "w8a8": 1.25}
+
+
+def run(recipe: Recipe) -> int:
+    """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
+    splits = prepare(recipe.data, recipe.seed)
+    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    verdicts = format_verdicts(recipe, base)
+    sections = {
+        "run": about_run(recipe),
+        "model": about_model(recipe.model, base),
+        "data": about_data(recipe, splits, base),
+        "training": about_training(recipe, splits, base),
+        "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
+        "evaluation": about_evaluation(recipe, splits),
+        "disk": about_disk(recipe),
+        "teacher": {"calls": 0, "cost": "0 USD: this recipe asks no teacher"},
+    }
+    show(f"plan of {recipe.name}", sections, recipe.output)
+    for verdict in verdicts:
+        if not verdict.ok:
+            raise RequestError(f"{verdict.format}: {verdict.why}", where="quantize", remedy=verdict.remedy)
+    return 0
+
+
+def about_run(recipe: Recipe) -> dict[str, Any]:
+    """Where the run would lie, and what of it is there already."""
+    run_id = run_digest(
+        weights_of(recipe), content_digests(recipe.data.train, recipe.data.validation, recipe.data.test)
+    )
+    found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
+    done = list(found.manifest()["stages"]) if found else []
+    return {"folder": f"{recipe.launch.experiments}/{recipe.name}/{run_id}", "done": ", ".join(done) or "nothing yet"}
+
+
+def about_model(model: Model, base: Path | None) -> dict[str, Any]:
+    """What would be tuned, and under which licence."""
+    return {
+        "source": model.source,
+        "here": "yes" if base else "no, it would be fetched" + (" (HF_TOKEN needed)" if model.gated else ""),
+        "parameters": model.parameters or None,
+        "licence": model.licence or "UNKNOWN: read it before you ship",
+        "notes": model.notes or None,
+    }
+
+
+def about_data(recipe: Recipe, splits: Splits, base: Path | None) -> dict[str, Any]:
+    """Rows, tokens and the data's licence."""
+    tokens, how = count_tokens(recipe, splits.train, base)
+    return {
+        "rows": f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test",
+        "tokens": f"{how}{sum(tokens):,} in train, longest row {how}{max(tokens):,} of {recipe.method.max_length:,}",
+        "licence": recipe.data.licence or "UNKNOWN: data.licence is not set",
+        "notes": splits.said,
+    }
+
+
+def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None) -> tuple[list[int], str]:
+    """Tokens of each row, exact where the tokenizer is here, else by characters (then marked with ≈)."""
+    if base is None:
+        return [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples], "≈"
+    from workbench.data.chat import load_tokenizer, render
+
+    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    method = recipe.method
+    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
+    return [len(row.input_ids) for row in rows], ""
+
+
+def about_training(recipe: Recipe, splits: Splits, base: Path | None) -> dict[str, Any]:
+    """Method, steps and memory."""
+    method = recipe.method
+    an_epoch = math.ceil(len(splits.train) / method.batch_size)
+    steps = method.max_steps or math.ceil(an_epoch * method.epochs)
+    tokens, how = count_tokens(recipe, splits.train, base)
+    a_step = sum(tokens) / len(tokens) * method.batch_size
+    memory = estimate_memory(recipe.model, method)
+    return {
+        "method": method.kind + (f", rank {method.rank}" if method.kind != "full" else ""),
+        "steps": f"{steps:,} of {method.batch_size} rows ({steps / an_epoch:.2f} epochs, ≈{a_step:,.0f} tokens a step)",
+        "tokens seen": f"{how}{round(a_step * steps):,}",
+        "memory": f"≈{megabytes(memory['total'])}" if memory["total"] else "unknown: the model's sizes are not given",
+    }
+
+
+def format_verdicts(recipe: Recipe, base: Path | None) -> list[Verdict]:
+    """Which wanted formats the model's shapes and tokenizer allow."""
+    model = recipe.model
+    shape: dict[str, Any] = {
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "vocab_size": model.vocabulary,
+    }
+    if base:
+        shape = json.loads((base / "config.json").read_text())
+    return preflight(shape, base / "tokenizer.json" if base else None, [q.format for q in recipe.quantize.values()])
+
+
+def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """Who answers how many rows, and what decides."""
+    from workbench.evaluation.scorers import primary_metric
+
+    n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
+    arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else []), "student", *recipe.quantize]
+    decides = f"{primary_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
+    short = f" — fewer than gate.min_rows={recipe.gate.min_rows}" if n < recipe.gate.min_rows else ""
+    return {"rows": f"{n:,}{short}", "arms": ", ".join(arms), "gate": decides}
+
+
+def about_disk(recipe: Recipe) -> dict[str, Any]:
+    """What the run would take, the copies in the MLflow store included."""
+    parameters = recipe.model.parameters
+    if not parameters:
+        return {"needs": "unknown: the model's size is not given"}
+    formats = sum(BYTES_A_WEIGHT[q.format] for q in recipe.quantize.values())
+    return {"needs": f"≈{megabytes(parameters * 2 * (2.0 + formats))} in {recipe.launch.experiments}/"}

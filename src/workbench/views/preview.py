@@ -1,0 +1,75 @@
+"""Rows as the model will see them: every token, the trained ones in colour, the counts below."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from workbench.data.chat import load_tokenizer, render
+from workbench.data.prepare import prepare
+from workbench.recipe import Recipe
+from workbench.records import TokenRow
+from workbench.sources import model_folder
+
+
+def run(recipe: Recipe) -> int:
+    """Show `rows` training rows as they are rendered, and count tokens over all of them."""
+    splits = prepare(recipe.data, recipe.seed)
+    base = model_folder(recipe.model.source, recipe.model.sha256)
+    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    method = recipe.method
+    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in splits.train]
+    counts = {
+        "rows": len(rows),
+        "tokens": sum(len(r.input_ids) for r in rows),
+        "trained_tokens": sum(sum(r.trained) for r in rows),
+        "longest_row": max(len(r.input_ids) for r in rows),
+        "max_length": method.max_length,
+    }
+    if recipe.output == "json":
+        shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
+        print(json.dumps({"rows": shown, "counts": counts, "said": splits.said}, ensure_ascii=False))
+        return 0
+    console = Console(highlight=False)
+    for row in rows[: recipe.rows]:
+        trained = sum(row.trained)
+        console.rule(f"{row.where or row.id}: {len(row.input_ids)} tokens, {trained} trained", align="left")
+        console.print(coloured(row, tokenizer))
+    console.rule(align="left")
+    for line in splits.said:
+        console.print(line, markup=False)
+    share = counts["trained_tokens"] / counts["tokens"]
+    console.print(
+        f"{counts['tokens']:,} tokens in {counts['rows']:,} rows, {counts['trained_tokens']:,} trained ({share:.1%}), "
+        f"longest {counts['longest_row']:,} of {counts['max_length']:,}"
+    )
+    return 0
+
+
+def coloured(row: TokenRow, tokenizer: Any) -> Text:
+    """The row's text; trained tokens bold on green and, where there is no colour, between ⟦ and ⟧."""
+    text = Text()
+    for ids, trained in stretches(row):
+        piece = tokenizer.decode(ids)
+        text.append(f"⟦{piece}⟧" if trained else piece, style="bold black on green" if trained else "dim")
+    return text
+
+
+def stretches(row: TokenRow) -> list[tuple[list[int], bool]]:
+    """Neighbouring tokens of one kind, so that multi-token characters decode whole."""
+    found: list[tuple[list[int], bool]] = []
+    for token, trained in zip(row.input_ids, row.trained, strict=True):
+        if found and found[-1][1] == trained:
+            found[-1][0].append(token)
+        else:
+            found.append(([token], trained))
+    return found
+
+
+def as_json(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
+    """The row's stretches as text, each marked as trained or not."""
+    parts = [{"text": tokenizer.decode(ids), "tokens": len(ids), "trained": t} for ids, t in stretches(row)]
+    return {"id": row.id, "where": row.where, "parts": parts}
