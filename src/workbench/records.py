@@ -25,6 +25,7 @@ class Example:
     """One row: a conversation that ends with the assistant's answer, and where it came from.
 
     `group` ties near copies together: a split never parts them. `where` is `file:row`, for errors.
+    `own_text` is the user's text without what every row shares, such as the recipe's instruction.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Example:
     group: str = ""
     where: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    own_text: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -45,8 +47,8 @@ class Example:
 
     @property
     def text(self) -> str:
-        """The user turns of the prompt joined: what duplicates and leakage are judged by."""
-        return "\n".join(m.content for m in self.prompt if m.role == "user")
+        """The row's own text, else its user turns joined: what duplicates and leakage are judged by."""
+        return self.own_text or "\n".join(m.content for m in self.prompt if m.role == "user")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""The recipe's rows, ready to use: read, split, freed of repeats and overlaps, and everything dropped is said."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.data.load import BadRow, Loaded, load
+from workbench.data.split import drop_overlaps, drop_repeats, split, words_of
+from workbench.errors import RequestError
+from workbench.recipe import Data
+from workbench.records import Example, digest, message_dicts
+from workbench.sources import resolve
+
+SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows by their use, the rows set aside, what a user should hear, and one description a data set.
+
+    A description is `{"name", "source", "digest", "rows", "role"}`; the role is training, validation or test.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    bad: list[BadRow]
+    said: list[str]
+    datasets: list[dict[str, Any]]
+
+
+def prepare(data: Data, seed: int) -> Splits:
+    """Read and part the rows that `data` names; the same files, section and seed give the same rows.
+
+    Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
+    allows, or when a part would be empty.
+    """
+    sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    loaded = {part: readable(part, source, data) for part, source in sources.items() if source}
+    said = [f"{part}: {line}" for part, found in loaded.items() for line in found.said]
+    parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
+    parts = without_shared_words(parts, said)
+    parts["train"], repeats = drop_repeats(parts["train"])
+    if repeats:
+        said.append(f"dropped {repeats:,} training rows that repeat another one word for word")
+    prompts = len({e.prompt for e in parts["train"]})
+    if prompts < len(parts["train"]):
+        said.append(f"{len(parts['train']) - prompts:,} training rows give a prompt a second, different answer")
+    missing = [part for part in ("validation", "test") if part not in loaded]
+    if missing:
+        shares = {"validation": data.validation_share, "test": data.test_share}
+        validation_share, test_share = (shares[part] if part in missing else 0.0 for part in shares)
+        train, validation, test = split(parts["train"], validation_share, test_share, seed)
+        parts |= {"train": train} | {part: {"validation": validation, "test": test}[part] for part in missing}
+        sizes = ", ".join(f"{len(parts[part]):,} {part}" for part in ("train", *missing))
+        said.append(f"split {data.train} by near copies{' and group' if data.columns.group else ''}: {sizes} rows")
+    for part, judge in (("validation", "test"), ("train", "test"), ("train", "validation")):
+        parts[part] = without_overlaps(part, parts[part], judge, parts[judge], data.overlap_words, said)
+    if data.limit is not None and data.limit < len(parts["train"]):
+        said.append(f"data.limit keeps {data.limit:,} of {len(parts['train']):,} training rows, drawn by the seed")
+        drawn = random.Random(seed).sample(range(len(parts["train"])), len(parts["train"]))[: data.limit]
+        parts["train"] = [parts["train"][i] for i in sorted(drawn)]
+    return Splits(
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        bad=[row for found in loaded.values() for row in found.bad],
+        said=said,
+        datasets=[
+            describe(parts[part], part, sources[part] or data.train, data) for part in ("train", "validation", "test")
+        ],
+    )
+
+
+def readable(part: str, source: str, data: Data) -> Loaded:
+    """The rows of one source, or a refusal when too many of them are bad."""
+    path: Path = resolve(source)
+    found = load(path, data, part=part)
+    total = len(found.examples) + len(found.bad)
+    if total and len(found.bad) / total > data.max_bad_share:
+        reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in found.bad[:3])
+        raise RequestError(
+            f"{len(found.bad):,} of {total:,} rows ({len(found.bad) / total:.1%}) cannot be read, "
+            f"and data.max_bad_share allows {data.max_bad_share:.1%}; the first:{reasons}",
+            where=f"data.{part}={source}",
+            remedy="mend them, or raise data.max_bad_share: bad rows are then left out and listed in the run's "
+            "train/quarantine.jsonl",
+        )
+    if not found.examples:
+        raise RequestError("there are no rows", where=f"data.{part}={source}", remedy="give it rows")
+    return found
+
+
+def without_shared_words(parts: dict[str, list[Example]], said: list[str]) -> dict[str, list[Example]]:
+    """Rows whose own text leaves out what every row of every part begins or ends with.
+
+    A task description written into each row is no mark of a copy: left in, it would join all rows into
+    one group, and drop all training rows as overlaps.
+    """
+    texts = [e.text for rows in parts.values() for e in rows]
+    if len(set(texts)) < 2:
+        return parts
+    head = at_a_word(common_start(texts))
+    tail = at_a_word(common_start([text[len(head) :][::-1] for text in texts]))
+    counts = {"begins": len(words_of(head)), "ends": len(words_of(tail))}
+    if max(counts.values()) < SHARED_WORDS:
+        return parts
+    shared = " and ".join(f"{verb} with the same {count} words" for verb, count in counts.items() if count)
+    said.append(f"every row {shared}: near copies and overlaps are judged on the rest")
+    return {
+        part: [replace(e, own_text=e.text[len(head) : len(e.text) - len(tail)].strip()) for e in rows]
+        for part, rows in parts.items()
+    }
+
+
+def common_start(texts: Sequence[str]) -> str:
+    """The longest text that all of them begin with."""
+    low, high = min(texts), max(texts)  # what the two furthest apart share, all between them share
+    return low[: next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
+
+
+def at_a_word(shared: str) -> str:
+    """A shared beginning cut back to its last white space, so that no word is cut in two."""
+    return shared[: max((i + 1 for i, character in enumerate(shared) if character.isspace()), default=0)]
+
+
+def without_overlaps(
+    part: str, rows: Sequence[Example], judge: str, judging: Sequence[Example], words: int, said: list[str]
+) -> list[Example]:
+    """The rows that share nothing with the part that judges them; what goes is said, and never all may go."""
+    kept, dropped = drop_overlaps(rows, judging, words)
+    name = {"train": "training"}.get(part, part)
+    if dropped:
+        example, where = dropped[0]
+        said.append(
+            f"dropped {len(dropped):,} of {len(rows):,} {name} rows that repeat {judge} or share {words} words "
+            f"with it; the first: {example.where} with {where}"
+        )
+    if not kept:
+        raise RequestError(
+            f"all {len(rows):,} {name} rows repeat {judge} rows or share {words} words with them",
+            where=f"data.{part}",
+            remedy="move text that every row has into data.instruction, raise data.overlap_words, or name other rows",
+        )
+    return kept
+
+
+def describe(rows: Sequence[Example], part: str, source: str, data: Data) -> dict[str, Any]:
+    """What a tracker should know of one part: the digest is 32 hex over ids and conversations, in order."""
+    return {
+        "name": data.name or Path(source).stem,
+        "source": source,
+        "digest": digest([[e.id, message_dicts(e.messages)] for e in rows], 32),
+        "rows": len(rows),
+        "role": {"train": "training"}.get(part, part),
+    }

@@ -1,0 +1,86 @@
+"""The reference table of every recipe key, made from the schema: `python -m workbench.recipe.table`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from typing import Any
+
+from workbench.recipe.nouns import Quantize, Recipe
+
+
+def markdown() -> str:
+    """One Markdown table a section: key, type, default, meaning with unit and limits."""
+    top = [spec for spec in dataclasses.fields(Recipe) if not holds_keys(Recipe, spec)]
+    parts = [section("(top level)", "what is said once for the whole recipe", Recipe, top, "")]
+    for spec in dataclasses.fields(Recipe):
+        if holds_keys(Recipe, spec):
+            cls = Quantize if spec.name == "quantize" else typing.get_type_hints(Recipe)[spec.name]
+            prefix = "quantize.<name>." if spec.name == "quantize" else f"{spec.name}."
+            parts.append(section(f"`{spec.name}`", first_line(cls), cls, list(dataclasses.fields(cls)), prefix))
+    return "\n\n".join(parts) + "\n"
+
+
+def holds_keys(cls: Any, spec: dataclasses.Field[Any]) -> bool:
+    """Whether a field is a section of its own."""
+    kind = typing.get_type_hints(cls)[spec.name]
+    return dataclasses.is_dataclass(kind) or spec.name == "quantize"
+
+
+def first_line(cls: Any) -> str:
+    """A dataclass's docstring, without its full stop."""
+    return (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
+
+
+def section(title: str, meaning: str, cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> str:
+    """The heading and table of one section; a nested section's keys follow with their path."""
+    lines = [
+        f"### {title}",
+        f"{meaning[:1].upper()}{meaning[1:]}.",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    return "\n".join(lines + list(table_rows(cls, specs, prefix)))
+
+
+def table_rows(cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> typing.Iterator[str]:
+    """The rows of one dataclass."""
+    kinds = typing.get_type_hints(cls)
+    for spec in specs:
+        kind = kinds[spec.name]
+        if dataclasses.is_dataclass(kind):
+            yield from table_rows(kind, list(dataclasses.fields(kind)), f"{prefix}{spec.name}.")
+            continue
+        name = getattr(kind, "__name__", None) if not typing.get_args(kind) else str(kind)
+        default = spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()  # type: ignore[misc]
+        yield f"| `{prefix}{spec.name}` | {escaped(name)} | {shown(default)} | {escaped(described(spec.metadata))} |"
+
+
+def shown(default: Any) -> str:
+    """A default as YAML would say it."""
+    if default is None:
+        return "null"
+    if default == "" or default == [] or default == {}:
+        return "—"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def described(metadata: typing.Mapping[str, Any]) -> str:
+    """Meaning, unit, choices and limits in one cell."""
+    text = metadata["meaning"] + (f" ({metadata['unit']})" if metadata["unit"] else "")
+    if metadata["choices"]:
+        text += ": " + ", ".join(metadata["choices"])
+    limits = [f"{word} {metadata[key]:g}" for key, word in (("above", ">"), ("at_least", "≥"), ("at_most", "≤"))
+              if metadata[key] is not None]  # fmt: skip
+    return text + (f"; {', '.join(limits)}" if limits else "")
+
+
+def escaped(text: str | None) -> str:
+    """Safe inside a Markdown cell."""
+    return (text or "").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,149 @@
+"""Near copies are found exactly, splits never part them, and overlaps with evaluation rows go."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.data.split import drop_overlaps, drop_repeats, joined, near_copies, split
+from workbench.errors import RequestError
+from workbench.records import Example, Message
+
+
+def row(text: str, *, group: str = "", where: str = "", own: str = "", answer: str = "A") -> Example:
+    return Example(where or text[:8], (Message("user", text), Message("assistant", answer)), group, where, {}, own)
+
+
+def by_definition(texts: list[str], words: int = 4, threshold: float = 0.6) -> list[int]:
+    """Near copies by comparing every pair, as the docstring defines them."""
+    sets = []
+    for text in texts:
+        w = text.split()
+        sets.append({tuple(w[i : i + words]) for i in range(len(w) - words + 1)} or {tuple(w)})
+    labels = list(range(len(texts)))
+    for i in range(len(sets)):
+        for j in range(i):
+            if len(sets[i] & sets[j]) >= threshold * len(sets[i] | sets[j]) - 1e-9:
+                labels = [labels[j] if label == labels[i] else label for label in labels]
+    order: dict[int, int] = {}
+    return [order.setdefault(label, len(order)) for label in labels]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    letters=st.integers(2, 12),
+    edits=st.integers(0, 5),
+    threshold=st.sampled_from([0.4, 0.6, 0.8]),
+)
+def test_near_copies_are_those_of_a_comparison_of_all_pairs(
+    seed: int, letters: int, edits: int, threshold: float
+) -> None:
+    draw = random.Random(seed)
+    alphabet = "abcdefghijkl"[:letters]
+    bases = [[draw.choice(alphabet) for _ in range(draw.randint(1, 24))] for _ in range(4)]
+    texts = []
+    for _ in range(30):
+        words = list(draw.choice(bases))
+        for _ in range(draw.randint(0, edits)):
+            words[draw.randrange(len(words))] = draw.choice("uvwxyz")
+        texts.append(" ".join(words))
+    assert near_copies(texts, threshold=threshold) == by_definition(texts, threshold=threshold)
+
+
+def test_case_and_punctuation_make_no_difference_and_order_of_words_does() -> None:
+    labels = near_copies(
+        ["The quick brown fox jumps.", "the QUICK, brown fox: jumps", "jumps fox brown quick the", "", "!"]
+    )
+    assert labels == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shared", [0, 70, 90])
+def test_five_thousand_rows_of_a_hundred_words_take_seconds_whatever_they_share(shared: int) -> None:
+    draw = random.Random(shared)
+    vocabulary = [f"w{i}" for i in range(20_000)]
+    template = draw.choices(vocabulary, k=shared)
+    texts = [" ".join(template + draw.choices(vocabulary, k=100 - shared)) for _ in range(5_000)]
+    began = time.process_time()
+    labels = near_copies(texts)
+    assert time.process_time() - began < 8
+    assert max(labels) + 1 == (1 if shared == 90 else 5_000)
+
+
+PLACES = st.tuples(st.integers(0, 30), st.sampled_from(["", "", "g1", "g2", "g3"]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(places=st.lists(PLACES, min_size=1, max_size=60), seed=st.integers(0, 99))
+def test_every_row_is_in_one_part_and_no_group_is_parted(places: list[tuple[int, str]], seed: int) -> None:
+    rows = [
+        row(" ".join(f"{base}w{k}" for k in range(12)) + f" tail{i}", group=group, where=str(i))
+        for i, (base, group) in enumerate(places)
+    ]
+    try:
+        parts = split(rows, 0.1, 0.2, seed)
+    except RequestError:
+        assert len(joined(rows)) < 3
+        return
+    assert all(parts)
+    assert sorted((e.where for part in parts for e in part), key=int) == [e.where for e in rows]
+    part_of = {e.where: i for i, part in enumerate(parts) for e in part}
+    for key in (lambda e: e.group, lambda e: e.text.split()[0]):
+        homes: dict[str, set[int]] = {}
+        for e in rows:
+            if key(e):
+                homes.setdefault(key(e), set()).add(part_of[e.where])
+        assert all(len(found) == 1 for found in homes.values())
+    assert parts == split(rows, 0.1, 0.2, seed)
+
+
+def test_fifty_different_rows_split_as_asked_and_another_seed_splits_otherwise() -> None:
+    rows = [row(f"subject{i} verb{i} object{i} place{i} time{i}") for i in range(50)]
+    first, second = split(rows, 0.1, 0.2, 1), split(rows, 0.1, 0.2, 2)
+    assert [len(part) for part in first] == [35, 5, 10]
+    assert first != second
+
+
+def test_a_share_of_zero_gives_an_empty_part() -> None:
+    rows = [row(f"subject{i} verb{i} object{i} place{i} time{i}") for i in range(10)]
+    assert [len(part) for part in split(rows, 0.2, 0.0, 0)] == [8, 2, 0]
+
+
+def test_too_few_groups_are_refused() -> None:
+    with pytest.raises(RequestError, match="2 groups of near copies"):
+        split([row(f"x{i}", group=str(i % 2)) for i in range(20)], 0.1, 0.2, 0)
+
+
+def words(first: int, last: int) -> str:
+    return " ".join(f"word{i}" for i in range(first, last))
+
+
+def test_thirteen_shared_words_drop_a_row_and_twelve_do_not() -> None:
+    test = [row(words(0, 30), where="test:1")]
+    rows = [row("zero " + words(10, 23).upper().replace(" ", ", ")), row("twelve " + words(10, 22) + " end")]
+    kept, dropped = drop_overlaps(rows, test)
+    assert kept == rows[1:]
+    assert dropped == [(rows[0], "test:1")]
+    assert drop_overlaps(rows, test, words=12)[0] == []
+
+
+def test_short_texts_go_only_when_they_are_the_same_but_for_case_and_space() -> None:
+    test = [row("Is this  free?", where="test:1")]
+    same, longer = row("is this free?"), row("Is this free? Yes")
+    assert drop_overlaps([same, longer], test) == ([longer], [(same, "test:1")])
+
+
+def test_an_instruction_before_every_row_is_no_overlap() -> None:
+    instruction = words(0, 20)
+    train = row(f"{instruction}\n\nmine", own="mine")
+    kept, dropped = drop_overlaps([train], [row(f"{instruction}\n\nyours", own="yours")])
+    assert (kept, dropped) == ([train], [])
+
+
+def test_repeats_are_whole_conversations_and_the_first_stays() -> None:
+    rows = [row("a", where="1"), row("a", where="2"), row("a", where="3", answer="B")]
+    assert drop_repeats(rows) == ([rows[0], rows[2]], 1)

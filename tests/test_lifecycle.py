@@ -1,0 +1,195 @@
+"""A recipe's life through the public door, on a tiny random model: what reruns, what does not, what is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workbench.__main__ import main
+
+RECIPE = """\
+# fourteen lines are all that a table of one's own needs
+defaults: [workbench, {{evaluate: exact_match}}, _self_]
+model: {{source: "dir:{model}", licence: Apache-2.0}}
+data:
+  train: file:mine.csv
+  columns: {{prompt: "Kunden Frage", answer: "Antwort (neu)"}}
+  system: Answer in one word.
+method: {{learning_rate: 1e-3, max_steps: {steps}, evaluations: 2, sample_answers: 1, save_minutes: 0.001}}
+evaluate: {{few_shot: 2, max_new_tokens: 4}}
+gate: {{min_rows: 5}}
+"""
+
+
+@pytest.fixture
+def project(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a 50-row CSV whose columns have odd names, and a recipe of ten lines."""
+    monkeypatch.chdir(tmp_path)
+    colours = ["red", "blue", "green", "black", "white"]
+    with (tmp_path / "mine.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream, delimiter=";")
+        writer.writerow(["Kunden Frage", "Nr.", "Antwort (neu)"])
+        for number in range(50):
+            words = " ".join(f"w{(number * 7 + k * k) % 97}x{number}" for k in range(6))
+            writer.writerow([f"Which colour has item {number}, {words}?", number, colours[number % 5]])
+    (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=4))
+    return tmp_path
+
+
+def only_run(project: Path) -> Path:
+    """The one run's folder."""
+    (run,) = [p.parent for p in project.glob("experiments/mine/*/run.json")]
+    return run
+
+
+def stages(run: Path) -> dict[str, dict]:
+    return json.loads((run / "run.json").read_text())["stages"]
+
+
+def test_a_csv_with_odd_columns_is_trained_judged_and_registered_by_a_recipe_under_15_lines(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert len((project / "mine.yaml").read_text().splitlines()) < 15
+    code = main(["train", "recipe=./mine.yaml"])
+    shown = capfd.readouterr().err
+    assert code == 3, "a random model proves nothing, and the gate says so"
+    run = only_run(project)
+    assert list(stages(run)) == ["train", "merge", "evaluate", "register"]
+    report = json.loads((run / "evaluate" / "report.json").read_text())
+    assert list(report["arms"]) == ["base", "base_few_shot", "student"]
+    assert report["n"] == 10
+    assert (run / "evaluate" / "report.html").is_file()
+    for words in ("35 rows", "base_few_shot", "student", "next:", "the gate said no"):
+        assert words in shown, words
+
+    capfd.readouterr()
+    started = time.monotonic()
+    assert main(["train", "recipe=./mine.yaml"]) == 3
+    assert time.monotonic() - started < 10
+    assert "nothing left to do" in capfd.readouterr().err
+
+
+def test_until_stops_and_the_next_command_goes_on(project: Path) -> None:
+    assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
+    assert list(stages(only_run(project))) == ["train"]
+    assert main(["train", "recipe=./mine.yaml", "until=evaluate"]) == 3
+    assert list(stages(only_run(project))) == ["train", "merge", "evaluate"]
+
+
+def test_an_evaluate_key_reruns_evaluation_alone_and_a_method_key_makes_a_new_run(project: Path) -> None:
+    main(["train", "recipe=./mine.yaml", "until=evaluate"])
+    before = stages(only_run(project))
+    main(["train", "recipe=./mine.yaml", "until=evaluate", "evaluate.confidence=0.9"])
+    after = stages(only_run(project))
+    assert after["train"] == before["train"]
+    assert after["merge"] == before["merge"]
+    assert after["evaluate"]["fingerprint"] != before["evaluate"]["fingerprint"]
+    main(["train", "recipe=./mine.yaml", "until=train", "method.learning_rate=2e-3"])
+    assert len(list((project / "experiments" / "mine").iterdir())) == 2
+
+
+def test_changed_rows_make_a_new_run(project: Path) -> None:
+    main(["train", "recipe=./mine.yaml", "until=train"])
+    with (project / "mine.csv").open("a") as stream:
+        stream.write("Which colour has item 51 of all?;51;red\n")
+    main(["train", "recipe=./mine.yaml", "until=train"])
+    assert len(list((project / "experiments" / "mine").iterdir())) == 2
+
+
+def test_a_stage_alone_says_what_it_needs_first(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "recipe=./mine.yaml"]) == 1
+    assert "recipe=mine" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda p: p.write_text(p.read_text().replace("Antwort (neu)", "Antwort", 1)), "data.columns.answer"),
+        (lambda p: p.write_text(p.read_text().replace(";red\n", ";\n")), "data.max_bad_share"),
+    ],
+)
+def test_bad_rows_and_columns_are_refused_by_name(
+    project: Path, spoil: Callable[[Path], int], named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(project / "mine.csv")
+    assert main(["train", "recipe=./mine.yaml"]) == 2
+    assert named in capfd.readouterr().err
+
+
+def test_an_answer_cut_by_max_length_is_refused_naming_the_row(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "recipe=./mine.yaml", "method.max_length=40"]) == 2
+    shown = capfd.readouterr().err
+    assert "mine.csv:" in shown
+    assert "max_length" in shown
+
+
+def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_manifest(
+    project: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=400))
+    command = [sys.executable, "-m", "workbench", "train", "recipe=./mine.yaml", "until=train"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if list(project.glob("experiments/mine/*/.train.staging/checkpoints/*")):
+                break
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was still training"
+    assert stages(only_run(project)) == {}
+    assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
+    assert "resumed from step" in capfd.readouterr().err
+    assert list(stages(only_run(project))) == ["train"]
+    assert stages(only_run(project))["train"]["facts"]["steps"] == 400
+
+
+def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_both_resume(project: Path, tiny_model: Path) -> None:
+    (project / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=2000))
+    command = [sys.executable, "-m", "workbench", "train", "recipe=./mine.yaml", "until=train"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            deadline = time.monotonic() + 120
+            events = "experiments/mine/*/events.jsonl"
+            while time.monotonic() < deadline:
+                if any("train/loss" in p.read_text() for p in project.glob(events)):
+                    break
+                time.sleep(0.1)
+            process.send_signal(number)
+            _, shown = process.communicate(timeout=60)
+        assert process.returncode == code, shown
+        assert "goes on from here" in shown
+        assert "Traceback" not in shown
+        for path in project.glob(events):
+            path.write_text("")
+
+
+def test_plan_prints_one_json_object_and_runs_nothing(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "recipe=./mine.yaml", "output=json"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["data"]["rows"] == "35 train, 5 validation, 10 test"
+    assert not (project / "experiments").exists()
+
+
+def test_preview_marks_the_answer_and_its_stop_token_as_trained_and_nothing_else(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preview", "recipe=./mine.yaml", "output=json", "rows=3"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert len(shown["rows"]) == 3
+    for row in shown["rows"]:
+        trained = [part["text"] for part in row["parts"] if part["trained"]]
+        assert len(trained) == 1
+        assert trained[0].removesuffix("<|im_end|>") in ("red", "blue", "green", "black", "white")
+        assert trained[0].endswith("<|im_end|>")
