@@ -1,0 +1,1 @@
+"""Training: TRL trains, PEFT adapts, bitsandbytes quantizes; here are the joints and the proofs."""

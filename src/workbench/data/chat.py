@@ -1,0 +1,175 @@
+"""A conversation becomes token ids and a loss mask, by the model's own chat template, and the mask is proven.
+
+The assistant's span is found by rendering with and without the answer: the prompt with its generation prompt must
+be an exact token prefix of the whole, and what follows must decode back to the answer and a stop token. Masks from
+`{% generation %}` blocks are not consulted: where they agree they add nothing, where they differ they are wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.records import Example, Message, TokenRow, message_dicts
+
+# Qwen3 and its like write an empty <think> block before an answer without reasoning; with this switch their
+# generation prompt holds it too, so that the student is asked exactly as it was trained.
+SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
+PROBE = (Message("user", "Probe"), Message("assistant", "Answer"))
+
+
+def load_tokenizer(base: Path, chat_template: str | None) -> Any:
+    """The tokenizer of a model folder, with `chat_template` (a Jinja file) in place of its own when given.
+
+    Raises RequestError when the file cannot be read or no template is left to render with.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    if chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"cannot read {chat_template}: {error.strerror}", where="model.chat_template") from error
+    if not tokenizer.chat_template:
+        raise RequestError(
+            "the tokenizer has no chat template", where=str(base), remedy="set model.chat_template to a Jinja file"
+        )
+    return tokenizer
+
+
+def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) -> TokenRow:
+    """The row as the model will see it, up to and including the last stop token that is trained.
+
+    `train_on` is `last_answer` or `all_answers`. Raises RequestError naming the row when nothing or everything
+    would be trained, no stop token ends an answer, `max_length` (tokens) would cut it, or the template cannot
+    render it.
+    """
+    where = example.where or example.id
+    if not example.messages or example.messages[-1].role != "assistant":
+        raise RequestError("the conversation does not end with the assistant's answer", where=where)
+    switches = template_switches(tokenizer, where)
+    ids = encode(tokenizer, example.messages, False, switches, where)
+    last = len(example.messages) - 1
+    turns = [i for i, m in enumerate(example.messages) if m.role == "assistant" and train_on == "all_answers"] or [last]
+    spans = [answer_span(example.messages, turn, ids, tokenizer, switches, where) for turn in turns]
+    end = spans[-1][1]
+    if end > max_length:
+        raise RequestError(
+            f"the row has {end:,} tokens and max_length={max_length:,} would cut its answer",
+            where=where,
+            remedy=f"set method.max_length={end} or more, or shorten the row",
+        )
+    trained = [False] * end
+    for start, stop in spans:
+        trained[start:stop] = [True] * (stop - start)
+    if all(trained):
+        raise RequestError("every token would be trained: the template renders no prompt", where=where)
+    return TokenRow(example.id, tuple(ids[:end]), tuple(trained), where)
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+    """What a model is given before it answers: the messages and the generation prompt, as trained on."""
+    return encode(tokenizer, messages, True, template_switches(tokenizer, "prompt"), "prompt")
+
+
+def few_shot(prompt: Sequence[Message], shots: Sequence[Example]) -> tuple[Message, ...]:
+    """The prompt with `shots` as earlier user and assistant turns, after the prompt's own system message."""
+    system = tuple(m for m in prompt if m.role == "system")
+    turns = tuple(m for shot in shots for m in shot.messages if m.role != "system")
+    return (*system, *turns, *(m for m in prompt if m.role != "system"))
+
+
+def answer_span(
+    messages: Sequence[Message], turn: int, ids: Sequence[int], tokenizer: Any, switches: dict[str, Any], where: str
+) -> tuple[int, int]:
+    """Where `messages[turn]` lies in `ids`: its first token, and one past the stop token that ends it."""
+    answer = messages[turn].content.strip()
+    if not answer:
+        raise RequestError("the answer is empty: nothing would be trained", where=where)
+    prompt = encode(tokenizer, messages[:turn], True, switches, where)
+    start = len(prompt)
+    if list(ids[:start]) != prompt:
+        raise RequestError(
+            f"the prompt before message {turn + 1} is rendered differently once the answer follows it",
+            where=where,
+            remedy="use method.train_on=last_answer"
+            if turn < len(messages) - 1
+            else "set model.chat_template to one whose generation prompt ends where the answer begins",
+        )
+    special = special_ids(tokenizer)
+    stop = next((i for i in range(start, len(ids)) if ids[i] in special), None)
+    found = tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+    if stop is None and found.startswith(answer):
+        raise RequestError(
+            "no stop token follows the answer: the model would never learn to end it",
+            where=where,
+            remedy="set model.chat_template to one that ends an assistant turn with the end-of-turn token",
+        )
+    if stop is None or found != answer:
+        in_answer = next((t for t in map(tokenizer.decode, special) if t and t in answer), None)
+        why = f"it holds {in_answer!r}, a special token" if in_answer else f"the template made {found[:80]!r} of it"
+        raise RequestError(
+            f"the trained tokens are not the answer: {why}",
+            where=where,
+            remedy="clean the row, or set model.chat_template to one that renders the answer as it is",
+        )
+    return start, stop + 1
+
+
+def encode(
+    tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, switches: dict[str, Any], where: str
+) -> list[int]:
+    """Template text, then tokens; the template writes its own special tokens, so none are added here."""
+    text = template_text(tokenizer, messages, generation_prompt, switches, where)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def template_text(
+    tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, switches: dict[str, Any], where: str
+) -> str:
+    """The messages through the chat template; a template that refuses or fails is a RequestError with its words."""
+    try:
+        return tokenizer.apply_chat_template(
+            message_dicts(messages), tokenize=False, add_generation_prompt=generation_prompt, **switches
+        )
+    except Exception as error:  # templates raise jinja's errors, and plain TypeError or KeyError from inside
+        roles = " → ".join(m.role for m in messages) or "no messages"
+        raise RequestError(
+            f"the chat template cannot render {roles}: {error}",
+            where=where,
+            remedy="leave out the role it does not know (data.system=null), or set model.chat_template",
+        ) from error
+
+
+def template_switches(tokenizer: Any, where: str) -> dict[str, Any]:
+    """The first switches under which the template's generation prompt is a prefix of an answered conversation."""
+    known = getattr(tokenizer, "_workbench_switches", None)
+    if known is not None and known[0] == tokenizer.chat_template:
+        return known[1]
+    found: dict[str, Any] = {}
+    for switches in SWITCHES:
+        whole = template_text(tokenizer, PROBE, False, switches, where)
+        prompt = template_text(tokenizer, PROBE[:1], True, switches, where)
+        if whole.startswith(prompt) and whole[len(prompt) :].lstrip().startswith(PROBE[1].content):
+            found = switches
+            break
+    tokenizer._workbench_switches = (tokenizer.chat_template, found)
+    return found
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Every id that can end a turn: the tokenizer's special tokens, those added to it, and generation_config's eos."""
+    known = getattr(tokenizer, "_workbench_special", None)
+    if known is None:
+        config = Path(tokenizer.name_or_path or ".") / "generation_config.json"
+        eos = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None
+        named = set(eos if isinstance(eos, list) else [eos])
+        # Added tokens that are not special (<think>, <tool_call>) are words of an answer, not its end.
+        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        known = frozenset((added | set(tokenizer.all_special_ids) | named) - {None})
+        tokenizer._workbench_special = known
+    return known
