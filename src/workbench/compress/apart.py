@@ -22,7 +22,7 @@ def run_apart(module: str, request: dict[str, Any]) -> None:
 
     Raises WorkbenchError with the end of what it said when it fails.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "AR_DISABLE_LLAMA_CPP_UPDATE": "1", "TQDM_DISABLE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         with log.open("w") as stream:

@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 
 
 def write_w8a8(model_dir: Path, out_dir: Path, texts: Sequence[str], *, rows: int, tokens: int) -> dict[str, Any]:
-    """Quantize every linear layer but the head: int8 weights a channel (GPTQ, arXiv 2210.17323), int8 activations a token.
+    """Quantize every linear layer but the head: int8 weights by GPTQ (arXiv 2210.17323), int8 activations a token.
 
     `texts` are rendered training rows; `rows` of them, cut at `tokens` tokens, are shown. Returns seconds and
     dtype counts. Raises WorkbenchError when what was written is not 8-bit.

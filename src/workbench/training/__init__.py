@@ -1,1 +1,1 @@
-"""Training: TRL trains, PEFT adapts, bitsandbytes quantizes; here are the joints and the proofs."""
+"""Training: token rows and a base model become an adapter, or a tuned model. TRL trains, PEFT adapts."""

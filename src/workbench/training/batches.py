@@ -1,4 +1,4 @@
-"""Which rows each step sees, fixed before training starts: shuffled by the seed, neighbours of like length."""
+"""Which rows go into which micro-batch, fixed before the first step, and how they become tensors."""
 
 from __future__ import annotations
 
@@ -11,59 +11,63 @@ import torch
 
 from workbench.records import TokenRow
 
-# Rows are sorted by length within so many batches: little padding, and still near to a shuffle.
-BATCHES_SORTED_TOGETHER = 16
-# Lengths are padded to a multiple, so that kernels meet few shapes.
-LENGTH_STEP = 16
+BATCHES_A_WINDOW = 16
 
 
-def steps_of(rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
-    """Optimizer steps of a run."""
-    return max_steps or max(1, math.ceil(rows / batch_size * epochs))
+def total_steps(rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
+    """Optimizer steps: `epochs` passes over the rows, and never more than `max_steps`."""
+    steps = max(1, math.ceil(rows * epochs / batch_size))
+    return steps if max_steps is None else min(steps, max_steps)
 
 
-def row_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[int]:
-    """Row indices for `steps` whole batches, epoch after epoch; the same for the same arguments.
+def plan_batches(lengths: Sequence[int], batch_size: int, micro: int, steps: int, seed: int) -> list[list[int]]:
+    """`steps × batch_size ÷ micro` lists of row numbers, in the order of training; a function of the seed alone.
 
-    Fixing the order here makes it independent of how a resumed run restores random state.
+    Each pass is a fresh permutation. Within a window of batches rows are sorted by length, so that a batch holds
+    rows of like length and little padding; the batches of a window are then shuffled. A resumed run computes the
+    same plan and skips what it has done, whatever the state of any random generator.
     """
     generator = random.Random(seed)
     order: list[int] = []
-    carried: list[int] = []
     while len(order) < steps * batch_size:
-        epoch = list(range(len(lengths)))
-        generator.shuffle(epoch)
-        epoch = carried + epoch
-        together = batch_size * BATCHES_SORTED_TOGETHER
-        whole = len(epoch) // batch_size * batch_size
-        carried = epoch[whole:]  # what fills no batch goes first in the next epoch
-        batches: list[list[int]] = []
-        for start in range(0, whole, together):
-            part = sorted(epoch[start : min(start + together, whole)], key=lambda i: lengths[i])
-            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        order += generator.sample(range(len(lengths)), len(lengths))
+    order = order[: steps * batch_size]
+    plan: list[list[int]] = []
+    window = batch_size * BATCHES_A_WINDOW
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda row: lengths[row])
+        batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
         generator.shuffle(batches)
-        order += [index for batch in batches for index in batch]
-    return order[: steps * batch_size]
+        plan += [batch[i : i + micro] for batch in batches for i in range(0, batch_size, micro)]
+    return plan
 
 
-def collate(rows: Sequence[TokenRow], pad: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `labels` [B, T], padded on the right; labels are −100 where no loss is taken."""
-    longest = max(len(row.input_ids) for row in rows)
-    width = -(-longest // LENGTH_STEP) * LENGTH_STEP
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    labels = torch.full((len(rows), width), -100, dtype=torch.long)
-    for number, row in enumerate(rows):
-        tokens = torch.tensor(row.input_ids)
-        ids[number, : len(tokens)] = tokens
-        labels[number, : len(tokens)] = torch.where(torch.tensor(row.trained), tokens, -100)
-    return {"input_ids": ids, "labels": labels}
+def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Every row once, long ones first, in batches of at most `batch_tokens` padded tokens: for evaluation."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
 
 
-def collator(rows: Sequence[TokenRow], pad: int) -> Any:
-    """The trainer's collator: its examples hold only a row's number."""
-
-    def together(examples: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
-        numbers = [example["row"] for example in examples]
-        return collate([rows[n] for n in numbers], pad) | {"rows": torch.tensor(numbers)}
-
-    return together
+def collate(rows: Sequence[tuple[int, TokenRow]], pad: int) -> dict[str, Any]:
+    """Right-padded `input_ids`, `attention_mask`, `labels` (−100 where no loss is taken), all (B, T), and `rows` (B,)."""
+    longest = max(len(row.input_ids) for _, row in rows)
+    shape = (len(rows), longest)
+    ids = torch.full(shape, pad, dtype=torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, -100, dtype=torch.long)
+    for i, (_, row) in enumerate(rows):
+        tokens, trained = torch.tensor(row.input_ids), torch.tensor(row.trained)
+        ids[i, : len(tokens)] = tokens
+        mask[i, : len(tokens)] = 1
+        labels[i, : len(tokens)] = torch.where(trained, tokens, -100)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "rows": torch.tensor([number for number, _ in rows]),
+    }

@@ -1,61 +1,84 @@
-"""Checkpoints that are whole or not there: a mark written last says that all the rest has reached the disk."""
+"""Checkpoints that survive a kill: written aside, flushed, renamed; only whole ones are ever seen."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MARK = "whole.json"
+KEEP = 2
+PROGRESS = "progress.json"
 
 
-def mark(folder: Path, facts: dict[str, Any]) -> None:
-    """Flush a checkpoint's files, then write its mark."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-    partial = folder / f".{MARK}"
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(facts, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, folder / MARK)
+def step_of(folder: Path) -> int:
+    """The step a checkpoint was taken at."""
+    return int(folder.name.removeprefix("step-"))
 
 
-def last_whole(folder: Path) -> tuple[Path, int] | None:
-    """The newest marked checkpoint and its step; what has no mark is deleted."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / MARK).is_file():
-            found.append((int(path.name.rpartition("-")[2]), path))
-        else:
-            shutil.rmtree(path)
-    if not found:
-        return None
-    step, path = max(found)
-    return path, step
+def write_checkpoint(
+    root: Path, step: int, progress: dict[str, Any], write: Callable[[Path], None], best_step: int | None
+) -> Path:
+    """Let `write` fill a staging folder, then make it `step-<step>` at once; older ones beyond KEEP and the best go.
+
+    `progress` is what resuming needs beside Hugging Face's own files; it is written last, with every file's size.
+    """
+    staging, final = root / f".writing-{step}", root / f"step-{step:08d}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    write(staging)
+    files = [p for p in staging.rglob("*") if p.is_file()]
+    sizes = {str(p.relative_to(staging)): p.stat().st_size for p in files}
+    (staging / PROGRESS).write_text(json.dumps({**progress, "step": step, "files": sizes}))
+    for path in [*files, staging / PROGRESS, staging]:
+        flush(path)
+    if final.exists():  # a step that is evaluated and saved once more after resuming
+        discard(final)
+    staging.rename(final)
+    flush(root)
+    for old in whole_checkpoints(root)[:-KEEP]:
+        if step_of(old) != best_step:
+            discard(old)
+    return final
 
 
-def save_best(model: Any, folder: Path, facts: dict[str, Any]) -> None:
-    """Replace the best weights so far: written beside, marked, then swapped in."""
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
+def whole_checkpoints(root: Path) -> list[Path]:
+    """Every whole checkpoint, oldest first; what a kill left half-written is removed."""
+    if not root.is_dir():
+        return []
+    for leftover in [*root.glob(".writing-*"), *root.glob(".going-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(partial)
-    (partial / "README.md").unlink(missing_ok=True)
-    mark(partial, facts)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    return sorted((p for p in root.glob("step-*") if is_whole(p)), key=step_of)
 
 
-def read_best(folder: Path) -> dict[str, Any] | None:
-    """The facts of the best weights so far; a swap that was cut in half is finished."""
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and (old / MARK).is_file():
-        os.replace(old, folder)
-    return json.loads((folder / MARK).read_text()) if (folder / MARK).is_file() else None
+def is_whole(folder: Path) -> bool:
+    """Whether every file that was written is there in its full size."""
+    try:
+        sizes = progress_of(folder)["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def progress_of(folder: Path) -> dict[str, Any]:
+    """What was written beside Hugging Face's files."""
+    return json.loads((folder / PROGRESS).read_text())
+
+
+def discard(folder: Path) -> None:
+    """Remove a checkpoint so that a kill in the middle leaves nothing that looks whole."""
+    going = folder.with_name(f".going-{folder.name}")
+    shutil.rmtree(going, ignore_errors=True)
+    folder.rename(going)
+    shutil.rmtree(going)
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,104 +1,192 @@
-"""The model that is trained: base weights, adapters on them, and how an unchanged or untrained one is told."""
+"""The model that is trained: how much memory it takes, and how it is loaded with its adapter.
+
+Nothing here imports torch before a model is loaded: `plan` asks for the estimate.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
 from workbench.errors import RequestError, WorkbenchError
-from workbench.recipe import Method
+from workbench.recipe import Method, Model
 from workbench.sources import refuse_code
 
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+NF4_BYTES = 0.52  # 4 bits, and the scales after double quantization (arXiv 2305.14314)
+# Tensors that autograd keeps for one token in one layer, in units of the hidden and the MLP width; fitted to the
+# peak of SmolLM2-135M and right within a third for the Llama family.
+KEPT_HIDDEN, KEPT_MLP = 34, 9
+HEAD_ROWS = 512  # rows whose float32 logits exist at once: losses.ROWS_A_CHUNK
+SHARE_OF_MEMORY = 0.8
 
-def place(device: str) -> torch.device:
-    """The device tensors live on. Raises RequestError when CUDA is asked for and not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RequestError("no CUDA device is here", where="launch.device", remedy="launch.device=auto")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+@dataclass(frozen=True)
+class Shape:
+    """What an estimate needs to know of a decoder."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    mlp: int
+    vocabulary: int
 
 
-def load_model(base_dir: Path, method: Method, *, dtype: str, device: torch.device, checkpointing: bool) -> Any:
-    """Base weights in `dtype` on `device`, with LoRA adapters unless every weight is trained.
+def estimate_memory(model: Model, method: Method) -> dict[str, Any]:
+    """Bytes that training takes, part by part and in all, for rows of `method.max_length` tokens.
 
-    QLoRA holds the linear layers as NF4 with double quantization (arXiv 2305.14314), by bitsandbytes,
-    on CPU and CUDA alike.
+    Keys: `weights`, `adapter`, `gradients`, `optimizer`, `activations`, `logits`, `total`, and how it was counted:
+    `trainable_parameters`, `micro_batch_size`, `checkpointing`. Sizes the recipe does not give count as 0.
     """
-    refuse_code(base_dir)
-    kind = getattr(torch, dtype)
-    quantization = None
+    shape = Shape(model.parameters, model.layers, model.hidden_size, model.intermediate_size, model.vocabulary)
+    micro = method.micro_batch_size or 1
+    return footprint(shape, method, model.dtype, micro, method.max_length, method.checkpointing == "on")
+
+
+def shape_of(base: Path) -> Shape:
+    """The shape of a model folder, from its config.json and the size of its safetensors."""
+    config = json.loads((base / "config.json").read_text())
+    config = config.get("text_config", config)
+    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
+    size = sum(p.stat().st_size for p in base.glob("*.safetensors"))
+    hidden = config.get("hidden_size", 0)
+    return Shape(
+        size // stored, config.get("num_hidden_layers", 0), hidden, config.get("intermediate_size") or 4 * hidden,
+        config.get("vocab_size", 0),
+    )  # fmt: skip
+
+
+def footprint(
+    shape: Shape, method: Method, dtype: str, micro: int, tokens: int, checkpointing: bool
+) -> dict[str, Any]:
+    """`estimate_memory` for micro-batches of `micro` rows of `tokens` tokens."""
+    width = BYTES[dtype]
+    embedding = shape.vocabulary * shape.hidden
+    adapter = method.rank * shape.layers * (8 * shape.hidden + 3 * (shape.hidden + shape.mlp))
+    trainable = shape.parameters if method.kind == "full" else adapter
+    weights = shape.parameters * width
     if method.kind == "qlora":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
+        weights = round((shape.parameters - embedding) * NF4_BYTES + embedding * width)
+    # float32 master weights beside 16-bit ones, and two moments
+    states = 2 if method.optimizer == "adamw_8bit" else (8 if dtype == "float32" else 12)
+    a_layer = width * (KEPT_HIDDEN * shape.hidden + KEPT_MLP * shape.mlp)
+    kept = shape.layers * width * shape.hidden + a_layer if checkpointing else shape.layers * a_layer
+    head = (4 + 4 + width) * min(micro * tokens, HEAD_ROWS) * shape.vocabulary
+    parts = {
+        "weights": weights,
+        "adapter": 0 if method.kind == "full" else adapter * width,
+        "gradients": trainable * width,
+        "optimizer": trainable * states,
+        "activations": kept * micro * tokens,
+        "logits": head + 4 * embedding * (2 if method.kind == "full" else 1),
+    }
+    return {
+        **parts,
+        "total": sum(parts.values()),
+        "trainable_parameters": trainable,
+        "micro_batch_size": micro,
+        "checkpointing": checkpointing,
+    }
+
+
+def fit(
+    base: Path, method: Method, dtype: str, padded_tokens: Callable[[int], int], available: int
+) -> tuple[int, bool]:
+    """Rows a forward pass and whether to recompute activations: the most rows that fit without, else with.
+
+    `padded_tokens(micro)` gives the tokens, padding included, of the largest micro-batch of so many rows.
+    """
+    shape = shape_of(base)
+    divisors = [n for n in range(method.batch_size, 0, -1) if method.batch_size % n == 0]
+    sizes = [method.micro_batch_size] if method.micro_batch_size else divisors
+    ways = {"on": (True,), "off": (False,), "auto": (False, True)}[method.checkpointing]
+    for checkpointing in ways:
+        for micro in sizes:
+            total = footprint(shape, method, dtype, 1, padded_tokens(micro), checkpointing)["total"]
+            if total <= available * SHARE_OF_MEMORY:
+                return micro, checkpointing
+    return sizes[-1], ways[-1]  # the estimate is rough: try with the least rather than refuse
+
+
+def available_memory(device: str) -> int:
+    """Free bytes on the device."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        kibibytes = next(line.split()[1] for line in meminfo.read_text().splitlines() if "MemAvailable" in line)
+        return int(kibibytes) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: int, seed: int) -> Any:
+    """The base model with a fresh adapter on it (`full`: without), weights and adapter in `dtype`.
+
+    Raises RequestError for a folder that could run code, and for float16, which needs loss scaling to train.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+
+    if dtype == "float16":
+        raise RequestError(
+            "float16 gradients vanish without loss scaling", where="model.dtype", remedy="use bfloat16 or float32"
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        base_dir,
-        dtype=kind,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        use_safetensors=True,
-        quantization_config=quantization,
-        device_map={"": device},
-    )
-    model.config.use_cache = False
+    refuse_code(base)
+    torch_dtype = getattr(torch, dtype)
+    settings: dict[str, Any] = {}
     if method.kind == "qlora":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
-        for name, parameter in model.named_parameters():
-            # The helper makes norms and embeddings fp32; in 16 bits they cost less and the base is frozen anyway.
-            if parameter.dtype == torch.float32 and "lora_" not in name:
-                parameter.data = parameter.data.to(kind)
-    if method.kind != "full":
-        model = get_peft_model(model, lora_config(method), autocast_adapter_dtype=False)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        settings["device_map"] = {"": device}
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch_dtype,
+        )  # fmt: skip
+    # On the CPU and for short rows, two plain matrix products beat the fused kernel's backward by a third.
+    attention = "eager" if device == "cpu" and longest <= 512 else "sdpa"
+    set_seed(seed)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch_dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False,
+            use_safetensors=True, **settings,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"the model cannot be loaded: {error}", where=str(base)) from error
+    model.config.use_cache = False
+    return model if method.kind == "full" else with_adapter(model, method)
+
+
+def with_adapter(model: Any, method: Method) -> Any:
+    """Wrap the model in a fresh LoRA adapter (arXiv 2106.09685) of its own dtype."""
+    from peft import LoraConfig, get_peft_model
+
+    names = list(method.target_modules)
+    config = LoraConfig(
+        r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, use_rslora=method.rslora,
+        use_dora=method.dora, target_modules="all-linear" if names == ["all-linear"] else names, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise RequestError(str(error), where="method.target_modules", remedy="all-linear fits every model") from error
+    for name, parameter in model.named_parameters():
+        if "lora_magnitude_vector" in name:  # DoRA's steps are smaller than bf16 can hold
+            parameter.data = parameter.data.float()
     return model
 
 
-def lora_config(method: Method) -> LoraConfig:
-    """PEFT's config; `all-linear` is every linear layer but the head."""
-    targets = method.target_modules
-    return LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,
-        lora_dropout=method.dropout,
-        use_rslora=method.rslora,
-        use_dora=method.dora,
-        target_modules=targets[0] if targets == ["all-linear"] else list(targets),
-        task_type="CAUSAL_LM",
-    )
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the weights of a checkpoint into the model, in the dtype the model has."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
 
-
-def fingerprints(model: Any) -> dict[str, float]:
-    """One number a tensor that changes when the tensor does: sum of its bytes, weighted by position."""
-    found = {}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            raw = parameter.detach().contiguous().flatten().view(torch.uint8)
-            # Blocks bound the memory that the wider type takes.
-            total = 0
-            for number, block in enumerate(raw.split(1 << 22)):
-                weights = torch.arange(block.numel(), device=block.device, dtype=torch.int32) % 8191 + 1
-                total += (number + 1) * int((block.to(torch.int32) * weights).sum(dtype=torch.int64))
-            found[name] = total
-    return found
-
-
-def check_moved(model: Any, before: dict[str, float]) -> int:
-    """Refuse a run whose trained tensors did not all move, or whose frozen ones did; returns how many moved."""
-    after = fingerprints(model)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    still = sorted(name for name in trained if after[name] == before[name])
-    moved = sorted(name for name in after if name not in trained and after[name] != before[name])
-    if still:
-        raise WorkbenchError(
-            f"{len(still)} of {len(trained)} trained tensors did not change, among them {still[0]}",
-            where="train",
-            remedy="raise method.learning_rate or method.max_steps; in bfloat16 a small step rounds to none",
-        )
-    if moved:
-        raise WorkbenchError(f"{len(moved)} frozen tensors changed, among them {moved[0]}", where="train")
-    return len(trained)
+    state = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, state)
+    else:
+        model.load_state_dict(state, strict=False)  # a tied head is stored once
+        model.tie_weights()

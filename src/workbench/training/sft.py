@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: TRL's trainer on token rows, gone on from the last whole checkpoint, proven at the end."""
+"""Supervised fine-tuning: rows and a base model in, an adapter (or a model) and its summary out."""
 
 from __future__ import annotations
 
@@ -6,58 +6,29 @@ import json
 import os
 import resource
 import shutil
-import signal
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from safetensors.torch import load_file
-from torch.utils.data import SequentialSampler
-from transformers import AutoTokenizer
-from transformers.utils import logging
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoTokenizer, GenerationConfig, PrinterCallback
+from transformers.utils import logging as hf_logging
+from trl import SFTConfig
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method
-from workbench.records import TokenRow
-from workbench.training import checkpoints
-from workbench.training.batches import collator, row_order, steps_of
-from workbench.training.losses import answer_cross_entropy
-from workbench.training.memory import micro_batch
-from workbench.training.model import check_moved, fingerprints, load_model, place
-from workbench.training.watch import Watch
+from workbench.records import TokenRow, digest
+from workbench.training.batches import plan_batches, total_steps
+from workbench.training.checkpoints import progress_of, step_of, whole_checkpoints
+from workbench.training.model import available_memory, fit, load_model, load_weights
+from workbench.training.optimizer import MasterAdamW
+from workbench.training.proof import fingerprints, prove_moved
+from workbench.training.trainer import AnswerTrainer
+from workbench.training.watch import Progressed, Watch, stopping
 
-
-class AnswerTrainer(SFTTrainer):
-    """TRL's trainer with the loss on trained tokens only, rows in the order given, and a stop at a non-finite loss."""
-
-    rows: Sequence[TokenRow]
-    watch: Watch
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Sum over the micro batch by the count of the whole step, so that accumulation changes nothing."""
-        loss, tokens = answer_cross_entropy(model, inputs["input_ids"], inputs["labels"])
-        if not torch.isfinite(loss):
-            ids = ", ".join(self.rows[n].where or self.rows[n].id for n in inputs["rows"].tolist())
-            raise WorkbenchError(
-                f"the loss is {float(loss)} at step {self.state.global_step + 1}, in the batch of rows {ids}",
-                where="train",
-                remedy="lower method.learning_rate, or look at these rows; the last whole checkpoint is kept",
-            )
-        self.watch.tokens += inputs["input_ids"].numel()
-        self.watch.tokens_since += inputs["input_ids"].numel()
-        return loss / (tokens if num_items_in_batch is None else num_items_in_batch)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Checkpoints need no model card."""
+LOGGED_STEPS = 500
+Event = Callable[..., None]
 
 
 def train(
@@ -71,159 +42,260 @@ def train(
     dtype: str,
     device: str,
     threads: int | None,
-    event: Callable[..., None],
+    event: Event,
 ) -> dict[str, Any]:
-    """Train and write `out_dir/adapter` (or `model`) and `out_dir/summary.json`; returns the summary.
+    """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
 
-    `rows` and `validation` hold token ids and loss masks. Whole checkpoints in `out_dir/checkpoints` are gone
-    on from. Raises WorkbenchError on a non-finite loss and when tensors did not move as they should;
-    KeyboardInterrupt, after saving, on Ctrl-C.
+    Writes `out_dir/adapter` (`full`: `out_dir/model`), `out_dir/summary.json`, and `out_dir/checkpoints` as it goes;
+    with whole checkpoints of the same request there, it goes on from the last. `event(kind, **fields)` receives
+    `metric`, `sample` and `said`. Returns the summary. Raises WorkbenchError when a loss is not finite or a tensor
+    did not move, KeyboardInterrupt after SIGINT or SIGTERM once a checkpoint is written.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    refuse_what_cannot_train(rows)
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    torch.manual_seed(seed)
-    where = place(device)
-    checkpointing = method.checkpointing == "on" or (
-        method.checkpointing == "auto" and short_of_memory(base_dir, method)
-    )
-    model = load_model(base_dir, method, dtype=dtype, device=where, checkpointing=checkpointing)
+    quiet = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with stopping() as stop:
+            return run(base_dir, method, rows, validation, out_dir, seed, dtype, device, event, stop)
+    finally:
+        hf_logging.set_verbosity(quiet)
+        hf_logging.enable_progress_bar()
+
+
+def run(
+    base_dir: Path,
+    method: Method,
+    rows: Sequence[TokenRow],
+    validation: Sequence[TokenRow],
+    out_dir: Path,
+    seed: int,
+    dtype: str,
+    device: str,
+    event: Event,
+    stop: Any,
+) -> dict[str, Any]:
+    """`train` once the device is known and Hugging Face is quiet: the whole story, in order."""
+    lengths = [len(row.input_ids) for row in rows]
+    longest = max(lengths)
+    steps = total_steps(len(rows), method.batch_size, method.epochs, method.max_steps)
+
+    def plan_of(micro: int) -> list[list[int]]:
+        return plan_batches(lengths, method.batch_size, micro, steps, seed)
+
+    def padded_tokens(micro: int) -> int:
+        return max(len(batch) * max(lengths[row] for row in batch) for batch in plan_of(micro))
+
+    micro, checkpointing = fit(base_dir, method, dtype, padded_tokens, available_memory(device))
+    plan = plan_of(micro)
+    tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = load_model(base_dir, method, dtype=dtype, device=device, longest=longest, seed=seed)
     before = fingerprints(model)
-    tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
-    steps = steps_of(len(rows), method.batch_size, method.epochs, method.max_steps)
-    order = row_order([len(r.input_ids) for r in rows], method.batch_size, steps, seed)
+
+    request = fingerprint_of(method, rows, seed, dtype)
+    checkpoints = out_dir / "checkpoints"
+    resumed, progressed = last_checkpoint(checkpoints, request, event)
+    evaluate_at = evaluation_steps(steps, method.evaluations) if validation else frozenset()
+    watch = Watch(evaluate_at, method.save_minutes * 60, progressed, stop, event)
+
+    def samples(step: int) -> None:
+        for row in validation[: method.sample_answers]:
+            event("sample", step=step, **sample(model, tokenizer, row, device))
+
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments(method, micro, steps, checkpointing, checkpoints, seed, device),
+        processing_class=tokenizer,
+        rows=rows,
+        validation=validation,
+        plan=plan,
+        watch=watch,
+        checkpoints=checkpoints,
+        fingerprint=request,
+        after_evaluation=samples,
+        evaluation_tokens=max(2 * micro * longest, 2048),
+        optimizer_cls_and_kwargs=optimizer_of(method, dtype),
+    )
+    trainer.remove_callback(PrinterCallback)
+    event("said", text=opening_line(trainer, method, steps, micro, checkpointing, resumed))
     if method.compile:
-        for layer in model.get_decoder().layers:
+        for layer in trainer.decoder.base_model.layers:
             layer.compile(dynamic=True)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        watch.screen.close()
+    if trainer.state.global_step < steps:
+        event("said", text=f"stopped after step {trainer.state.global_step} of {steps}: a checkpoint is written")
+        raise KeyboardInterrupt
 
-    resumed = checkpoints.last_whole(out_dir / "checkpoints")
-    with Watch(model, tokenizer, method, validation, out_dir, steps, event) as watch:
-        trainer = AnswerTrainer(
-            model=model,
-            args=settings(method, out_dir, steps, seed, where),
-            train_dataset=Dataset.from_dict({"row": order}),
-            data_collator=collator(rows, tokenizer.pad_token_id),
-            processing_class=tokenizer,
-            callbacks=[watch],
-        )
-        trainer.rows, trainer.watch = rows, watch
-        trainer.model_accepts_loss_kwargs = True  # compute_loss divides by the step's own count
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
-                trainer.remove_callback(callback)
-        if resumed:
-            facts = json.loads((resumed[0] / checkpoints.MARK).read_text())
-            watch.history, watch.tokens = [tuple(pair) for pair in facts["history"]], facts["tokens"]
-            event("said", text=f"resumed from step {resumed[1]} of {steps}")
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
-        seconds = time.monotonic() - started
-    if watch.stopped_by is not None:
-        signal.raise_signal(watch.stopped_by)  # its own handler is back, and ends the command as the door does
-
-    best = take_best(model, out_dir)
-    moved = check_moved(model, before)
-    kind = "model" if method.kind == "full" else "adapter"
-    model.save_pretrained(out_dir / kind)
-    tokenizer.save_pretrained(out_dir / kind)
-    (out_dir / kind / "README.md").unlink(missing_ok=True)
-    shutil.rmtree(out_dir / "best", ignore_errors=True)
+    best = progressed.best_step
+    if best is not None and best != steps:
+        load_weights(model, checkpoints / f"step-{best:08d}")
+        event("said", text=f"step {best} had the lowest validation loss ({progressed.best_loss:.4f}): its weights stay")
+    moved = prove_moved(model, before, method.kind)
+    write_weights(model, tokenizer, out_dir / ("model" if method.kind == "full" else "adapter"))
     summary = {
         "kind": method.kind,
         "steps": steps,
         "epochs": round(steps * method.batch_size / len(rows), 3),
         "rows": len(rows),
-        "trained_tokens": sum(sum(rows[i].trained) for i in order),
-        "tokens": sum(len(rows[i].input_ids) for i in order),
-        "seconds": round(seconds, 1),
-        "tokens_per_second": round(watch.tokens / seconds, 1) if not resumed else None,
-        "validation_loss": dict(watch.history),
-        "best_step": best["step"] if best else steps,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "moved_tensors": moved,
+        "batch_size": method.batch_size,
+        "micro_batch_size": micro,
         "checkpointing": checkpointing,
-        "micro_batch": micro_batch(method),
-        "peak_memory_bytes": peak_memory(where),
-        "resumed_from": resumed[1] if resumed else None,
+        "total_tokens": progressed.tokens,
+        "trained_tokens": progressed.trained_tokens,
+        "seconds": round(progressed.seconds, 1),
+        "tokens_per_second": round(progressed.tokens / max(progressed.seconds, 1e-9), 1),
+        "first_validation_loss": progressed.first_loss,
+        "last_validation_loss": progressed.last_loss,
+        "best_validation_loss": progressed.best_loss,
+        "best_step": steps if best is None else best,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trained_tensors": len(before.trained),
+        "moved_tensors": moved,
+        "peak_memory_bytes": peak_memory(device),
+        "device": device,
+        "resumed_from": step_of(resumed) if resumed else None,
     }
-    (out_dir / "summary.json").write_text(json.dumps(summary, indent=1))
+    (out_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def settings(method: Method, out_dir: Path, steps: int, seed: int, where: torch.device) -> SFTConfig:
-    """The trainer's arguments. Saving, evaluating and logging to a screen are the watch's work."""
-    micro = micro_batch(method)
-    return SFTConfig(
-        output_dir=str(out_dir / "checkpoints"),
-        max_steps=steps,
+def arguments(
+    method: Method, micro: int, steps: int, checkpointing: bool, folder: Path, seed: int, device: str
+) -> SFTConfig:
+    """TRL's arguments. Evaluation and saving are asked for by `Watch`; nothing is reported anywhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    args = SFTConfig(
+        output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=method.batch_size // micro,
+        max_steps=steps,
         learning_rate=method.learning_rate,
-        lr_scheduler_type=method.schedule,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(method.schedule, method.schedule),
         warmup_steps=round(method.warmup_share * steps),
         weight_decay=method.weight_decay,
         max_grad_norm=method.max_grad_norm,
         optim="adamw_bnb_8bit" if method.optimizer == "adamw_8bit" else "adamw_torch",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide what must stop the run
-        save_strategy="no",  # the watch asks for each checkpoint
-        save_total_limit=2,
+        gradient_checkpointing=checkpointing,
+        bf16=False,  # the weights themselves are bf16: autocast would only add casts
+        max_length=None,  # rows past method.max_length were refused when they were rendered
+        dataset_kwargs={"skip_prepare_dataset": True},
+        logging_steps=max(1, steps // LOGGED_STEPS),
+        logging_nan_inf_filter=False,
         eval_strategy="no",
+        save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        push_to_hub=False,
         remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_num_workers=0,
-        gradient_checkpointing=False,  # set on the model itself, where memory needs it
-        bf16=False,  # the weights themselves are 16-bit: no autocast
-        use_cpu=where.type == "cpu",
+        use_cpu=device == "cpu",
         seed=seed,
-        max_length=None,
     )
+    args._n_gpu = min(args.n_gpu, 1)  # on a machine with several, one is used: TRL refuses DataParallel
+    return args
 
 
-def short_of_memory(base_dir: Path, method: Method) -> bool:
-    """Whether activations without recomputation would pass half of what is free beside the weights."""
-    from workbench.recipe import Model
-    from workbench.training.memory import estimate_memory
-
-    config = json.loads((base_dir / "config.json").read_text())
-    size = sum(p.stat().st_size for p in base_dir.glob("*.safetensors"))
-    model = Model(
-        parameters=size // 2,
-        layers=config.get("num_hidden_layers", 0),
-        hidden_size=config.get("hidden_size", 0),
-        intermediate_size=config.get("intermediate_size", 0),
-        vocabulary=config.get("vocab_size", 0),
-    )
-    need = estimate_memory(model, method, tokens=micro_batch(method) * method.max_length)
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return need["activations"] > (free - need["weights"] - need["trained"]) / 2
-
-
-def take_best(model: Any, out_dir: Path) -> dict[str, Any] | None:
-    """Put the best weights back into the model when the last ones are not the best."""
-    best = checkpoints.read_best(out_dir / "best")
-    if best is None:
+def optimizer_of(method: Method, dtype: str) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """AdamW with float32 masters for 16-bit weights; None leaves the choice to TRL's own `optim`."""
+    if method.optimizer == "adamw_8bit" or dtype == "float32":
         return None
-    files = sorted((out_dir / "best").glob("*.safetensors"))
-    state = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    if hasattr(model, "peft_config"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, state)
-    else:
-        missing = model.load_state_dict(state, strict=False)
-        if missing.unexpected_keys:
-            raise WorkbenchError(f"the best weights do not fit the model: {missing.unexpected_keys[0]}", where="train")
-    return best
+    return MasterAdamW, {"lr": method.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
 
 
-def peak_memory(where: torch.device) -> int:
-    """Most memory taken, in bytes: on the CUDA device, else by the process."""
-    if where.type == "cuda":
+def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
+    """Refuse no rows, and more than one process."""
+    if not rows:
+        raise RequestError("there are no training rows", where="data.train")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            "training runs in one process", where="WORLD_SIZE", remedy="start it without torchrun or accelerate launch"
+        )
+    for row in rows:
+        if not any(row.trained[1:]) or len(row.trained) != len(row.input_ids):
+            raise RequestError("the row trains nothing", where=row.where or row.id)
+
+
+def evaluation_steps(steps: int, times: int) -> frozenset[int]:
+    """Evenly spread steps after which the validation loss is taken, the last among them."""
+    return frozenset(max(1, round(steps * k / times)) for k in range(1, times + 1))
+
+
+def fingerprint_of(method: Method, rows: Sequence[TokenRow], seed: int, dtype: str) -> str:
+    """What a checkpoint must have been made from to be gone on from."""
+    makes = {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("makes_weights", True)}
+    makes.pop("micro_batch_size", None)  # how a step is cut does not change it
+    return digest({"method": makes, "seed": seed, "dtype": dtype, "rows": [asdict(r) | {"where": ""} for r in rows]})
+
+
+def last_checkpoint(checkpoints: Path, request: str, event: Event) -> tuple[Path | None, Progressed]:
+    """The last whole checkpoint of this request, and what was counted up to it."""
+    found = whole_checkpoints(checkpoints)
+    ours = [p for p in found if progress_of(p)["fingerprint"] == request]
+    if found and not ours:
+        event("said", text=f"{len(found)} checkpoints were made from other rows or settings: starting over")
+        shutil.rmtree(checkpoints)
+    if not ours:
+        return None, Progressed()
+    event("said", text=f"resumed from step {step_of(ours[-1])}")
+    return ours[-1], Progressed(**progress_of(ours[-1])["progressed"])
+
+
+def opening_line(
+    trainer: AnswerTrainer, method: Method, steps: int, micro: int, checkpointing: bool, resumed: Path | None
+) -> str:
+    """What is about to be trained, in one line."""
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in trainer.model.parameters())
+    head = "" if trainer.plain else ", loss through the model's own head"
+    again = ", activations recomputed" if checkpointing else ""
+    return (
+        f"{method.kind}: {trained:,} of {whole:,} parameters train, {steps} steps of {method.batch_size} rows "
+        f"({method.batch_size // micro} × {micro}){again}{head}"
+    )
+
+
+def sample(model: Any, tokenizer: Any, row: TokenRow, device: str) -> dict[str, str]:
+    """What the model answers to a row's prompt as it is now, beside what was wanted."""
+    first = row.trained.index(True)
+    wanted = row.input_ids[first:]
+    prompt = torch.tensor([row.input_ids[:first]], device=device)
+    settings = GenerationConfig(
+        max_new_tokens=min(len(wanted) + 16, 256), do_sample=False, use_cache=True,
+        eos_token_id=wanted[-1], pad_token_id=wanted[-1],
+    )  # fmt: skip
+    was_training = model.training
+    model.eval()
+    # Each new length would compile the layers anew.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        made = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
+    model.train(was_training)
+    texts = (row.input_ids[:first], wanted, made[0, first:].tolist())
+    said = [tokenizer.decode(ids, skip_special_tokens=True) for ids in texts]
+    return {"prompt": said[0], "expected": said[1], "answer": said[2]}
+
+
+def write_weights(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write adapter or model beside its place and rename it; a model takes its tokenizer along."""
+    staging = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.config.use_cache = True
+    model.save_pretrained(staging)
+    if folder.name == "model":
+        tokenizer.save_pretrained(staging)
+    if not list(staging.glob("*.safetensors")):
+        raise WorkbenchError("no weights were written", where=str(folder))
+    staging.rename(folder)
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes held at once: on the GPU, or by the process."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,173 +1,161 @@
-"""What happens between steps: figures, the validation loss, sample answers, checkpoints, signals, the progress bar."""
+"""What is seen of training as it goes: metrics and samples as events, a bar on the screen, and the wish to stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from workbench.recipe import Method
-from workbench.records import TokenRow
-from workbench.training import checkpoints
-from workbench.training.batches import collate
-from workbench.training.losses import answer_cross_entropy
+Event = Callable[..., None]
+LINE_SECONDS = 30.0
+NAMES = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
 
-VALIDATION_TOKENS = 4096
-SAMPLE_TOKENS = 64
+
+@dataclass
+class Progressed:
+    """What a checkpoint carries beside Hugging Face's own state, so that a resumed run ends with true sums."""
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+
+
+@dataclass
+class Stop:
+    """Set by a first SIGINT or SIGTERM; a second one is not caught."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into a wish that training grants after the step: a checkpoint, then the end."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: Any) -> None:
+        stop.asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Watch(TrainerCallback):
-    """The trainer's callback. It owns no decision of training but: save now, stop now, this is the best so far."""
+    """Decides when to evaluate, save and stop, and tells what happened."""
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        method: Method,
-        validation: Sequence[TokenRow],
-        folder: Path,
-        steps: int,
-        event: Callable[..., None],
+        self, evaluate_at: frozenset[int], save_seconds: float, progressed: Progressed, stop: Stop, event: Event
     ):
-        self.model, self.tokenizer, self.method, self.validation = model, tokenizer, method, validation
-        self.folder, self.steps, self.event = folder, steps, event
-        self.evaluate_at = {round(steps * (i + 1) / method.evaluations) for i in range(method.evaluations)}
-        self.history: list[tuple[int, float]] = []
-        self.tokens = self.tokens_since = 0
-        self.stopped_by: int | None = None
-        self.saved = self.since = time.monotonic()
-        self.bar = Progress(
-            TextColumn("  training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("{task.fields[speed]} tokens/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task("training", total=steps, loss="—", speed="—")
+        self.evaluate_at, self.save_seconds, self.stop, self.event = evaluate_at, save_seconds, stop, event
+        self.progressed = progressed
+        self.saved = self.ticked = time.monotonic()
+        self.since_log = (0, 0.0)  # tokens, seconds of optimizer steps alone
+        self.screen = Screen()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saved = self.ticked = time.monotonic()
+        self.screen.start(state.global_step, state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.screen.close()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock at the first step, after the model is ready."""
-        if not self.bar.live.is_started:
-            self.bar.start()
-            self.saved = self.since = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Every figure of a step as an event."""
-        if "loss" not in logs:
-            return
-        speed = self.tokens_since / max(1e-9, time.monotonic() - self.since)
-        self.tokens_since, self.since = 0, time.monotonic()
-        names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
-        for key, name in names.items():
-            if key in logs:
-                self.event("metric", name=name, value=float(logs[key]), step=state.global_step)
-        self.event("metric", name="train/tokens_per_second", value=round(speed, 1), step=state.global_step)
-        self.bar.update(self.task, completed=state.global_step, loss=f"{logs['loss']:.4f}", speed=f"{speed:,.0f}")
+        self.ticked = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Evaluate when it is due; ask for a checkpoint by the clock, after an evaluation, and before a stop."""
-        due = state.global_step in self.evaluate_at
-        if due:
-            self.evaluate(state.global_step)
-        if self.stopped_by is not None:
-            control.should_training_stop = True
-        by_clock = time.monotonic() - self.saved > self.method.save_minutes * 60
-        last = state.global_step >= self.steps
-        control.should_save = not last and (due or by_clock or self.stopped_by is not None)
+        seconds = time.monotonic() - self.ticked
+        self.progressed.seconds += seconds
+        self.since_log = (self.since_log[0], self.since_log[1] + seconds)
+        last = state.global_step >= state.max_steps
+        control.should_evaluate = state.global_step in self.evaluate_at
+        due = time.monotonic() - self.saved > self.save_seconds
+        control.should_save = control.should_evaluate or due or last or self.stop.asked
+        control.should_training_stop = control.should_training_stop or last or self.stop.asked
+        control.should_log = control.should_log or last
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint as whole: from here on a killed run goes on from it."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        checkpoints.mark(folder, {"step": state.global_step, "tokens": self.tokens, "history": self.history})
         self.saved = time.monotonic()
 
-    def evaluate(self, step: int) -> None:
-        """Validation loss over trained tokens, the best weights kept, and a few sample answers."""
-        if not self.validation:
+    def saw(self, tokens: int, trained: int) -> None:
+        """Count the tokens of a micro-batch."""
+        self.progressed.tokens += tokens
+        self.progressed.trained_tokens += trained
+        self.since_log = (self.since_log[0] + tokens, self.since_log[1])
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
             return
-        started = time.monotonic()
-        loss = validation_loss(self.model, self.validation, self.tokenizer.pad_token_id)
-        self.history.append((step, loss))
+        for short, name in NAMES.items():
+            if short in logs:
+                self.event("metric", name=name, value=float(logs[short]), step=state.global_step)
+        tokens, seconds = self.since_log
+        self.since_log = (0, 0.0)
+        speed = tokens / seconds if seconds else 0.0
+        self.event("metric", name="train/tokens_per_second", value=speed, step=state.global_step)
+        self.screen.step(state.global_step, logs["loss"], speed)
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Note a validation loss; the lowest is the best."""
+        p = self.progressed
+        p.last_loss = loss
+        p.first_loss = loss if p.first_loss is None else p.first_loss
+        if p.best_loss is None or loss < p.best_loss:
+            p.best_loss, p.best_step = loss, step
         self.event("metric", name="validation/loss", value=loss, step=step)
-        if loss <= min(value for _, value in self.history):
-            checkpoints.save_best(self.model, self.folder / "best", {"step": step, "loss": loss})
-        for row in self.validation[: self.method.sample_answers]:
-            prompt, expected, answer = sample(self.model, self.tokenizer, row)
-            self.event("sample", step=step, prompt=prompt, expected=expected, answer=answer)
-        self.bar.console.print(f"  step {step}: validation loss {loss:.4f}", highlight=False)
-        self.since += time.monotonic() - started  # the clock of tokens a second stands still meanwhile
+        self.screen.validation(step, loss)
 
-    def __enter__(self) -> Watch:
-        """Catch Ctrl-C and SIGTERM: the step is finished and saved before they take effect."""
-        self.handlers: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self.interrupt)
-        return self
 
-    def interrupt(self, number: int, _frame: Any) -> None:
-        """Remember the signal; a second one takes effect at once."""
-        self.stopped_by = number
-        self.restore()
-        self.bar.console.print("  stopping after this step, its checkpoint is kept …")
+class Screen:
+    """A progress bar on standard error; where that is not a terminal, a line now and then."""
 
-    def restore(self) -> None:
-        """Give signals back to whoever had them."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task, self.steps, self.lined, self.loss = self.bar.add_task("", total=None, facts=""), 0, 0.0, ""
 
-    def __exit__(self, *_: object) -> None:
-        self.restore()
+    def start(self, done: int, steps: int) -> None:
+        self.steps, self.lined = steps, time.monotonic()
+        self.bar.update(self.task, total=steps, completed=done)
+        self.bar.start()
+
+    def close(self) -> None:
         self.bar.stop()
 
+    def step(self, step: int, loss: float, speed: float) -> None:
+        facts = f"loss {loss:.3f}{self.loss} · {speed:,.0f} tokens/s"
+        self.bar.update(self.task, completed=step, facts=facts)
+        if not self.console.is_terminal and time.monotonic() - self.lined > LINE_SECONDS:
+            self.lined = time.monotonic()
+            self.console.print(f"  step {step} of {self.steps} · {facts}", markup=False)
 
-def validation_loss(model: Any, rows: Sequence[TokenRow], pad: int) -> float:
-    """Mean −log p over the rows' trained tokens, in nats."""
-    was_training = model.training
-    model.eval()
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
-    ordered = sorted(rows, key=lambda row: len(row.input_ids))
-    with torch.no_grad():
-        while ordered:
-            take = max(1, VALIDATION_TOKENS // len(ordered[-1].input_ids))
-            batch, ordered = ordered[-take:], ordered[:-take]
-            tensors = collate(batch, pad)
-            loss, tokens = answer_cross_entropy(model, tensors["input_ids"].to(device), tensors["labels"].to(device))
-            total, count = total + float(loss), count + tokens
-    model.train(was_training)
-    return total / max(1, count)
-
-
-def sample(model: Any, tokenizer: Any, row: TokenRow) -> tuple[str, str, str]:
-    """Prompt, wanted answer and the model's own greedy answer of one row."""
-    start = row.trained.index(True)
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    prompt = torch.tensor([row.input_ids[:start]], device=device)
-    with torch.no_grad():
-        told = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=SAMPLE_TOKENS,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=row.input_ids[-1],
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    model.train(was_training)
-    wanted = [token for token, trained in zip(row.input_ids, row.trained, strict=True) if trained]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt[0], wanted, told[0, start:])]
-    return texts[0], texts[1], texts[2]
+    def validation(self, step: int, loss: float) -> None:
+        self.loss = f" · validation {loss:.3f}"
+        if not self.console.is_terminal:
+            self.console.print(f"  step {step} of {self.steps} · validation loss {loss:.4f}", markup=False)

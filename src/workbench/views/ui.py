@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 
 from workbench import errors
@@ -21,33 +22,56 @@ def run(experiments: str, uri: str, port: int) -> int:
         raise RequestError("there is no such folder", where=f"experiments={experiments}", remedy="train a recipe first")
     if not 0 < port < 65_536:
         raise RequestError(f"{port} is not a port", where="port", remedy="port=5000")
-    tracking = Tracking(uri=uri or None)
-    catch_up_all(folder, tracking)
-    address = store_uri(tracking, folder)
+    catch_up_all(folder, uri)
+    address = store_uri(Tracking(uri=uri or None), folder)
     if is_server(address):
-        SCREEN.print(f"this store is a server with a UI of its own: {shown(address)}", markup=False, soft_wrap=True)
+        say(f"this store is a server with a UI of its own: {shown(address)}")
         return errors.OK
     chosen = free_port(port)
     if chosen != port:
-        SCREEN.print(f"port {port} is busy, taking {chosen}")
-    SCREEN.print("starting MLflow …")
-    code = serve_ui(address, chosen, folder, lambda url: SCREEN.print(f"open {url}   (Ctrl-C ends it)", soft_wrap=True))
-    SCREEN.print("the MLflow UI has ended")
+        say(f"port {port} is busy, taking {chosen}")
+    say("starting MLflow …")
+    code = serve_ui(
+        address,
+        chosen,
+        folder,
+        lambda url: say(f"open {url}   (Model training, top left, shows runs and models; Ctrl-C ends it)"),
+    )
+    say("the MLflow UI has ended")
     return errors.OK if code == 0 else errors.FAILED
 
 
-def catch_up_all(folder: Path, tracking: Tracking) -> None:
-    """Feed what is new in every run, saying how much; a run that cannot be read does not keep the others back."""
+def catch_up_all(folder: Path, uri: str) -> None:
+    """Feed what is new in every run to the store its recipe names, or to `uri`, saying how much.
+
+    A run that cannot be fed does not keep the others back; a store that is away is asked once.
+    """
+    away: set[str] = set()
     for events in sorted(folder.glob("*/*/events.jsonl")):
-        name = events.parent.relative_to(folder)
+        name, tracking = events.parent.relative_to(folder), tracking_of(events.parent, uri)
+        address = store_uri(tracking, folder)
+        if address in away:
+            continue
         try:
             fed = catch_up(events.parent, tracking, folder)
-        except RequestError:
-            raise
         except WorkbenchError as error:
-            SCREEN.print(f"{name} could not be caught up: {error}", markup=False, soft_wrap=True)
+            say(f"{name} could not be caught up: {error}")
+            away |= {address} if is_server(address) else set()
             continue
         if fed["metrics"]:
-            SCREEN.print(f"{name}: {fed['metrics']} new points", markup=False)
+            say(f"{name}: {fed['metrics']} new points")
         for line in fed["said"]:
-            SCREEN.print(f"  {line}", markup=False, soft_wrap=True)
+            say(f"  {line}")
+
+
+def tracking_of(folder: Path, uri: str) -> Tracking:
+    """The run's own tracking section; a `uri` from the command line goes before the recipe's."""
+    recipe = folder / "recipe.yaml"
+    own = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("tracking") if recipe.is_file() else None
+    own = own or {}
+    return Tracking(uri=uri or own.get("uri"), experiment=own.get("experiment"))
+
+
+def say(text: str) -> None:
+    """One line for the user."""
+    SCREEN.print(text, markup=False, soft_wrap=True)

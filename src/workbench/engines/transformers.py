@@ -1,0 +1,95 @@
+"""Ask a model folder through transformers: chat template in, greedy answer out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
+from workbench.errors import RequestError, WorkbenchError
+from workbench.records import Answer, Message, message_dicts
+
+
+@contextmanager
+def transformers_engine(
+    model_dir: Path,
+    *,
+    adapter_dir: Path | None = None,
+    device: str = "auto",
+    batch_tokens: int = 8192,
+    threads: int | None = None,
+) -> Iterator[Callable[[Sequence[Sequence[Message]], int], Iterator[tuple[int, Answer]]]]:
+    """Load a safetensors folder (and an unmerged PEFT adapter on it) and give the function that asks it.
+
+    Weights keep the dtype they were saved in. A compressed-tensors folder (w8a8) is run as compressed-tensors
+    defines it: the int8 weights times their scales are held in the model's 16-bit dtype, and every input of a
+    quantized linear layer is rounded to int8 with its own scale a token and multiplied back. The answers are the
+    quantized model's; the speed is not, since the products themselves are taken in 16 bits.
+
+    Prompts go through the tokenizer's chat template with its generation prompt. The next token is always the most
+    likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole before it is yielded, and
+    `Answer.seconds` is its wall time over its rows. `tokens_out` counts the stop token.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    try:
+        place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer = load(model_dir, adapter_dir, place)
+        stops = stop_ids(model, tokenizer)
+
+        def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+            rows = [
+                tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False)
+                for p in prompts
+            ]
+            for index, ids, seconds in answer_ids(model, rows, max_new_tokens, stops, batch_tokens):
+                finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
+                text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
+                yield index, Answer(text, finish, len(rows[index]), len(ids), seconds)
+
+        yield ask
+    finally:
+        torch.set_num_threads(before)
+
+
+def load(model_dir: Path, adapter_dir: Path | None, place: Any) -> tuple[Any, Any]:
+    """Model (evaluation mode, on `place`) and tokenizer of a local folder; RequestError when it cannot be asked."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    if not (model_dir / "config.json").is_file():
+        raise RequestError("no config.json: not a model folder", where=str(model_dir))
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    if not tokenizer.chat_template:
+        raise RequestError(
+            "the tokenizer has no chat template", where=str(model_dir), remedy="set model.chat_template to a Jinja file"
+        )
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype="auto", local_files_only=True, use_safetensors=True
+        )
+    finally:
+        logging.enable_progress_bar()
+    if model.config._attn_implementation == "sdpa":  # a model that asks for another attention keeps it
+        register_attention()
+        model.set_attn_implementation(ATTENTION)
+    if adapter_dir is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
+    return model.to(place).eval(), tokenizer
+
+
+def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """End-of-turn ids: the tokenizer's, and all that generation_config.json names."""
+    named = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    if not ids:
+        raise WorkbenchError("neither tokenizer nor generation_config.json names an end-of-turn token")
+    return frozenset(ids)

@@ -1,0 +1,152 @@
+"""Ask one arm every question once, keep each answer at once, and never ask again for one that is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from workbench.engines import Ask
+from workbench.errors import WorkbenchError
+from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
+
+LONE = "backslashreplace"  # half a surrogate pair cannot be UTF-8; as \\ud83d it is an escape JSON knows
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One arm's answer to one item, with what was wanted; one JSON line of `predictions/<arm>.jsonl`.
+
+    `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly in a batch;
+    `group` ties near copies together, so that intervals do not count them as independent.
+    """
+
+    id: str
+    key: str
+    answer: str
+    expected: str
+    finish: str
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+    group: str = ""
+
+
+def question_key(arm_digest: str, prompt: Sequence[Message], max_new_tokens: int) -> str:
+    """What an answer depends on: the weights, the words, the length allowed, and greedy decoding."""
+    asked = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
+    return digest(asked | {"decoding": "greedy"}, 32)
+
+
+def ask_arm(
+    arm: str,
+    arm_digest: str,
+    ask: Ask,
+    items: Sequence[Example],
+    prompts: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int,
+    out: Path,
+    cached: Path | None = None,
+) -> list[Prediction]:
+    """Predictions of one arm in the order of `items`, asking only what neither `out` nor `cached` holds.
+
+    Each answer is appended to `out` as it comes, so a killed call loses at most the one being written;
+    at the end `out` holds exactly one line an item, in order. Raises WorkbenchError when the engine
+    leaves questions unanswered.
+    """
+    if len(items) != len(prompts):
+        raise WorkbenchError(f"{len(items)} items came with {len(prompts)} prompts", where=f"arm {arm}")
+    keys = [question_key(arm_digest, prompt, max_new_tokens) for prompt in prompts]
+    known = {p.key: p for path in (cached, out) if path is not None for p in read_predictions(path)}
+    # Items that ask the very same thing are asked once.
+    missing = {key: index for index, key in enumerate(keys) if key not in known}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drop_broken_end(out)
+    if missing:
+        waiting = list(missing.values())
+        with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
+            task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
+            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens):
+                index = waiting[position]
+                known[keys[index]] = prediction = predict(items[index], keys[index], answer)
+                stream.write(canonical(asdict(prediction)) + "\n")
+                stream.flush()
+                bar.advance(task)
+    silent = [item.id for item, key in zip(items, keys) if key not in known]
+    if silent:
+        raise WorkbenchError(
+            f"the engine answered all but {len(silent)} of {len(items)} items, the first {silent[0]!r}",
+            where=f"arm {arm}",
+            remedy="run the same command again: only these are asked",
+        )
+    found = [retold(known[key], item) for item, key in zip(items, keys)]
+    write_predictions(found, out)
+    return found
+
+
+def predict(item: Example, key: str, answer: Answer) -> Prediction:
+    """An engine's answer beside what the item wants."""
+    return Prediction(
+        item.id, key, answer.text, item.answer, answer.finish,
+        answer.tokens_in, answer.tokens_out, answer.seconds, item.group,
+    )  # fmt: skip
+
+
+def retold(kept: Prediction, item: Example) -> Prediction:
+    """A kept answer for this item: the key covers the question only, so id, group and the wanted answer are new."""
+    return Prediction(**(asdict(kept) | {"id": item.id, "expected": item.answer, "group": item.group}))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Every whole line of a predictions file; a line cut off by a kill is left out, a missing file is empty."""
+    if not path.is_file():
+        return []
+    rows = (parse_line(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n"))
+    return [row for row in rows if row is not None]
+
+
+def parse_line(line: str) -> Prediction | None:
+    """One line as a Prediction, or None when it is not one: it is then asked again."""
+    try:
+        row = json.loads(line)
+        if not isinstance(row, Mapping):
+            return None
+        return Prediction(**{f.name: row[f.name] for f in fields(Prediction) if f.name in row})
+    except (ValueError, TypeError):
+        return None
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Replace `path` by these lines in one step."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8", errors=LONE) as stream:
+        stream.writelines(canonical(asdict(p)) + "\n" for p in predictions)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
+
+
+def drop_broken_end(path: Path) -> None:
+    """Cut a last line without its newline, so that the next answer does not continue it."""
+    if path.is_file():
+        raw = path.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        if whole != len(raw):
+            os.truncate(path, whole)
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error: the arm, done of total, time left."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=False)

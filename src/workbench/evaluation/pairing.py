@@ -1,0 +1,138 @@
+"""Any runs' answers to the same items, paired item by item against one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.evaluation.answers import Prediction, read_predictions
+from workbench.evaluation.figures import describe
+from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure
+from workbench.evaluation.scorers import primary_metric
+from workbench.recipe.nouns import Evaluate
+
+
+def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str, Any]:
+    """The student and every format that all these evaluated runs have, each against the first run's own.
+
+    `folders` are run folders (`experiments/<recipe>/<digest>`); `metric` keeps one metric's rows. All
+    answers are scored as the first run's recipe says. Returns what `compare_arms` does, with the arms
+    called `<recipe>/<digest> <arm>`.
+    """
+    names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    if len(set(names)) < max(2, len(names)):
+        raise RequestError("two runs or more are compared, each named once", where="runs")
+    reports = [read_report(folder) for folder in folders]
+    first, said = reports[0], []
+    settings = [(r["scorer"], r["fields"]) for r in reports]
+    said += [
+        f"{n} was scored otherwise and is scored as {names[0]} here"
+        for n, s in zip(names, settings)
+        if s != settings[0]
+    ]
+    own = [[arm for arm in r["arms"] if arm not in BASELINES] for r in reports]
+    common = [arm for arm in own[0] if all(arm in arms for arms in own)]
+    said += [
+        f"{n} {arm} has no counterpart and is left out"
+        for n, arms in zip(names, own)
+        for arm in arms
+        if arm not in common
+    ]
+    if not common:
+        raise RequestError("the runs have no arm in common", where="runs", remedy="evaluate a student in each of them")
+    contenders = {
+        f"{n} {arm}": read_predictions(folder / "evaluate" / "predictions" / f"{arm}.jsonl")
+        for arm in common
+        for n, folder in zip(names, folders)
+    }
+    evaluate = Evaluate(
+        scorer=first["scorer"], fields=first["fields"], primary=metric or first["primary"],
+        confidence=first["confidence"], resamples=first["resamples"],
+    )  # fmt: skip
+    pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in common for n in names[1:]]
+    result = compare_arms(contenders, evaluate, first["seed"], pairs=pairs)
+    for n, report in zip(names, reports):
+        for arm in common:
+            if "bytes" in report["arms"][arm]:
+                result["arms"][f"{n} {arm}"]["bytes"] = report["arms"][arm]["bytes"]
+                result["metrics"]["bytes"] = describe("bytes")
+    if metric:
+        result["comparisons"] = [row for row in result["comparisons"] if row["metric"] == metric]
+    return result | {"said": said + result["said"]}
+
+
+def compare_arms(
+    contenders: Mapping[str, Sequence[Prediction]],
+    evaluate: Evaluate,
+    seed: int,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """Paired differences on the items that all contenders answered; `pairs` are (candidate, baseline).
+
+    `contenders` maps a name a reader will know to predictions; without `pairs` each is held against the
+    first. Returns `{"task", "n", "primary", "confidence", "metrics", "arms", "comparisons", "said"}`, in
+    report.json's shapes. Raises RequestError when fewer than two are given, when they share no item, or
+    when they want different answers of one item, since then their test sets only look alike.
+    """
+    if len(contenders) < 2:
+        raise RequestError("a comparison needs two runs that were evaluated", where="compare")
+    first = next(iter(contenders))
+    pairs = [(name, first) for name in contenders if name != first] if pairs is None else pairs
+    shared, said = shared_items(contenders)
+    primary = primary_metric(evaluate)
+    measured = measure(evaluate, shared, seed)
+    arms = {name: arm_metrics(name, rows, measured, evaluate.confidence) for name, rows in shared.items()}
+    return {
+        "task": "comparison",
+        "n": len(measured.clusters_n),
+        "primary": primary,
+        "confidence": evaluate.confidence,
+        "metrics": {name: describe(name) for name in dict.fromkeys(m for cells in arms.values() for m in cells)},
+        "arms": arms,
+        "comparisons": [row for a, b in pairs for row in compare(measured, a, b, evaluate.confidence)],
+        "said": said,
+    }
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """A run's report.json; RequestError when it has none."""
+    path = folder / "evaluate" / "report.json"
+    if not path.is_file():
+        remedy = f"python -m workbench evaluate recipe={folder.parent.name}"
+        raise RequestError("this run was not evaluated", where=str(folder), remedy=remedy)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shared_items(
+    contenders: Mapping[str, Sequence[Prediction]],
+) -> tuple[dict[str, list[Prediction]], list[str]]:
+    """Each contender's predictions on the items all share, in one order, and what was left out."""
+    by_id = {name: {p.id: p for p in rows} for name, rows in contenders.items()}
+    name, first = next(iter(by_id.items()))
+    common = [item for item in first if all(item in rows for rows in by_id.values())]
+    if not common:
+        lists = "; ".join(f"{n} was asked {len(rows)} items" for n, rows in by_id.items())
+        raise RequestError(
+            f"the runs share no item: {lists}", where="compare", remedy="compare runs on one test set, by its rows' ids"
+        )
+    for other, rows in by_id.items():
+        for item in common:
+            if rows[item].expected != first[item].expected:
+                raise RequestError(
+                    f"{name} and {other} want different answers of item {item!r}: their test sets only look alike",
+                    where="compare",
+                    remedy="evaluate both on one test set: run `evaluate` again for the older one",
+                )
+    said = [
+        f"{n}: {len(rows) - len(common)} of {len(rows)} items have no partner and are left out"
+        for n, rows in by_id.items()
+        if len(rows) > len(common)
+    ]
+    # The first contender's clusters hold for all: grouping may have changed between two runs.
+    groups = {item: first[item].group for item in common}
+    return {n: [replace(rows[item], group=groups[item]) for item in common] for n, rows in by_id.items()}, said

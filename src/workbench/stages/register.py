@@ -1,0 +1,46 @@
+"""Register: the record is brought up to date, and the proven models get their versions and aliases in the registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.recipe import Recipe
+from workbench.records import digest
+from workbench.runs import Run, read_json, stage, write_whole
+from workbench.stages.common import is_done, need, say
+from workbench.tracking import catch_up, register, shown, store_uri
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Register unless it is done. A gate that said no leaves the student a challenger, never champion."""
+    need(run, "evaluate", "register")
+    experiments = Path(recipe.launch.experiments).resolve()
+    fingerprint = fingerprint_of(recipe, run, experiments)
+    if is_done(run, "register", fingerprint):
+        return False
+    gate = read_json(run.folder / "evaluate" / "report.json")["gate"]
+    with stage(run, "register", fingerprint) as staging:
+        made = register(
+            run.folder, recipe.tracking, experiments, passed=gate["passed"], shipped=gate.get("shipped", [])
+        )
+        for line in made.pop("said"):
+            say(run, "register", line)
+        write_whole(staging.folder / "registered.json", json.dumps(made, indent=1))
+        staging.facts = made
+    try:
+        # The store has seen this stage start; now it sees it end.
+        catch_up(run.folder, recipe.tracking, experiments)
+    except WorkbenchError as error:
+        say(run, "register", str(error))
+    return True
+
+
+def fingerprint_of(recipe: Recipe, run: Run, experiments: Path) -> str:
+    """What the registration rests on: the verdict, the bytes, and the registry they go to."""
+    tracking = asdict(recipe.tracking) | {"uri": shown(store_uri(recipe.tracking, experiments))}
+    names = [name for name in run.manifest()["stages"] if name.partition("/")[0] in ("train", "merge", "quantize")]
+    made = {name: run.output_digest(name) for name in names}
+    return digest({"tracking": tracking, "evaluate": run.output_digest("evaluate"), "made": made}, 16)

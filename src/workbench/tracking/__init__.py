@@ -1,0 +1,22 @@
+"""MLflow keeps the record: runs are fed to it from their own files, models are registered and proven there.
+
+The only package that imports mlflow, and only inside functions, so that importing it costs nothing.
+"""
+
+from workbench.tracking.feed import catch_up
+from workbench.tracking.fetch import resolve_source
+from workbench.tracking.registry import register
+from workbench.tracking.server import free_port, serve_ui
+from workbench.tracking.store import is_server, probe_store, shown, store_uri
+
+__all__ = [
+    "catch_up",
+    "free_port",
+    "is_server",
+    "probe_store",
+    "register",
+    "resolve_source",
+    "serve_ui",
+    "shown",
+    "store_uri",
+]

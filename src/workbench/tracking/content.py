@@ -1,0 +1,147 @@
+"""What goes into MLflow's runs: metrics, data sets, samples, the recipe, files, the report, each only when new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.records import file_sha256
+from workbench.runs import read_json
+from workbench.tracking import lines as told
+from workbench.tracking.lines import Line
+from workbench.tracking.memory import Fed
+from workbench.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
+DATASET_DIGEST, DATASET_SOURCE = 36, 2000
+
+
+def feed_metrics(store: Store, fed: Fed, new: Sequence[Line]) -> int:
+    """Log the new metric events with their step and time. The same point twice is one point in MLflow."""
+    from mlflow.entities import Metric
+
+    runs: dict[str, list[Metric]] = {}
+    for line in new:
+        value = told.number(line.body.get("value")) if line.kind == "metric" else None
+        if value is not None:
+            point = Metric(told.metric_name(line.body["name"]), value, line.at_ms, int(line.body.get("step") or 0))
+            runs.setdefault(fed.stages.get(line.stage or "", fed.parent), []).append(point)
+    for run_id, metrics in runs.items():
+        log_metrics(store, run_id, metrics)
+    return sum(map(len, runs.values()))
+
+
+def log_metrics(store: Store, run_id: str, metrics: Sequence[Any]) -> None:
+    """Log metrics, as many at once as MLflow takes."""
+    for start in range(0, len(metrics), METRICS_A_BATCH):
+        store.client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_BATCH])
+
+
+def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
+    """Set tags, as many at once as MLflow takes; None is left out."""
+    from mlflow.entities import RunTag
+
+    kept = [RunTag(k[:250], told.text_of(v, told.MAX_TAG)) for k, v in tags.items() if v is not None]
+    for start in range(0, len(kept), TAGS_A_BATCH):
+        store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
+
+
+def feed_datasets(store: Store, fed: Fed, events: Sequence[Line]) -> None:
+    """Data sets as inputs, with digest and role, of the parent run and of the stage that read them."""
+    known = [line for line in events if line.kind == "dataset"]
+    if not fed.is_new("datasets", [line.body for line in known]):
+        return
+    for line in known:
+        for run_id in {fed.parent, fed.stages.get(line.stage or "", fed.parent)}:
+            store.client.log_inputs(run_id, datasets=[dataset_input(line.body)])
+
+
+def dataset_input(body: Mapping[str, Any]) -> DatasetInput:
+    """One `dataset` event as MLflow's data-set input."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": str(body.get("source", ""))[:DATASET_SOURCE]})
+    profile = json.dumps({"num_rows": body.get("rows")})
+    kept = str(body.get("digest", ""))[:DATASET_DIGEST]
+    data = Dataset(str(body.get("name", "rows"))[:500], kept, "local", source, profile=profile)
+    return DatasetInput(data, [InputTag("mlflow.data.context", str(body.get("role", "")))])
+
+
+def feed_texts(store: Store, fed: Fed, events: Sequence[Line]) -> None:
+    """Sample answers as a table of their stage, and what was said as a text; both rewritten whole, so never doubled."""
+    for run_id in {*fed.stages.values(), fed.parent}:
+        here = [line for line in events if fed.stages.get(line.stage or "", fed.parent) == run_id]
+        samples = [line for line in here if line.kind == "sample"]
+        if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
+            store.client.log_text(run_id, json.dumps(told.sample_table(samples), ensure_ascii=False), "samples.json")
+            table = [{"path": "samples.json", "type": "table"}]
+            log_tags(store, run_id, {"mlflow.loggedArtifacts": json.dumps(table)})
+    said = [line for line in events if line.kind == "said"]
+    if said and fed.is_new("said", [line.end for line in said]):
+        text = "\n".join(f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said)
+        store.client.log_text(fed.parent, text + "\n", "said.txt")
+
+
+def feed_parent(
+    store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> list[str]:
+    """Every value of the recipe as a param, and where the run came from as tags. Returns what changed since, aloud."""
+    from mlflow.entities import Param
+
+    wanted = {k: told.text_of(v, told.MAX_PARAM) for k, v in told.flatten(recipe)}
+    if not fed.is_new("parent", [wanted, manifest.get("git"), manifest.get("versions")]):
+        return []
+    there = store.client.get_run(fed.parent).data.params
+    new = [Param(key, value) for key, value in wanted.items() if key not in there]
+    for start in range(0, len(new), PARAMS_A_BATCH):
+        store.client.log_batch(fed.parent, params=new[start : start + PARAMS_A_BATCH])
+    changed = {key: value for key, value in wanted.items() if there.get(key, value) != value}
+    log_tags(store, fed.parent, {
+        "recipe": folder.parent.name, "digest": folder.name, "git": manifest.get("git"),
+        "mlflow.source.git.commit": manifest.get("git"), "mlflow.source.name": f"recipes/{folder.parent.name}",
+        **{f"versions.{k}": v for k, v in (manifest.get("versions") or {}).items()},
+        **{f"changed.{k}": v for k, v in changed.items()},
+    })  # fmt: skip
+    return [f"{key} is now {value}; the param keeps the first value" for key, value in changed.items()]
+
+
+def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line]) -> list[str]:
+    """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one."""
+    said = []
+    named = dict.fromkeys(["recipe.yaml", *(str(line.body.get("path")) for line in events if line.kind == "file")])
+    for name in named:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            said.append(f"{name} lies outside the run's folder and was not logged")
+        elif path.is_file():
+            if fed.is_new(f"file {name}", file_sha256(path)):
+                store.client.log_artifact(fed.parent, str(path), Path(name).parent.as_posix().strip("."))
+        elif name != "recipe.yaml":
+            said.append(f"{name} is not there and was not logged")
+    return said
+
+
+def feed_report(store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], events: Sequence[Line]) -> None:
+    """The evaluation with its intervals as metrics of the parent run, the gate as a tag, the table as description."""
+    from mlflow.entities import Metric
+
+    path = folder / "evaluate" / "report.json"
+    if not path.is_file():
+        return
+    report = read_json(path)
+    if not fed.is_new("report", report):
+        return
+    finished = manifest.get("stages", {}).get("evaluate", {}).get("finished")
+    at_ms = told.millis(finished) if finished else max(line.at_ms for line in events)
+    log_metrics(store, fed.parent, [Metric(k, v, at_ms, 0) for k, v in told.report_metrics(report).items()])
+    gate = report.get("gate", {})
+    log_tags(store, fed.parent, {
+        "gate": "passed" if gate.get("passed") else "refused",
+        "shipped": ", ".join(gate.get("shipped", [])) or None, "refused": ", ".join(gate.get("refused", [])) or None,
+        "mlflow.note.content": told.report_note(report),
+    })  # fmt: skip

@@ -1,0 +1,116 @@
+"""Catch the MLflow store up with a run folder: only what is new, nothing twice, however often it is called or killed.
+
+`tracking.json` in the run's folder remembers what was fed. It is a shortcut, not the truth: everything
+found again in the store by its tags is reused, and everything logged twice falls on itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from workbench.recipe import Tracking
+from workbench.runs import read_json
+from workbench.tracking import content, memory
+from workbench.tracking import lines as told
+from workbench.tracking.lines import Line, StageState
+from workbench.tracking.memory import Fed
+from workbench.tracking.store import Store, open_store, shown
+
+
+def catch_up(folder: Path, tracking: Tracking, experiments: Path) -> dict[str, Any]:
+    """Feed what is new in a run's folder into MLflow; repeat it as often as you like.
+
+    A parent run for the recipe and one nested run a stage, found again when the stage was resumed.
+    Params are never rewritten in MLflow: a value changed later is told as a tag `changed.<key>`.
+    Returns `{"uri", "experiment_id", "run_id", "stages": {stage: run id}, "metrics": newly fed, "said": […]}`.
+    Raises WorkbenchError when the store cannot be reached; nothing is lost then.
+    """
+    events = told.read_events(folder / "events.jsonl")
+    manifest = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    recipe = told.recipe_of(folder, events)
+    name = str(manifest.get("recipe") or recipe.get("name") or folder.parent.name)
+    stages = told.fold_stages(events, live=told.is_live(folder))
+    with open_store(tracking, experiments, name) as store:
+        fed = memory.remembered(folder, store.uri, identity(folder, events))
+        find_runs(store, fed, f"{name}/{manifest.get('digest') or folder.name}", events, stages)
+        memory.save(folder, fed)  # a kill from here on costs no second run
+        metrics = content.feed_metrics(store, fed, [line for line in events if line.end > fed.offset])
+        content.feed_datasets(store, fed, events)
+        content.feed_texts(store, fed, events)
+        said = content.feed_parent(store, fed, folder, manifest, recipe) + content.feed_files(
+            store, fed, folder, events
+        )
+        content.feed_report(store, fed, folder, manifest, events)
+        for stage, state in stages.items():
+            feed_stage(store, fed, stage, state)
+        end_run(store, fed, fed.parent, told.run_status(stages), max((line.at_ms for line in events), default=0))
+        fed.offset = max((line.end for line in events), default=0)
+        memory.save(folder, fed)
+        return {"uri": shown(store.uri), "experiment_id": store.experiment_id, "run_id": fed.parent,
+                "stages": dict(fed.stages), "metrics": metrics, "said": said}  # fmt: skip
+
+
+def identity(folder: Path, events: Sequence[Line]) -> str:
+    """What tells this run from one that was started over in the same folder: its first event's time."""
+    run = f"{folder.parent.name}/{folder.name}@{events[0].at_ms if events else 0}"
+    return run.replace("'", "")  # it is quoted in MLflow's filters
+
+
+def find_runs(store: Store, fed: Fed, name: str, events: Sequence[Line], stages: Mapping[str, StageState]) -> None:
+    """Find the parent run and the nested ones by their tags, and create those that are missing.
+
+    A remembered run that the store no longer has makes the memory blank, so that all is fed again.
+    """
+    start = events[0].at_ms if events else None
+    parent = search(store, f"tags.run = '{fed.run}' AND tags.stage = 'all'").get("all")
+    nested = search(store, f"tags.`mlflow.parentRunId` = '{parent}'") if parent else {}
+    if parent != fed.parent or any(nested.get(stage) != known for stage, known in fed.stages.items()):
+        fed.offset, fed.once = 0, {}
+    if not parent:
+        tags = {"run": fed.run, "stage": "all"}
+        parent = store.client.create_run(store.experiment_id, start, tags, name).info.run_id
+    fed.parent, fed.stages = parent, {stage: nested[stage] for stage in stages if stage in nested}
+    for stage, state in stages.items():
+        if stage not in fed.stages:
+            tags = {"mlflow.parentRunId": parent, "run": fed.run, "stage": stage}
+            run = store.client.create_run(store.experiment_id, state.started_ms, tags, stage)
+            fed.stages[stage] = run.info.run_id
+
+
+def search(store: Store, query: str) -> dict[str, str]:
+    """Stage → run id of the runs a filter finds; the oldest where a kill left two."""
+    runs = store.client.search_runs([store.experiment_id], query, max_results=1000, order_by=["attributes.start_time"])
+    return {run.data.tags.get("stage", ""): run.info.run_id for run in reversed(runs)}
+
+
+def feed_stage(store: Store, fed: Fed, stage: str, state: StageState) -> None:
+    """A stage's status and end, its facts (numbers as metrics, the rest as tags) and its artefacts' digests."""
+    from mlflow.entities import Metric
+
+    if not fed.is_new(f"stage {stage}", asdict(state)):
+        return
+    run_id = fed.stages[stage]
+    facts = dict(told.flatten(state.facts)) if state.facts else {}
+    numbers = {k: v for k, v in facts.items() if told.number(v) is not None and not isinstance(v, bool)}
+    content.log_metrics(
+        store, run_id, [Metric(told.metric_name(f"stage/{k}"), float(v), state.ended_ms, 0) for k, v in numbers.items()]
+    )
+    content.log_tags(store, run_id, {
+        **{f"facts.{k}": v for k, v in facts.items() if k not in numbers},
+        **{f"sha256.{a['path']}": a["sha256"] for a in state.artefacts},
+        "why": state.why or None,
+    })  # fmt: skip
+    end_run(store, fed, run_id, state.status, state.ended_ms)
+
+
+def end_run(store: Store, fed: Fed, run_id: str, status: told.Status, ended_ms: int) -> None:
+    """Give a run its status and end; one that was ended and goes on is opened again."""
+    if not fed.is_new(f"status of {run_id}", [status, ended_ms]):
+        return
+    if status == "RUNNING":
+        store.client.update_run(run_id, status="RUNNING")
+    else:
+        store.client.set_terminated(run_id, status, ended_ms)

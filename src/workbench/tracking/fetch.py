@@ -1,0 +1,104 @@
+"""Bring a registered model's files back from the store, and prove that they are the ones that were registered."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Tracking
+from workbench.records import artefact
+from workbench.tracking.store import connect, manners, shown, store_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+SOURCE = re.compile(r"^(?:mlflow:)?models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+# A server writes an upload under such a name first; one that was killed leaves it behind.
+UNFINISHED = ".artifact.uploading."
+
+
+def download(uri: str, location: str, into: Path) -> Path:
+    """Copy everything below an artefact location of the store at `uri` into the folder `into`; returns `into`."""
+    with manners():
+        from mlflow.artifacts import download_artifacts
+
+        into.mkdir(parents=True, exist_ok=True)
+        got = Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri))
+    if got.resolve() != into.resolve():  # some artefact stores add the folder's own name
+        for part in got.iterdir():
+            shutil.move(part, into / part.name)
+        got.rmdir()
+    for left in into.rglob(f"{UNFINISHED}*"):
+        left.unlink()
+    return into
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of a folder as `run.json` has it: over its files' names and digests."""
+    return artefact(folder, folder).sha256
+
+
+def resolve_source(source: str, into: Path) -> Path:
+    """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and check its hash.
+
+    The store is `MLFLOW_TRACKING_URI`, else the sqlite store in `./experiments`. Raises RequestError for a
+    source that cannot be read or found, WorkbenchError when the bytes are not the registered ones.
+    """
+    match = SOURCE.match(source)
+    if not match:
+        raise RequestError(
+            "cannot read this model", where=source, remedy="write mlflow:models:/name@alias or mlflow:models:/name/3"
+        )
+    uri = store_uri(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI") or None), Path("experiments"))
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise RequestError(
+            f"there is no MLflow store at {uri}",
+            where=source,
+            remedy="set MLFLOW_TRACKING_URI, or register a run first",
+        )
+    with connect(uri) as client:
+        version = find_version(client, match, source)
+        promised = version.tags.get("sha256")
+        if not promised:
+            raise WorkbenchError(
+                f"version {version.version} has no sha256 tag, so its bytes cannot be proven",
+                where=source,
+                remedy="use a version that `register` made",
+            )
+        download(uri, client.get_model_version_download_uri(version.name, version.version), into)
+    check(into, promised, source)
+    return into
+
+
+def find_version(client: MlflowClient, match: re.Match[str], source: str) -> ModelVersion:
+    """The version that a source names, by number or by alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["version"])
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise RequestError(
+            "the registry has no such model, version or alias",
+            where=f"{source} in {shown(client.tracking_uri)}",
+            remedy="`python -m workbench ui` shows what is registered",
+        ) from None
+
+
+def check(folder: Path, promised: str, where: str) -> None:
+    """Refuse files that are not the promised ones."""
+    found = folder_digest(folder)
+    if found != promised:
+        raise WorkbenchError(
+            f"the store gave back other bytes: sha256 is {found}, registered was {promised}",
+            where=where,
+            remedy="the store's copy is damaged or was changed; run `register` again to store it anew",
+        )

@@ -1,0 +1,120 @@
+"""What of a run is registered, and what each model says of itself: its parent, its bytes, its data, its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.records import artefact
+from workbench.tracking.lines import Line, interval_metrics, interval_text
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a run. `arm` is its name in the evaluation; `registered` its name in the registry, if it has one."""
+
+    label: str
+    kind: str
+    stage: str
+    folder: Path
+    sha256: str
+    format: str
+    parent: str | None
+    arm: str | None
+    passed: bool
+    registered: str | None
+
+
+def find_parts(
+    folder: Path, manifest: Mapping[str, Any], name: str, *, passed: bool, shipped: Sequence[str]
+) -> list[Part]:
+    """The run's models, parents first: the adapter (unless every weight was trained), the student, each format.
+
+    Raises WorkbenchError when files on disk are no longer the ones the manifest proves.
+    """
+    done = manifest.get("stages", {})
+    if "merge" not in done:
+        raise RequestError("there is no merged model to register", where=str(folder), remedy="run `train` first")
+    parts = []
+    adapter, merged = folder / "train" / "adapter", folder / "merge" / "model"
+    if adapter.is_dir() and "train" in done:
+        sha = proven(folder, done["train"], adapter)
+        parts.append(Part("adapter", "adapter", "train", adapter, sha, "peft", None, None, passed, None))
+    sha = proven(folder, done["merge"], merged)
+    parent = parts[0].label if parts else None
+    parts.append(Part("merged", "merged", "merge", merged, sha, "safetensors", parent, "student", passed, name))
+    for stage, entry in done.items():
+        if stage.startswith("quantize/"):
+            arm = stage.removeprefix("quantize/")
+            sha, fits = proven(folder, entry, folder / stage), arm in shipped
+            format = str(entry.get("facts", {}).get("format") or arm)
+            offered = f"{name}-{arm}" if fits else None
+            parts.append(Part(arm, "quantized", stage, folder / stage, sha, format, "merged", arm, fits, offered))
+    return parts
+
+
+def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
+    """The digest of a model's folder, after what the manifest says of its stage has been found true on disk."""
+    known = {}
+    for made in entry.get("artefacts", []):
+        path = folder / made["path"]
+        if not path.exists() or artefact(path, folder).sha256 != made["sha256"]:
+            raise WorkbenchError(
+                "these files are not the ones the stage made",
+                where=str(path),
+                remedy="delete this stage's folder and run `train` again: it is made anew",
+            )
+        known[path] = made["sha256"]
+    return known.get(model) or artefact(model, folder).sha256
+
+
+def model_tags(part: Part, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The tags a LoggedModel is found again by, and what it was made from."""
+    base = recipe.get("model") or {}
+    tags = {
+        "recipe": manifest["recipe"],
+        "digest": manifest["digest"],
+        "kind": part.kind,
+        "label": part.label,
+        "sha256": part.sha256,
+        "gate": "passed" if part.passed else "refused",
+        "base_source": base.get("source"),
+        "base_licence": base.get("licence"),
+    }
+    return {name: str(value) for name, value in tags.items() if value}
+
+
+def version_tags(
+    part: Part,
+    model_id: str,
+    recipe: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    report: Mapping[str, Any],
+    events: Sequence[Line],
+) -> dict[str, str]:
+    """A registered version's lineage: recipe, code, base model and its licence, rows, figures, the gate's word."""
+    data = recipe.get("data") or {}
+    rows = {line.body.get("role") or line.body.get("name"): line.body for line in events if line.kind == "dataset"}
+    figures = report.get("arms", {}).get(part.arm, {})
+    tags = {
+        **model_tags(part, recipe, manifest),
+        "model_id": model_id,
+        "git": manifest.get("git"),
+        "format": part.format,
+        "data_licence": data.get("licence"),
+        **{f"data.{role}": f"{body.get('digest')} ({body.get('rows')} rows)" for role, body in rows.items()},
+        **{f"metric.{name}": interval_text(cell) for name, cell in figures.items()},
+        "test_rows": report.get("n"),
+    }
+    return {name: str(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def figures_of(part: Part, report: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of this model's own arm, with the ends of their intervals."""
+    flat: dict[str, float] = {}
+    for metric, cell in report.get("arms", {}).get(part.arm, {}).items():
+        flat |= interval_metrics(metric, cell)
+    return flat

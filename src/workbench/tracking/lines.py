@@ -1,0 +1,199 @@
+"""A run folder as MLflow will be told it: events, stages, the recipe and the report laid flat. No MLflow here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from workbench.errors import WorkbenchError
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+MAX_PARAM, MAX_TAG = 6000, 5000
+
+
+@dataclass(frozen=True)
+class Line:
+    """One event with its place in `events.jsonl`: `end` is the byte after its newline."""
+
+    end: int
+    at_ms: int
+    kind: str
+    stage: str | None
+    body: Mapping[str, Any]
+
+
+@dataclass
+class StageState:
+    """What the events say of one stage: from its first start to its newest end (milliseconds)."""
+
+    started_ms: int
+    status: Status = "RUNNING"
+    ended_ms: int = 0
+    why: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    artefacts: Sequence[Mapping[str, Any]] = ()
+
+
+def read_events(path: Path) -> list[Line]:
+    """Every whole event. A line torn by a kill is left out: what it said was never whole."""
+    if not path.is_file():
+        raise WorkbenchError("this run has no events", where=str(path), remedy="start it with `train`")
+    lines, end = [], 0
+    for raw in path.read_bytes().splitlines(keepends=True):
+        end += len(raw)
+        try:
+            body = json.loads(raw) if raw.endswith(b"\n") else None
+            if isinstance(body, dict):
+                lines.append(Line(end, millis(body["at"]), str(body["kind"]), body.get("stage"), body))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return lines
+
+
+def millis(at: str) -> int:
+    """An ISO 8601 time in milliseconds since 1970."""
+    return round(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a process is at work on this run: it holds the run's lock."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def fold_stages(lines: Sequence[Line], *, live: bool) -> dict[str, StageState]:
+    """Each stage once, however often it was started. One that never ended was killed, unless it is still at work."""
+    stages: dict[str, StageState] = {}
+    newest = ""
+    for line in lines:
+        if not line.stage:
+            continue
+        state = stages.get(line.stage)
+        if line.kind == "stage_started":
+            state = stages.setdefault(line.stage, StageState(line.at_ms))
+            state.status, state.why, newest = "RUNNING", "", line.stage
+        elif state is None:
+            continue
+        elif line.kind == "stage_done":
+            state.status = "FINISHED"
+            state.facts, state.artefacts = line.body.get("facts") or {}, line.body.get("artefacts") or ()
+        elif line.kind == "stage_failed":
+            state.why = str(line.body.get("why", ""))
+            state.status = "KILLED" if state.why == "interrupted" else "FAILED"
+        state.ended_ms = line.at_ms
+    for name, state in stages.items():
+        if state.status == "RUNNING" and not (live and name == newest):
+            state.status = "KILLED"
+    return stages
+
+
+def run_status(stages: Mapping[str, StageState]) -> Status:
+    """The run's own status, by the worst that its stages have come to."""
+    found = {state.status for state in stages.values()}
+    order: tuple[Status, ...] = ("RUNNING", "FAILED", "KILLED")
+    return next((status for status in order if status in found), "FINISHED")
+
+
+def recipe_of(folder: Path, lines: Sequence[Line]) -> dict[str, Any]:
+    """The recipe as it was last composed: `recipe.yaml`, else the `run` event."""
+    if (folder / "recipe.yaml").is_file():
+        return yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) or {}
+    runs = [line for line in lines if line.kind == "run"]
+    return dict(runs[-1].body.get("recipe") or {}) if runs else {}
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (key path, leaf) of nested mappings; a list is a leaf, and so is an empty mapping."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from flatten(inner, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def text_of(value: Any, longest: int) -> str:
+    """A leaf as MLflow keeps it: text as it stands, all else as JSON, cut where MLflow would refuse it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def metric_name(name: str) -> str:
+    """A name MLflow takes: letters, digits, `_ - . / : ` and spaces, at most 250."""
+    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
+
+
+def number(value: Any) -> float | None:
+    """The value as a float, or None when it is not a number."""
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """An evaluation report laid flat.
+
+    `<arm>/<metric>` with `_ci_low` and `_ci_high`, and for each comparison
+    `<candidate>_vs_<baseline>/<metric>_delta` with its interval and `_p_value`.
+    """
+    flat: dict[str, Any] = {}
+    for arm, metrics in report.get("arms", {}).items():
+        for metric, cell in metrics.items():
+            flat |= {f"{arm}/{name}": value for name, value in interval_metrics(metric, cell).items()}
+    for c in report.get("comparisons", []):
+        start = f"{c['candidate']}_vs_{c['baseline']}/{c['metric']}"
+        flat |= {f"{start}_delta": c.get("delta"), f"{start}_p_value": c.get("p_value")}
+        flat |= {f"{start}_delta_{end}": c.get(end) for end in ("ci_low", "ci_high")}
+    return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
+
+
+def interval_metrics(metric: str, cell: Any) -> dict[str, float]:
+    """One metric of one arm: its value, and its interval's ends where it has them."""
+    cell = cell if isinstance(cell, Mapping) else {"value": cell}
+    parts = {
+        metric: cell.get("value"),
+        f"{metric}_ci_low": cell.get("ci_low"),
+        f"{metric}_ci_high": cell.get("ci_high"),
+    }
+    return {metric_name(name): value for name, raw in parts.items() if (value := number(raw)) is not None}
+
+
+def interval_text(cell: Any) -> str:
+    """`0.685 [0.640, 0.730]`, or the value alone."""
+    cell = cell if isinstance(cell, Mapping) else {"value": cell}
+    value, low, high = (number(cell.get(end)) for end in ("value", "ci_low", "ci_high"))
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if low is None or high is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def report_note(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown table of arms and metrics with the gate's word, for the run's description."""
+    arms = report.get("arms", {})
+    metrics = list(dict.fromkeys(metric for cells in arms.values() for metric in cells))
+    gate = report.get("gate", {})
+    rows = [f"**Gate: {'passed' if gate.get('passed') else 'refused'}**, {report.get('n', '?')} test rows", ""]
+    rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for arm, cells in arms.items():
+        rows.append(f"| {arm} | " + " | ".join(interval_text(cells.get(metric, {})) for metric in metrics) + " |")
+    checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
+    return "\n".join(rows + (["", *checks] if checks else []))
+
+
+def sample_table(lines: Sequence[Line]) -> dict[str, Any]:
+    """Sample answers in the layout of MLflow's tables (pandas' `split`)."""
+    columns = ["step", "prompt", "expected", "answer"]
+    rows = [
+        [b.get("step"), *(text_of(b.get(c, ""), 10_000) for c in columns[1:])] for b in (line.body for line in lines)
+    ]
+    return {"columns": columns, "data": rows}

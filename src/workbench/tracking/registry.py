@@ -1,0 +1,205 @@
+"""Register a run's models: logged, linked adapter → merged → quantized, proven by download, then given their aliases.
+
+What the gate refused is told, not offered: a refused format becomes a LoggedModel without weights (its run
+folder keeps them), tagged `gate=refused`, and gets no version. Everything is found again by digest and sha256,
+so a registration that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import WorkbenchError
+from workbench.recipe import Tracking
+from workbench.runs import read_json
+from workbench.tracking import content, fetch, lineage
+from workbench.tracking import lines as told
+from workbench.tracking.feed import catch_up
+from workbench.tracking.lineage import Part
+from workbench.tracking.store import Store, open_store, plain_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+Download = Callable[[str, str, Path], Path]
+
+
+def register(
+    folder: Path,
+    tracking: Tracking,
+    experiments: Path,
+    *,
+    passed: bool,
+    shipped: Sequence[str],
+    download: Download = fetch.download,
+) -> dict[str, Any]:
+    """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
+
+    `challenger` moves to a version only after its files were downloaded again and had the hashes of
+    `run.json`; `champion` only when the gate has `passed` as well, and it is taken from a version that the
+    gate now refuses. Returns `{"models": {label: id}, "versions": {name: version}, "aliases": {name: […]},
+    "refused": [label], "said": […]}`. `download(uri, location, into)` fetches what is proven.
+    Raises WorkbenchError when the store is away or gives back other bytes.
+    """
+    fed = catch_up(folder, tracking, experiments)
+    manifest, events = read_json(folder / "run.json"), told.read_events(folder / "events.jsonl")
+    recipe, report = told.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
+    name = plain_name(tracking.registered_model or manifest["recipe"])
+    parts = lineage.find_parts(folder, manifest, name, passed=passed, shipped=shipped)
+    finished = told.millis(manifest["stages"]["evaluate"]["finished"])
+    ids: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    aliases: dict[str, list[str]] = {}
+    said: list[str] = []
+    with open_store(tracking, experiments, manifest["recipe"]) as store:
+        for part in parts:
+            run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
+            model = logged_model(store, part, run_id, parent, lineage.model_tags(part, recipe, manifest))
+            ids[part.label] = model.model_id
+            link(store, run_id, model.model_id, parent)
+            link(store, fed["run_id"], model.model_id, None)
+            log_figures(store, run_id, model.model_id, lineage.figures_of(part, report), finished)
+            if part.registered is None:
+                said += withdraw(store, f"{name}-{part.label}", part) if part.kind == "quantized" else []
+                continue
+            tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
+            version = registered_version(store, part, model, tags)
+            prove(store, version, part, experiments, download)
+            champion = passed and part.passed
+            said += move_aliases(store, version, champion=champion)
+            versions[part.registered] = str(version.version)
+            aliases[part.registered] = ["challenger", "champion"] if champion else ["challenger"]
+    refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
+    return {"models": ids, "versions": versions, "aliases": aliases, "refused": refused, "said": said}
+
+
+def logged_model(store: Store, part: Part, run_id: str, parent: str | None, tags: Mapping[str, str]) -> LoggedModel:
+    """The LoggedModel of these very bytes, found again or made; a kill in the middle is gone on from."""
+    client, stored = store.client, part.registered is not None or part.kind == "adapter"
+    wanted = {
+        **tags,
+        "weights": "stored" if stored else "in the run folder",
+        **({"parent_model_id": parent} if parent else {}),
+    }
+    model = find_model(store, wanted)
+    if model is None:
+        params = {"format": part.format, "sha256": part.sha256, "recipe_digest": tags["digest"]}
+        params |= {"parent_model_id": parent} if parent else {}
+        name = plain_name(f"{tags['recipe']}-{part.label}")
+        model = client.create_logged_model(store.experiment_id, name, run_id, wanted, params, model_type=part.kind)
+    else:
+        client.set_logged_model_tags(model.model_id, wanted)
+    if str(model.status) == "READY" or not stored:
+        # A model without weights must not look usable: MLflow's word for that is FAILED.
+        return model if stored else client.finalize_logged_model(model.model_id, "FAILED")
+    client.log_model_artifacts(model.model_id, str(part.folder))
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def find_model(store: Store, tags: Mapping[str, str]) -> LoggedModel | None:
+    """The model with this run's digest and these bytes, unless its stored copy was found damaged."""
+    keys = ("digest", "label", "sha256", "weights")
+    query = " AND ".join(f"tags.{key} = '{tags[key]}'" for key in keys)
+    found = store.client.search_logged_models([store.experiment_id], query)
+    return next((model for model in found if model.tags.get("verified") != "false"), None)
+
+
+def link(store: Store, run_id: str, model_id: str, parent: str | None) -> None:
+    """Show the model as what its stage's run made, and the parent as what that run read."""
+    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+
+    run = store.client.get_run(run_id)
+    outputs = {output.model_id for output in (run.outputs.model_outputs if run.outputs else [])}
+    inputs = {source.model_id for source in (run.inputs.model_inputs or [])} if run.inputs else set()
+    if model_id not in outputs:
+        store.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+    if parent and parent not in inputs:
+        store.client.log_inputs(run_id, models=[LoggedModelInput(parent)])
+
+
+def log_figures(store: Store, run_id: str, model_id: str, figures: Mapping[str, float], at_ms: int) -> None:
+    """The evaluation's figures on the model and its stage's run, so that MLflow can compare models."""
+    from mlflow.entities import Metric
+
+    points = [Metric(name, value, at_ms, 0, model_id=model_id) for name, value in figures.items()]
+    content.log_metrics(store, run_id, points)
+
+
+def registered_version(store: Store, part: Part, model: LoggedModel, tags: Mapping[str, str]) -> ModelVersion:
+    """The version of this LoggedModel, found again or made, its tags brought up to date."""
+    from mlflow.exceptions import MlflowException
+
+    assert part.registered
+    client, name = store.client, part.registered
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+            raise
+    there = client.search_model_versions(f"name = '{name}'")
+    version = next((v for v in there if v.tags.get("model_id") == model.model_id), None)
+    if version is None:
+        # The model's own location as source: `models:/<id>` would be looked up in the process-wide store.
+        version = client.create_model_version(
+            name, model.artifact_location, model.source_run_id, dict(tags), model_id=model.model_id
+        )
+    else:
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                client.set_model_version_tag(name, version.version, key, value)
+    known = [{"name": name, "version": int(version.version)}]
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps(known)})
+    return version
+
+
+def prove(store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download) -> None:
+    """Download the version again and hash it. One that fails is marked, so that the next attempt stores it anew."""
+    client, into = store.client, experiments / ".verify"
+    shutil.rmtree(into, ignore_errors=True)  # a killed attempt's leavings; the store's lock is ours
+    try:
+        location = client.get_model_version_download_uri(version.name, version.version)
+        download(store.uri, location, into)
+        fetch.check(into, part.sha256, f"models:/{version.name}/{version.version}")
+    except WorkbenchError:
+        client.set_model_version_tag(version.name, version.version, "verified", "false")
+        client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})
+        raise
+    finally:
+        shutil.rmtree(into, ignore_errors=True)
+    client.set_model_version_tag(version.name, version.version, "verified", "true")
+
+
+def holders(store: Store, name: str) -> dict[str, str]:
+    """Alias → version of a registered model, empty when there is none."""
+    found = store.client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for model in found for alias, version in (model.aliases or {}).items()}
+
+
+def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
+    """`challenger` to this version, and `champion` too or away from it. Returns what changed, to be said aloud."""
+    name, number, before = version.name, str(version.version), holders(store, version.name)
+    said = []
+    for alias in ("challenger", "champion") if champion else ("challenger",):
+        if before.get(alias) != number:
+            store.client.set_registered_model_alias(name, alias, number)
+            said.append(f"{name} version {number} is now {alias}")
+    if not champion and before.get("champion") == number:
+        store.client.delete_registered_model_alias(name, "champion")
+        said.append(f"{name} version {number} is no longer champion: the gate refuses it")
+    return said
+
+
+def withdraw(store: Store, name: str, part: Part) -> list[str]:
+    """Take the aliases from a version of these bytes that shipped once and is refused now."""
+    said = []
+    for alias, number in holders(store, name).items():
+        if store.client.get_model_version(name, number).tags.get("sha256") == part.sha256:
+            store.client.set_model_version_tag(name, number, "gate", "refused")
+            store.client.delete_registered_model_alias(name, alias)
+            said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
+    return said

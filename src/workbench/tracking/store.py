@@ -1,0 +1,169 @@
+"""Reach the MLflow store: its URI, a quick health check, one writer at a time, and errors a person can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from workbench.errors import WorkbenchError
+from workbench.recipe import Tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_TIMEOUT_S = 3.0
+LOCK_TIMEOUT_S = 120.0
+# What MLflow is told while we talk to it. With its own defaults a server that dies in the middle
+# stalls each call for minutes; the rest keeps it from phoning home and from talking over the screen.
+MANNERS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+CHATTER = ("alembic", "mlflow.store.db.utils", "mlflow.tracking._model_registry.client", "mlflow.utils.environment")
+EVENTS_KEEP = "events.jsonl keeps everything; `python -m workbench ui` catches the store up when it is back"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open store: the client, and the experiment this recipe is recorded in."""
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+
+def store_uri(tracking: Tracking, experiments: Path) -> str:
+    """The recipe's tracking URI, or the sqlite store in the experiments folder (always by its absolute path)."""
+    return tracking.uri or f"sqlite:///{(experiments.absolute() / 'mlflow.db').as_posix()}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether the URI names a tracking server, which has artefacts and a UI of its own."""
+    return uri.startswith(("http://", "https://"))
+
+
+def shown(uri: str) -> str:
+    """The URI without a user or password, for screens, files and errors."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+def plain_name(name: str) -> str:
+    """A name the registry takes: LoggedModels refuse `/ : . %` and quotes, registered models `/` and `:`."""
+    return re.sub(r"[/:.%'\"\s]+", "-", name).strip("-") or "model"
+
+
+def probe(uri: str) -> None:
+    """Ask a server whether it lives; any HTTP answer will do. Raises WorkbenchError within seconds when it does not.
+
+    MLflow's own client would retry a dead server for 247 s before it gives up.
+    """
+    if not is_server(uri):
+        return
+    try:
+        urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(
+            f"the MLflow server does not answer: {error}", where=f"tracking.uri={shown(uri)}", remedy=EVENTS_KEEP
+        ) from None
+
+
+def probe_store(uri: str) -> str:
+    """The store's state in words, within seconds and without making it, for `doctor`."""
+    if is_server(uri):
+        try:
+            probe(uri)
+        except WorkbenchError as error:
+            return error.what
+        return "answers"
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///"):
+        return "a database; not asked"
+    return f"there, {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "not there yet; the first run makes it"
+
+
+@contextlib.contextmanager
+def manners() -> Iterator[None]:
+    """Set MLflow's environment for as long as we talk to it; what the user has set stays, and all is put back."""
+    mine = {name: value for name, value in MANNERS.items() if name not in os.environ}
+    os.environ.update(mine)
+    for name in CHATTER:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def connect(uri: str) -> Iterator[MlflowClient]:
+    """A client for one store, its failures turned into WorkbenchError; no global MLflow setting is touched."""
+    probe(uri)
+    with manners():
+        import requests.exceptions
+        import sqlalchemy.exc
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WorkbenchError(f"MLflow: {shown(why)}", where=shown(uri), remedy=EVENTS_KEEP) from error
+
+
+@contextlib.contextmanager
+def open_store(tracking: Tracking, experiments: Path, recipe_name: str) -> Iterator[Store]:
+    """The store with this recipe's experiment in it, created when new; one process at a time writes to it.
+
+    Artefacts of an embedded store (sqlite or another database) lie in `<experiments>/mlartifacts`;
+    a server keeps its own. Raises WorkbenchError when the store cannot be reached.
+    """
+    uri = store_uri(tracking, experiments)
+    experiments.mkdir(parents=True, exist_ok=True)
+    # Two processes that create the tables at once would trip over each other.
+    lock = FileLock(experiments / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise WorkbenchError(
+            f"another process has been writing to the MLflow store for {LOCK_TIMEOUT_S:.0f} s",
+            where=shown(uri),
+            remedy=EVENTS_KEEP,
+        ) from None
+    try:
+        with connect(uri) as client:
+            place = None if is_server(uri) else (experiments.absolute() / "mlartifacts")
+            yield Store(client, uri, experiment_id(client, tracking.experiment or recipe_name, place))
+    finally:
+        lock.release()
+
+
+def experiment_id(client: MlflowClient, name: str, place: Path | None) -> str:
+    """The experiment's id; it is created when new, and restored when someone deleted it."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return client.create_experiment(
+            name,
+            artifact_location=(place / plain_name(name)).as_uri() if place else None,
+            # Without it the UI takes the experiment for traces of an agent and hides runs and models.
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id

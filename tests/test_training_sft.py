@@ -1,0 +1,232 @@
+"""Training end to end on a tiny model: it learns, stops, resumes, proves itself, and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Method
+from workbench.records import TokenRow
+from workbench.training.sft import evaluation_steps, train
+
+STEPS = 12
+
+
+def rows(count: int, start: int = 0) -> list[TokenRow]:
+    """Copy tasks: the answer is the prompt's first token, three times, and the stop token 2."""
+    made = []
+    for i in range(start, start + count):
+        token = 10 + (i * 7) % 40
+        prompt = [1, token] + [60 + (i * 3 + j) % 50 for j in range(4 + i % 9)] + [5]
+        ids = [*prompt, token, token, token, 2]
+        made.append(TokenRow(f"r{i}", tuple(ids), tuple(j >= len(prompt) for j in range(len(ids)))))
+    return made
+
+
+def method(**changes: Any) -> Method:
+    settings = {"learning_rate": 2e-2, "max_steps": STEPS, "epochs": 50.0, "batch_size": 8, "evaluations": 3, "rank": 4}
+    return Method(**{**settings, "sample_answers": 1, **changes})
+
+
+def go(base: Path, out: Path, events: list | None = None, dtype: str = "float32", **changes: Any) -> dict[str, Any]:
+    kept = events if events is not None else []
+    return train(
+        base, method(**changes), rows(40), rows(8, start=100), out, seed=3, dtype=dtype, device="cpu", threads=1,
+        event=lambda kind, **fields: kept.append({"kind": kind, **fields}),
+    )  # fmt: skip
+
+
+def test_a_lora_run_learns_tells_and_writes(tiny_model: Path, tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    summary = go(tiny_model, tmp_path, events, dtype="bfloat16", max_steps=60)
+    assert summary["best_validation_loss"] < 0.8 * 6.3  # a uniform guess over some 500 words costs 6.3
+    assert summary["last_validation_loss"] < summary["first_validation_loss"]
+    assert summary["moved_tensors"] == summary["trained_tensors"] == 2 * 2 * 7
+    assert summary["steps"] == 60
+    assert summary["trained_tokens"] == 60 * 8 * 4
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert not [p for p in (tmp_path / "adapter").iterdir() if p.suffix in (".bin", ".pt", ".py")]
+    metrics = {(e["name"], e["step"]) for e in events if e["kind"] == "metric"}
+    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second"):
+        assert {step for n, step in metrics if n == name} == set(range(1, 61))
+    assert {step for n, step in metrics if n == "validation/loss"} == {20, 40, 60}
+    samples = [e for e in events if e["kind"] == "sample"]
+    assert [e["step"] for e in samples] == [20, 40, 60]
+    assert samples[0].keys() == {"kind", "step", "prompt", "expected", "answer"}
+
+
+def test_the_adapter_written_gives_the_loss_that_was_told(tiny_model: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from workbench.training.batches import collate
+    from workbench.training.losses import plain_loss
+
+    summary = go(tiny_model, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, str(tmp_path / "adapter")).eval()
+    batch = collate(list(enumerate(rows(8, start=100))), pad=2)
+    with torch.no_grad():
+        loss = plain_loss(model, batch["input_ids"], batch["labels"], batch["attention_mask"]) / (8 * 4)
+    assert float(loss) == pytest.approx(summary["best_validation_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"micro_batch_size": 2}, {"checkpointing": "on"}])
+def test_how_a_step_is_cut_does_not_change_what_is_learned(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    whole = go(tiny_model, tmp_path / "whole", micro_batch_size=8)
+    cut = go(tiny_model, tmp_path / "cut", **changes)
+    assert cut["last_validation_loss"] == pytest.approx(whole["last_validation_loss"], abs=2e-4)
+
+
+def test_the_same_seed_gives_the_same_loss(tiny_model: Path, tmp_path: Path) -> None:
+    first, second = go(tiny_model, tmp_path / "a", dropout=0.1), go(tiny_model, tmp_path / "b", dropout=0.1)
+    assert first["last_validation_loss"] == second["last_validation_loss"]
+
+
+@pytest.mark.parametrize("changes", [{"dora": True}, {"rslora": True}, {"optimizer": "adamw_8bit"}, {"schedule": "constant"}])  # fmt: skip
+def test_every_choice_of_method_trains(tiny_model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    summary = go(tiny_model, tmp_path, dtype="bfloat16", **changes)
+    assert summary["last_validation_loss"] < 6.0
+
+
+def test_full_fine_tuning_writes_a_model_with_its_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+    summary = go(tiny_model, tmp_path, dtype="bfloat16", kind="full", learning_rate=3e-3)
+    assert summary["trainable_parameters"] > 60_000
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "model").iterdir()}
+
+
+def test_qlora_trains_twenty_steps_through_nf4_on_the_cpu_and_its_adapter_moves(tiny_model: Path, tmp_path: Path) -> None:
+    summary = go(tiny_model, tmp_path, dtype="bfloat16", kind="qlora", max_steps=20)
+    assert summary["moved_tensors"] == summary["trained_tensors"] > 0
+    assert summary["last_validation_loss"] < summary["first_validation_loss"]
+
+
+def test_the_step_with_the_lowest_validation_loss_is_what_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    # A rate that breaks the model after it has learned something.
+    summary = go(tiny_model, tmp_path, events, learning_rate=0.3, warmup_share=1.0, evaluations=STEPS, max_grad_norm=1e9)
+    losses = {e["step"]: e["value"] for e in events if e.get("name") == "validation/loss"}
+    assert summary["best_step"] == min(losses, key=losses.__getitem__) < STEPS
+    assert summary["best_validation_loss"] == min(losses.values())
+    assert any("its weights stay" in e.get("text", "") for e in events)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.training import trainer
+
+    real = trainer.answer_loss
+    calls = []
+
+    def breaks(*args: Any) -> torch.Tensor:
+        calls.append(1)
+        return real(*args) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(trainer, "answer_loss", breaks)
+    with pytest.raises(WorkbenchError, match=r"loss is nan at step 3, rows (r\d+(, )?){8}"):
+        go(tiny_model, tmp_path)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_an_adapter_that_did_not_move_is_no_result(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match="did not move"):
+        go(tiny_model, tmp_path, learning_rate=1e-30)
+
+
+def test_what_cannot_train_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="method.target_modules"):
+        go(tiny_model, tmp_path, target_modules=["no_such_layer"])
+    with pytest.raises(RequestError, match="loss scaling"):
+        go(tiny_model, tmp_path, dtype="float16")
+    with pytest.raises(RequestError, match="trains nothing"):
+        train(tiny_model, method(), [TokenRow("a", (1, 2), (False, False))], [], tmp_path, seed=1, dtype="float32",
+              device="cpu", threads=1, event=lambda *a, **k: None)  # fmt: skip
+
+
+def test_evaluations_are_spread_and_the_last_step_is_among_them() -> None:
+    assert evaluation_steps(100, 4) == {25, 50, 75, 100}
+    assert evaluation_steps(2, 5) == {1, 2}
+
+
+SCRIPT = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training_sft import method, rows
+from workbench.training.sft import train
+
+def event(kind, **fields):
+    print(kind, fields, flush=True)
+    if kind == "metric" and fields["name"] == "train/loss":
+        time.sleep(0.15)
+
+train(Path({base!r}), method(save_minutes=0.003, dropout=0.1), rows(40), rows(8, start=100), Path({out!r}), seed=3,
+      dtype="bfloat16", device="cpu", threads=1, event=event)
+"""
+
+
+def interrupted(base: Path, out: Path, signal_number: int) -> tuple[int, str]:
+    """Train in a process of its own and send it a signal once a few steps are logged."""
+    code = SCRIPT.format(tests=str(Path(__file__).parent), base=str(base), out=str(out))
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             env={**os.environ, "HF_HUB_OFFLINE": "1"})  # fmt: skip
+    said, deadline = "", time.monotonic() + 120
+    assert child.stdout is not None
+    while time.monotonic() < deadline:
+        line = child.stdout.readline()
+        said += line
+        if "train/loss" in line and "'step': 7" in line:
+            child.send_signal(signal_number)
+            break
+    rest, errors = child.communicate(timeout=60)
+    return child.returncode, said + rest + errors
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_stopped(
+    tiny_model: Path, tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    code, said = interrupted(tiny_model, tmp_path / "cut", signal_number)
+    if signal_number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert "KeyboardInterrupt" in said
+        assert "a checkpoint is written" in said
+    events: list[dict[str, Any]] = []
+    resumed = go(tiny_model, tmp_path / "cut", events, dtype="bfloat16", save_minutes=0.003, dropout=0.1)
+    assert 0 < resumed["resumed_from"] <= 8
+    assert any(e.get("text") == f"resumed from step {resumed['resumed_from']}" for e in events)
+    whole = go(tiny_model, tmp_path / "whole", dtype="bfloat16", dropout=0.1)
+    for key in ("first_validation_loss", "last_validation_loss", "best_validation_loss"):
+        assert resumed[key] == pytest.approx(whole[key], abs=2e-3)
+    for key in ("best_step", "total_tokens", "trained_tokens", "moved_tensors"):
+        assert resumed[key] == whole[key]
+
+
+def test_checkpoints_of_another_request_are_not_gone_on_from(tiny_model: Path, tmp_path: Path) -> None:
+    go(tiny_model, tmp_path)
+    events: list[dict[str, Any]] = []
+    assert go(tiny_model, tmp_path, events, learning_rate=1e-2)["resumed_from"] is None
+    assert any("starting over" in e.get("text", "") for e in events)
+
+
+def test_a_run_killed_after_its_last_step_only_writes_what_was_missing(tiny_model: Path, tmp_path: Path) -> None:
+    first = go(tiny_model, tmp_path)
+    second = go(tiny_model, tmp_path)
+    assert second["resumed_from"] == STEPS
+    assert second["best_validation_loss"] == first["best_validation_loss"]
+    assert second["moved_tensors"] == first["moved_tensors"]
