@@ -71,7 +71,7 @@ def build(wheel_folder: Path, out: Path) -> None:
     rows, groups = drop_small_categories(rows, groups)
     overlap = shares_a_run(rows)
     test, validation = choose_evaluation(rows, groups, overlap)
-    train = choose_train(rows, groups, overlap, test + validation)
+    train = [i for i in choose_train(rows, groups, overlap, test + validation) if fits(rows[i])]
     assert not overlap[train][:, test + validation].nnz, "train shares a run of words with a test"
     for split, chosen in zip(SPLITS, (train, validation, test), strict=True):
         # Shuffled, so that the first N rows of a file are a fair sample of it.
@@ -123,6 +123,11 @@ def is_usable(rule: dict, text: str) -> bool:
         return False
     untagged = re.sub(r".*SPDX-License-Identifier.*", "", text, flags=re.I)
     return len(re.findall(r"\w+", untagged)) >= MIN_WORDS_BESIDE_TAG
+
+
+def fits(row: dict) -> bool:
+    """Whether a training row is no longer in bytes than a page of English: Japanese is three bytes, and tokens, a sign."""
+    return len(row["text"].encode()) <= MAX_CHARS
 
 
 def drop_ambiguous(rows: Rows) -> Rows:

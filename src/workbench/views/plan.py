@@ -15,7 +15,7 @@ from workbench.recipe import Model, Recipe, weights_of
 from workbench.records import Example
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, model_folder, model_is_here
-from workbench.training.memory import estimate_memory
+from workbench.training.model import estimate_memory
 from workbench.views.show import megabytes, show
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer is not here yet.
