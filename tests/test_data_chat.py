@@ -148,7 +148,10 @@ def test_a_missing_template_and_an_unreadable_one_are_refused(tiny_model: Path, 
 
 
 def test_shots_become_turns_between_the_system_message_and_the_question() -> None:
-    shots = [example(("system", "old"), ("user", "q1"), ("assistant", "a1")), example(("user", "q2"), ("assistant", "a2"))]
+    shots = [
+        example(("system", "old"), ("user", "q1"), ("assistant", "a1")),
+        example(("user", "q2"), ("assistant", "a2")),
+    ]
     assert [(m.role, m.content) for m in few_shot(SIMPLE.prompt, shots)] == [
         ("system", "Be short."), ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"),
         ("user", "What is it?"),

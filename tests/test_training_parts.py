@@ -97,7 +97,9 @@ def test_the_optimizer_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> Non
 
 
 def save(root: Path, step: int, best: int | None = None) -> Path:
-    return write_checkpoint(root, step, {"fingerprint": "x"}, lambda f: (f / "w.bin").write_text("w" * step) and None, best)
+    return write_checkpoint(
+        root, step, {"fingerprint": "x"}, lambda f: (f / "w.bin").write_text("w" * step) and None, best
+    )
 
 
 def test_the_newest_two_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -175,7 +177,9 @@ def test_rows_and_recomputing_are_chosen_by_what_fits(tiny_model: Path) -> None:
         return micro * 1000
 
     assert fit(tiny_model, Method(batch_size=8), "bfloat16", padded, 10**12) == (8, False)
-    micro, again = fit(tiny_model, Method(batch_size=8), "bfloat16", padded, 30_000_000)
+    micro, _ = fit(tiny_model, Method(batch_size=8), "bfloat16", padded, 30_000_000)
     assert micro < 8
     assert fit(tiny_model, Method(batch_size=8), "bfloat16", padded, 1) == (1, True)
-    assert fit(tiny_model, Method(batch_size=8, micro_batch_size=4, checkpointing="on"), "bfloat16", padded, 10**12) == (4, True)
+    assert fit(
+        tiny_model, Method(batch_size=8, micro_batch_size=4, checkpointing="on"), "bfloat16", padded, 10**12
+    ) == (4, True)

@@ -126,7 +126,7 @@ def is_usable(rule: dict, text: str) -> bool:
 
 
 def fits(row: dict) -> bool:
-    """Whether a training row is no longer in bytes than a page of English: Japanese is three bytes, and tokens, a sign."""
+    """Whether a training row is no longer in bytes than a page of English: Japanese takes three a sign."""
     return len(row["text"].encode()) <= MAX_CHARS
 
 

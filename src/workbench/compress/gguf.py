@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.apart import read_request, run_apart
+from workbench.engines.child import call
 from workbench.errors import WorkbenchError
 
 # The type most weights of a format have; rows that its blocks do not divide fall back to a larger one.
@@ -33,8 +33,9 @@ def write_gguf(
         folder = Path(temporary)
         samples = folder / "calibration.json"
         samples.write_text(json.dumps([{"text": text} for text in joined(texts[:rows], tokens)]), encoding="utf-8")
-        request = {"model": str(model_dir), "out": str(folder / "out"), "format": format, "samples": str(samples)}
-        run_apart("workbench.compress.gguf", request)
+        paths = {"model": model_dir, "out": folder / "out", "samples": samples}
+        request = {key: str(path.resolve()) for key, path in paths.items()}
+        call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
         made = sorted((folder / "out").rglob("*.gguf"))
         if len(made) != 1:
             raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format}")
@@ -84,23 +85,18 @@ def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """The child process: one conversion."""
-    request = read_request()
+def convert_here(model: str, out: str, samples: str, format: str) -> None:
+    """In a child process, which AutoRound fills with its talk and state: one conversion."""
     from auto_round import AutoRound
 
-    scheme = request["format"].removeprefix("gguf_")
+    scheme = format.removeprefix("gguf_")
     rounding = AutoRound(
-        request["model"],
+        model,
         scheme=f"GGUF:{scheme.upper()}",
         iters=0,
-        dataset=request["samples"],
+        dataset=samples,
         nsamples=32,
         seqlen=CALIBRATION_TOKENS,
         batch_size=8,
     )
-    rounding.quantize_and_save(output_dir=request["out"], format=f"gguf:{scheme}")
-
-
-if __name__ == "__main__":
-    main()
+    rounding.quantize_and_save(output_dir=out, format=f"gguf:{scheme}")

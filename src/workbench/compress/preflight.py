@@ -65,7 +65,7 @@ def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> 
 
 
 def known_tokenizer(tokenizer_json: Path) -> bool:
-    """Whether the converter recognises the tokenizer, by the digest of its ids for a fixed text; SentencePiece always."""
+    """Whether the converter knows the tokenizer, by the digest of its ids for a fixed text; SentencePiece always."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_json))

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.apart import read_request, run_apart
+from workbench.engines.child import call
 from workbench.errors import WorkbenchError
+
+REQUEST = ".request.json"
 
 
 def write_w8a8(model_dir: Path, out_dir: Path, texts: Sequence[str], *, rows: int, tokens: int) -> dict[str, Any]:
@@ -20,10 +22,9 @@ def write_w8a8(model_dir: Path, out_dir: Path, texts: Sequence[str], *, rows: in
     dtype counts. Raises WorkbenchError when what was written is not 8-bit.
     """
     started = time.monotonic()
-    run_apart(
-        "workbench.compress.tensors",
-        {"model": str(model_dir), "out": str(out_dir), "texts": list(texts[:rows]), "tokens": tokens},
-    )
+    request = {"model": str(model_dir), "out": str(out_dir), "texts": list(texts[:rows]), "tokens": tokens}
+    call("workbench.compress.tensors:quantize_here", {"request_file": written(request, out_dir)}, what="llm-compressor")
+    (out_dir / REQUEST).unlink()
     dtypes = dtype_bytes(out_dir)
     linear = sum(count for kind, count in dtypes.items() if kind != "I8")
     if dtypes.get("I8", 0) == 0 or "quantization_config" not in json.loads((out_dir / "config.json").read_text()):
@@ -50,9 +51,16 @@ def dtype_bytes(folder: Path) -> dict[str, int]:
     return found
 
 
-def main() -> None:
-    """The child process: one quantization."""
-    request = read_request()
+def written(request: dict[str, Any], folder: Path) -> str:
+    """The child's request as a file: calibration rows are too long for a command line."""
+    path = folder / REQUEST
+    path.write_text(json.dumps(request), encoding="utf-8")
+    return str(path.resolve())
+
+
+def quantize_here(request_file: str) -> None:
+    """In a child process, which llm-compressor fills with its talk and state: one quantization."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -74,7 +82,3 @@ def main() -> None:
     )
     model.save_pretrained(request["out"], save_compressed=True)
     tokenizer.save_pretrained(request["out"])
-
-
-if __name__ == "__main__":
-    main()

@@ -44,7 +44,7 @@ def answer_ids(
         yield from ((i, ids, seconds) for i, ids in zip(batch, told, strict=True))
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[list[int]]) -> int:
     """How many tokens all rows start with; a row's last token never counts, so that each has one left to read."""
     if not rows:
         return 0
@@ -62,7 +62,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         order = order[take:]
 
 
-def read_prefix(model: Any, rows: Sequence[Sequence[int]]) -> Prefix | None:
+def read_prefix(model: Any, rows: Sequence[list[int]]) -> Prefix | None:
     """Read the start that all rows share; None when it is short, or the model's attention cannot share it.
 
     That is so for attention other than ours, and for sliding windows, which would count tokens across the seam.

@@ -1,14 +1,9 @@
-"""Ask a GGUF file through llama.cpp's own server, on loopback, in a process of its own that dies with this one."""
+"""Ask a GGUF file through llama.cpp's server, in a child process on loopback, several requests at once."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,128 +11,133 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from workbench.errors import WorkbenchError
+from workbench.engines.child import child, tail
+from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
-START_SECONDS = 120
-ANSWER_SECONDS = 600
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+START_TIMEOUT_S = 120.0
+ADDRESS = "address.txt"
+# Without proxies: a server on loopback is never behind one, whatever the environment says.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
 def llamacpp_engine(
-    gguf: Path, *, parallel: int = 8, context: int = 4096, threads: int | None = None
+    gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None
 ) -> Iterator[Callable[[Sequence[Sequence[Message]], int], Iterator[tuple[int, Answer]]]]:
-    """Serve a GGUF file and give the function that asks it, `parallel` prompts at a time, greedily.
+    """Serve a GGUF and give the function that asks it, `parallel` requests at once, greedy.
 
-    Prompts are rendered by the file's own chat template. `context` bounds prompt and answer together, in tokens.
-    `Answer.seconds` is a request's wall time over `parallel`, so that the answers' sum is the arm's wall time.
-    Raises WorkbenchError, with the end of the server's log, when it does not come up or stops answering.
+    The file's own chat template is used. `context` is the longest prompt and answer together, in tokens. A slot
+    keeps the start of its last prompt, so a shared system prompt or examples are read once a slot.
+    `Answer.seconds` is a request's wall time over the requests in flight: what an answer costs at this load.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "server.log"
-        request = {"model": str(gguf), "parallel": parallel, "context": context, "threads": threads or os.cpu_count()}
-        with log.open("w") as stream:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "workbench.engines.llamacpp", json.dumps(request)],
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                text=True,
-            )
-        try:
-            address = wait_for_address(server, log)
+    with serve(gguf, parallel=parallel, context=context, threads=threads) as (url, log):
 
-            def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
-                with ThreadPoolExecutor(parallel) as pool:
-                    waiting = {
-                        pool.submit(answer, address, prompt, max_new_tokens, parallel): index
-                        for index, prompt in enumerate(prompts)
-                    }
-                    try:
-                        for done in as_completed(waiting):
-                            yield waiting[done], done.result()
-                    except (OSError, json.JSONDecodeError, KeyError) as error:
-                        raise WorkbenchError(f"llama.cpp stopped answering: {error}\n{tail(log)}") from None
-                    finally:
-                        for future in waiting:
-                            future.cancel()
+        def one(index: int, prompt: Sequence[Message], max_new_tokens: int, at_once: int) -> tuple[int, Answer]:
+            body = {
+                "messages": message_dicts(prompt),
+                "max_tokens": max_new_tokens,
+                "temperature": 0.0,
+                "cache_prompt": True,
+            }
+            started = time.perf_counter()
+            try:
+                told = request(f"{url}/v1/chat/completions", body)
+            except (OSError, ValueError) as error:
+                raise WorkbenchError(_why(error, index, context) + "\n" + log(), where=str(gguf)) from error
+            seconds = (time.perf_counter() - started) / at_once
+            choice, usage = told["choices"][0], told["usage"]
+            finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+            text = choice["message"]["content"] or ""
+            return index, Answer(text, finish, usage["prompt_tokens"], usage["completion_tokens"], seconds)
 
-            yield ask
-        finally:
-            server.kill()
-            server.wait()
+        def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+            at_once = max(1, min(parallel, len(prompts)))
+            pool = ThreadPoolExecutor(at_once)
+            try:
+                jobs = [pool.submit(one, i, prompt, max_new_tokens, at_once) for i, prompt in enumerate(prompts)]
+                for job in as_completed(jobs):
+                    yield job.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
-
-def wait_for_address(server: subprocess.Popen[str], log: Path) -> str:
-    """The server's address, once it says so and answers as healthy."""
-    assert server.stdout is not None
-    line = server.stdout.readline().strip()  # empty when the child has died
-    deadline = time.monotonic() + START_SECONDS
-    while line and server.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{line}/v1/models", timeout=5):
-                return line
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise WorkbenchError(f"llama.cpp could not load the file:\n{tail(log)}", where="llama.cpp")
+        yield ask
 
 
-def tail(log: Path) -> str:
-    """The end of the server's log."""
-    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-6:])
+@contextmanager
+def serve(
+    gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """A healthy llama.cpp server: its base URL, and a function that gives the end of its log.
 
-
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One JSON request."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
-        return json.load(response)
-
-
-def answer(address: str, prompt: Sequence[Message], max_new_tokens: int, parallel: int) -> Answer:
-    """Ask one prompt."""
-    body = {
-        "messages": message_dicts(prompt),
-        "max_tokens": max_new_tokens,
-        "temperature": 0,
-        "cache_prompt": True,
+    WorkbenchError with that end when it does not come up in two minutes.
+    """
+    if not gguf.is_file():
+        raise RequestError("there is no such GGUF file", where=str(gguf))
+    arguments = {
+        "path": str(gguf.resolve()),
+        "parallel": parallel,
+        "context": context,
+        "threads": threads or os.cpu_count() or 1,
     }
-    started = time.perf_counter()
-    told = post(f"{address}/v1/chat/completions", body)
-    seconds = (time.perf_counter() - started) / parallel
-    choice, usage = told["choices"][0], told["usage"]
-    return Answer(
-        choice["message"].get("content") or "",
-        "stop" if choice["finish_reason"] == "stop" else "length",
-        int(usage["prompt_tokens"]),
-        int(usage["completion_tokens"]),
-        seconds,
-    )
+    with child("workbench.engines.llamacpp:serve_here", arguments) as (process, folder):
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _healthy(folder / ADDRESS):
+            if process.poll() is not None or time.monotonic() > deadline:
+                state = "ended" if process.poll() is not None else f"was not ready after {START_TIMEOUT_S:.0f} s"
+                raise WorkbenchError(
+                    f"llama.cpp's server {state}\n{tail(folder)}",
+                    where=str(gguf),
+                    remedy="the last lines above are the server's own; a file it cannot read must be quantized again",
+                )
+            time.sleep(0.05)
+        yield (folder / ADDRESS).read_text(), lambda: tail(folder)
 
 
-def main() -> None:
-    """The child: load, say the address on standard output, serve until the parent is gone."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
-    request = json.loads(sys.argv[1])
+def serve_here(path: str, parallel: int, context: int, threads: int) -> None:
+    """Serve in this process until it is killed; the address goes to `address.txt` in the working directory."""
     import xllamacpp
 
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = request["model"]
-    parameters.port = 0
-    parameters.n_parallel = request["parallel"]
-    parameters.n_ctx = request["context"] * request["parallel"]
-    parameters.cpuparams.n_threads = request["threads"]
-    parameters.cpuparams_batch.n_threads = request["threads"]
-    parameters.use_jinja = True
-    parameters.n_gpu_layers = -1
-    server = xllamacpp.Server(parameters)
-    print(server.listening_address, flush=True)
-    while os.getppid() != 1:
-        time.sleep(1)
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.n_parallel, params.n_ctx = parallel, context * parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.fit_params = False  # a context cut to fit memory would cut prompts without a word
+    params.cache_ram_mib = 0  # no second copy of old prompts in memory
+    params.ui = False
+    params.verbosity = 2  # warnings and errors: what `tail` shows when it does not come up
+    # Answers come verbatim: no part is taken for "thinking" and moved out of the content.
+    params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
+    server = xllamacpp.Server(params)
+    part = Path(ADDRESS + ".part")
+    part.write_text(server.listening_address)
+    part.rename(ADDRESS)
+    while True:
+        time.sleep(3600)
 
 
-if __name__ == "__main__":
-    main()
+def request(url: str, body: dict[str, Any] | None = None, timeout_s: float = 600.0) -> Any:
+    """One JSON request to the server: POST with a body, GET without; ValueError with the server's own error text."""
+    data = None if body is None else json.dumps(body).encode()
+    call = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
+    try:
+        with _OPENER.open(call, timeout=timeout_s) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        raise ValueError(error.read().decode(errors="replace")[:500]) from error
+
+
+def _healthy(address: Path) -> bool:
+    try:
+        return bool(request(address.read_text() + "/health", timeout_s=5.0)["status"] == "ok")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _why(error: Exception, index: int, context: int) -> str:
+    if "exceed" in str(error) and "context" in str(error):
+        return f"prompt {index} does not fit in {context} tokens: {error}"
+    return f"llama.cpp's server did not answer prompt {index}: {error}"

@@ -54,7 +54,7 @@ def table_rows(cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> ty
             yield from table_rows(kind, list(dataclasses.fields(kind)), f"{prefix}{spec.name}.")
             continue
         name = getattr(kind, "__name__", None) if not typing.get_args(kind) else str(kind)
-        default = spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()  # type: ignore[misc]
+        default = getattr(cls(), spec.name)
         yield f"| `{prefix}{spec.name}` | {escaped(name)} | {shown(default)} | {escaped(described(spec.metadata))} |"
 
 

@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
-from workbench.records import artefact, digest, file_sha256
+from workbench.records import digest, file_sha256
 from workbench.sources.fetch import fetch_hf, fetch_pypi
 
 
@@ -64,11 +64,21 @@ def resolve(source: str, *, sha256: str | None = None) -> Path:
             path = fetched(source, lambda into: fetch_hf(rest, into))
         case _:
             fetch = other_scheme(scheme, source)
-            path = fetched(source, lambda into: fetch(source, into) and None, keep=False)
+            path = fetched(source, lambda into: fetched_by(fetch, source, into), keep=False)
     if sha256:
-        found = file_sha256(path) if path.is_file() else artefact(path, path).sha256
-        check_promise(found, sha256, source)
+        check_promise(file_sha256(path) if path.is_file() else folder_sha256(path), sha256, source)
     return path
+
+
+def folder_sha256(folder: Path) -> str:
+    """A folder's digest, over its files' names and digests, without our own note of where it came from."""
+    return digest(
+        {
+            str(p.relative_to(folder)): file_sha256(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name != "source.json"
+        }
+    )
 
 
 def is_local(source: str) -> bool:
@@ -81,13 +91,18 @@ def is_here(source: str) -> bool:
     return is_local(source) or (slot(source) / "source.json").is_file()
 
 
+def fetched_by(fetch: Callable[[str, Path], Path], source: str, into: Path) -> None:
+    """Let another package's fetcher write straight into the folder."""
+    fetch(source, into)
+
+
 def content_digests(*sources: str | None) -> dict[str, str]:
     """The content digest of every local source among `sources`; others are held by revision or version."""
     found = {}
     for source in sources:
         if source and is_local(source):
             path = resolve(source)
-            found[source] = artefact(path, path).sha256
+            found[source] = file_sha256(path) if path.is_file() else folder_sha256(path)
     return found
 
 

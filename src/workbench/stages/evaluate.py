@@ -45,6 +45,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         write_whole(staging.folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
         manifest = run.manifest()
         context = {"recipe": asdict(recipe), "manifest": manifest, "datasets": splits.datasets}
+        context["prompts"] = {e.id: e.text for e in items}
         write_page(report, predictions, staging.folder / "report.html", title=run.recipe_name, context=context)
         drop_stale(staging.folder / "predictions", list(predictions))
         staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}

@@ -76,10 +76,10 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
 
     report = read_report(run)
     SCREEN.print(arms_table(report))
-    for line in gate_lines(report):
-        SCREEN.print(line)
+    for verdict in gate_lines(report):
+        SCREEN.print(verdict)
     for line in next_commands(recipe, run, report["gate"]["shipped"]):
-        SCREEN.print(line, soft_wrap=True)
+        SCREEN.print(line, markup=False, soft_wrap=True)
     if judged and not report["gate"]["passed"]:
         raise GateError("the gate said no: nothing was promoted", where=f"gate.{recipe.gate.name}",
                         remedy="the run is kept; the lines above say what was missing")  # fmt: skip

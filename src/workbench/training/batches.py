@@ -54,7 +54,7 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 
 def collate(rows: Sequence[tuple[int, TokenRow]], pad: int) -> dict[str, Any]:
-    """Right-padded `input_ids`, `attention_mask`, `labels` (−100 where no loss is taken), all (B, T), and `rows` (B,)."""
+    """Right-padded `input_ids`, `attention_mask`, `labels` (−100 for no loss), all (B, T), and `rows` (B,)."""
     longest = max(len(row.input_ids) for _, row in rows)
     shape = (len(rows), longest)
     ids = torch.full(shape, pad, dtype=torch.long)

@@ -85,9 +85,7 @@ def answer_loss(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor)
     return HeadLoss.apply(hidden[:, :-1][mask], head.weight, getattr(head, "bias", None), target)
 
 
-def plain_loss(
-    model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, mask_BT: torch.Tensor
-) -> torch.Tensor:
+def plain_loss(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """The same sum through the model's own forward: for heads that soft-cap or scale their logits."""
     logits = model(input_ids=input_ids_BT, attention_mask=mask_BT, use_cache=False).logits
     mask, target = trained_positions(labels_BT)

@@ -60,9 +60,7 @@ def shape_of(base: Path) -> Shape:
     )  # fmt: skip
 
 
-def footprint(
-    shape: Shape, method: Method, dtype: str, micro: int, tokens: int, checkpointing: bool
-) -> dict[str, Any]:
+def footprint(shape: Shape, method: Method, dtype: str, micro: int, tokens: int, checkpointing: bool) -> dict[str, Any]:
     """`estimate_memory` for micro-batches of `micro` rows of `tokens` tokens."""
     width = BYTES[dtype]
     embedding = shape.vocabulary * shape.hidden
@@ -157,6 +155,11 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     except (OSError, ValueError) as error:
         raise WorkbenchError(f"the model cannot be loaded: {error}", where=str(base)) from error
     model.config.use_cache = False
+    for module in model.modules():
+        # bitsandbytes repacks its weights at the first forward in evaluation mode on a CPU with AVX512-BF16, and the
+        # packed product has no backward: training after an evaluation would lose its gradients without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model if method.kind == "full" else with_adapter(model, method)
 
 

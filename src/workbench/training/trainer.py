@@ -61,7 +61,7 @@ class AnswerTrainer(SFTTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """The plan as a loader. It has a generator of its own, so that opening it leaves the global one alone."""
         return DataLoader(
-            self.token_rows,  # type: ignore[arg-type]
+            self.token_rows,
             batch_sampler=self.plan,
             collate_fn=self.collate,
             generator=torch.Generator().manual_seed(0),
@@ -128,7 +128,7 @@ class AnswerTrainer(SFTTrainer):
         self.after_evaluation(self.state.global_step)
         self.model.train()
         metrics = {"eval_loss": loss}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.pairing import compare_runs
+from workbench.evaluation.tables import arms_table, compare_table
 from workbench.runs import Run, read_json
 
 
@@ -25,8 +25,10 @@ def run(runs: str, metric: str, experiments: str, output: str) -> int:
         print(json.dumps(result, ensure_ascii=False, indent=1))
         return 0
     console = Console(highlight=False)
-    for table in tables(result):
-        console.print(table)
+    console.print(arms_table(result))
+    console.print(compare_table(result["comparisons"], result["confidence"]))
+    for line in result["said"]:
+        console.print(line, markup=False)
     return 0
 
 
@@ -44,8 +46,3 @@ def find(root: Path, name: str) -> Run:
         raise RequestError(what, where="runs", remedy=remedy)
     folder = known[matching[0]]
     return Run(folder, folder.parent.name, folder.name)
-
-
-def tables(result: dict) -> list[Table]:
-    """One table of values, one of paired differences."""
-    return []

@@ -28,11 +28,12 @@ def run(recipe: Recipe) -> int:
     splits = prepare(recipe.data, recipe.seed)
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)
+    counted = count_tokens(recipe, splits.train, base)
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
-        "data": about_data(recipe, splits, base),
-        "training": about_training(recipe, splits, base),
+        "data": about_data(recipe, splits, *counted),
+        "training": about_training(recipe, splits, *counted),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "disk": about_disk(recipe),
@@ -66,9 +67,8 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
     }
 
 
-def about_data(recipe: Recipe, splits: Splits, base: Path | None) -> dict[str, Any]:
+def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str) -> dict[str, Any]:
     """Rows, tokens and the data's licence."""
-    tokens, how = count_tokens(recipe, splits.train, base)
     return {
         "rows": f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test",
         "tokens": f"{how}{sum(tokens):,} in train, longest row {how}{max(tokens):,} of {recipe.method.max_length:,}",
@@ -89,12 +89,11 @@ def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None)
     return [len(row.input_ids) for row in rows], ""
 
 
-def about_training(recipe: Recipe, splits: Splits, base: Path | None) -> dict[str, Any]:
+def about_training(recipe: Recipe, splits: Splits, tokens: list[int], how: str) -> dict[str, Any]:
     """Method, steps and memory."""
     method = recipe.method
     an_epoch = math.ceil(len(splits.train) / method.batch_size)
     steps = method.max_steps or math.ceil(an_epoch * method.epochs)
-    tokens, how = count_tokens(recipe, splits.train, base)
     a_step = sum(tokens) / len(tokens) * method.batch_size
     memory = estimate_memory(recipe.model, method)
     return {
