@@ -24,9 +24,14 @@ def test_the_key_table_in_the_docs_is_the_schema() -> None:
     assert written[1].strip() == markdown().strip(), "python -m workbench.recipe.table prints the new table"
 
 
-def test_the_readme_lists_every_verb() -> None:
+def test_the_readme_lists_every_verb_with_its_meaning() -> None:
     text = (ROOT / "README.md").read_text()
-    assert [verb for verb in VERBS if f"`{verb}`" not in text] == []
+    assert [verb for verb, does in VERBS.items() if f"| `{verb}` | {does} |" not in text] == []
+
+
+def test_the_readme_shows_the_recipe_that_its_first_command_runs() -> None:
+    written = (ROOT / "recipes" / "legal_lora.yaml").read_text()
+    assert written[written.index("defaults:") :].strip() in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -17,7 +17,8 @@ import torch
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method
 from workbench.records import TokenRow
-from workbench.training.sft import evaluation_steps, train
+from workbench.training.settings import evaluation_steps
+from workbench.training.sft import train
 
 STEPS = 12
 

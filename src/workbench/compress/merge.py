@@ -19,14 +19,18 @@ from workbench.sources import refuse_code
 MOST_KL = 0.02
 
 
-def merge(base_dir: Path, adapter_dir: Path, out_dir: Path, *, probe: Sequence[TokenRow], dtype: str) -> dict[str, Any]:
+def merge(
+    base_dir: Path, adapter_dir: Path, out_dir: Path, *, tokenizer: Any, probe: Sequence[TokenRow], dtype: str
+) -> dict[str, Any]:
     """Write the merged model with tokenizer, template and stop tokens to `out_dir`; return how well it agrees.
+
+    `tokenizer` is the one, with its chat template, that the rows were rendered with.
 
     `kl` is the mean KL(adapter ‖ merged) in nats over the probe rows' trained positions, and
     `top_token_agreement` the share of them with the same most likely token. Raises WorkbenchError above MOST_KL.
     """
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -46,7 +50,6 @@ def merge(base_dir: Path, adapter_dir: Path, out_dir: Path, *, probe: Sequence[T
         )
     merged.config.use_cache = True
     merged.save_pretrained(out_dir)
-    tokenizer = AutoTokenizer.from_pretrained(adapter_dir, local_files_only=True)
     tokenizer.save_pretrained(out_dir)
     pin_stop_tokens(out_dir, {row.input_ids[-1] for row in probe}, tokenizer)
     return facts

