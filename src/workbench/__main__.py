@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def quiet_libraries() -> None:
         "BITSANDBYTES_NOWELCOME": "1",
     }.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that the CPU path does not need
 
 
 def complain(error: WorkbenchError, debug: bool) -> int:
