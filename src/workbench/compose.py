@@ -6,7 +6,6 @@ go through `hydra.main`, so that sweeps, launchers and its help work as its docu
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -190,14 +189,12 @@ def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], 
             print(f"error: {error}", file=sys.stderr)
             codes.append(error.exit_code)
 
-    # Hydra takes the job's name from the task.
-    named = functools.wraps(job, updated=())(job)
-    named.__name__ = verb
+    job.__name__ = verb  # Hydra takes the job's name from the task
     arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, search_path()]
     kept, sys.argv = sys.argv, ["workbench", *arguments, *hydra_settings(overrides)]
     GlobalHydra.instance().clear()
     try:
-        hydra.main(version_base="1.3", config_path=None, config_name=None)(named)()
+        hydra.main(version_base="1.3", config_path=None, config_name=None)(job)()
     finally:
         sys.argv = kept
     return max(codes, default=errors.OK)

@@ -58,6 +58,7 @@ def trl(base: Path, rows: list[TokenRow], steps: int, bf16: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(output_dir=folder, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=1e-3,
                          report_to="none", save_strategy="no", disable_tqdm=True,
+                         use_cpu=not torch.cuda.is_available(),
                          **({"bf16": False, "gradient_checkpointing": False} if bf16 else {}))  # fmt: skip
         settings: dict[str, Any] = {"model": str(base), "peft_config": lora}
         if bf16:
@@ -81,7 +82,7 @@ def ours(base: Path, rows: list[TokenRow], steps: int) -> float:
 
     method = Method(rank=16, alpha=32, learning_rate=1e-3, max_steps=steps, epochs=100.0, batch_size=BATCH)
     with tempfile.TemporaryDirectory() as folder:
-        train(base, method, rows, [], Path(folder), seed=1, dtype="bfloat16", device="cpu", threads=None, event=event)
+        train(base, method, rows, [], Path(folder), seed=1, dtype="bfloat16", device="auto", threads=None, event=event)
     later = [speed for step, speed in speeds if step > 1]
     return len(later) / sum(1 / speed for speed in later)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,9 +73,10 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any) -> tuple[Any, An
         )
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype="auto", local_files_only=True, use_safetensors=True
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # compressed-tensors has progress bars of its own
+            model = AutoModelForCausalLM.from_pretrained(
+                model_dir, dtype="auto", local_files_only=True, use_safetensors=True
+            )
     finally:
         logging.enable_progress_bar()
     if model.config._attn_implementation == "sdpa":  # a model that asks for another attention keeps it
