@@ -67,19 +67,13 @@ def test_a_trained_stop_token_that_is_not_eos_is_pinned_for_engines(tiny_model: 
 def test_a_merge_that_went_wrong_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.compress import merge as module
 
-    def twice(model, dtype):
-        """The adapter's delta is added a second time."""
-        import torch
-
-        delta = {n: m.get_delta_weight("default") for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    def wrong(model, dtype):
+        """Merged, but the head's weights are far too large."""
         merged = model.float().merge_and_unload()
-        for name, module_ in merged.named_modules():
-            key = f"base_model.model.{name}"
-            if key in delta:
-                module_.weight.data += delta[key].to(torch.float32)
+        merged.get_output_embeddings().weight.data *= 50
         return merged.to(dtype)
 
-    monkeypatch.setattr(module, "merged_in_fp32", twice)
+    monkeypatch.setattr(module, "merged_in_fp32", wrong)
     made = adapter(tiny_model, tmp_path / "adapter", 0.5)
     with pytest.raises(WorkbenchError, match="differs from its adapter"):
         module.merge(

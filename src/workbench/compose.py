@@ -171,6 +171,9 @@ def translated(error: Exception, path: Path) -> RequestError:
     for link in chain:
         if isinstance(link, OmegaConfBaseException) and link.full_key:
             return bad_key(str(link.full_key), str(link.msg or link))
+    told = re.search(r"full_key: (\S+)", str(error))
+    if told:
+        return bad_key(told[1], str(error).splitlines()[1])
     named = re.search(r"(?:Could not override|override) '?([\w.]+)'?", str(error))
     if named and named[1] not in known_keys():
         return bad_key(named[1], str(error))

@@ -134,7 +134,7 @@ def run(
         watch.screen.close()
     if trainer.state.global_step < steps:
         event("said", text=f"stopped after step {trainer.state.global_step} of {steps}: a checkpoint is written")
-        raise KeyboardInterrupt
+        stop.take_effect()
 
     best = progressed.best_step
     if best is not None and best != steps:

@@ -37,6 +37,14 @@ class Stop:
     """Set by a first SIGINT or SIGTERM; a second one is not caught."""
 
     asked: bool = False
+    number: int = 0
+    handler: Any = None
+
+    def take_effect(self) -> None:
+        """What the signal would have done: its own handler, where it is a function, else KeyboardInterrupt."""
+        if callable(self.handler):
+            self.handler(self.number, None)
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -49,7 +57,7 @@ def stopping() -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: Any) -> None:
-        stop.asked = True
+        stop.asked, stop.number, stop.handler = True, number, before[signal.Signals(number)]
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

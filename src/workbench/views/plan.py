@@ -93,7 +93,7 @@ def about_training(recipe: Recipe, splits: Splits, tokens: list[int], how: str) 
     """Method, steps and memory."""
     method = recipe.method
     an_epoch = math.ceil(len(splits.train) / method.batch_size)
-    steps = method.max_steps or math.ceil(an_epoch * method.epochs)
+    steps = min(math.ceil(an_epoch * method.epochs), method.max_steps or math.inf)
     a_step = sum(tokens) / len(tokens) * method.batch_size
     memory = estimate_memory(recipe.model, method)
     return {
