@@ -17,14 +17,15 @@ import pytest
 from workbench.__main__ import main
 
 RECIPE = """\
-# fourteen lines are all that a table of one's own needs
+# a dozen lines are all that a table of one's own needs
 defaults: [workbench, {{evaluate: exact_match}}, _self_]
 model: {{source: "dir:{model}", licence: Apache-2.0}}
 data:
   train: file:mine.csv
   columns: {{prompt: "Kunden Frage", answer: "Antwort (neu)"}}
   system: Answer in one word.
-method: {{learning_rate: 1e-3, epochs: 1000, max_steps: {steps}, evaluations: 2, sample_answers: 1, save_minutes: 0.001}}
+method: {{learning_rate: 1e-3, epochs: 1000, max_steps: {steps}, evaluations: 2,
+  sample_answers: 1, save_minutes: 0.001}}
 evaluate: {{few_shot: 2, max_new_tokens: 4}}
 gate: {{min_rows: 5}}
 """

@@ -71,7 +71,7 @@ def tail(folder: Path, lines: int = 15) -> str:
 
 
 def _exit_with_parent() -> None:
-    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+    while os.read(0, 1):
         pass
     os._exit(130)
 
