@@ -21,6 +21,7 @@ NF4_BYTES = 0.52  # 4 bits, and the scales after double quantization (arXiv 2305
 # Tensors that autograd keeps for one token in one layer, in units of the hidden and the MLP width; fitted to the
 # peak of SmolLM2-135M and right within a third for the Llama family.
 KEPT_HIDDEN, KEPT_MLP = 34, 9
+SHORT_ROW = 640  # tokens; beyond, the attention scores that plain products keep for the backward pass cost too much
 HEAD_ROWS = 512  # rows whose float32 logits exist at once: losses.ROWS_A_CHUNK
 SHARE_OF_MEMORY = 0.8
 
@@ -145,7 +146,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
             bnb_4bit_compute_dtype=torch_dtype,
         )  # fmt: skip
     # On the CPU and for short rows, two plain matrix products beat the fused kernel's backward by a third.
-    attention = "eager" if device == "cpu" and longest <= 512 else "sdpa"
+    attention = "eager" if device == "cpu" and longest <= SHORT_ROW else "sdpa"
     set_seed(seed)
     try:
         model = AutoModelForCausalLM.from_pretrained(
