@@ -164,3 +164,14 @@ def test_the_mask_is_told_without_torch() -> None:
 
     code = "import workbench.data.chat, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_switch_that_training_needs_is_pinned_in_the_template_that_is_served(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thinking.jinja").write_text(THINKING)
+    tokenizer = load_tokenizer(tiny_model, str(tmp_path / "thinking.jinja"))
+    prompt = (Message("user", "Which licence?"),)
+    plainly = tokenizer.apply_chat_template(message_dicts(prompt), add_generation_prompt=True, tokenize=False)
+    assert plainly.endswith("<think>\n\n</think>\n\n")
+    assert tokenizer(plainly, add_special_tokens=False)["input_ids"] == prompt_ids(prompt, tokenizer)

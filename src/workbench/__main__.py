@@ -17,18 +17,21 @@ from workbench.errors import RequestError, WorkbenchError, nearest
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {
     "train": LIFE,
+    "label": "that one stage: a teacher answers the prompts, within budget, terms and privacy",
     "merge": "that one stage: the adapter into 16-bit weights",
     "quantize": "that one stage: the merged model in each wanted format",
     "evaluate": "that one stage: every arm on the test rows, and the gate",
     "register": "that one stage: the proven model into the MLflow registry",
     "plan": "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
     "preview": "rows as the model will see them, the trained tokens in colour",
+    "verify": "verify egress: every line of the log of what has left, against its chain and the ledger",
     "compare": "runs side by side, paired item by item: compare runs=NAME/DIGEST,NAME/DIGEST",
     "ui": "the MLflow UI on this project's store, loopback only",
     "doctor": "versions, devices, disk, store, and which keys are set",
 }
 WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
     "compare": {"runs": "", "metric": "", "experiments": "experiments", "output": "text", "debug": False},
+    "verify": {"egress": False, "experiments": "experiments", "output": "text", "debug": False},
     "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
     "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
 }
@@ -113,6 +116,8 @@ def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
     values = dict(known)
     for word in words:
         key, equals, text = word.partition("=")
+        if not equals and known.get(key) is False:  # `verify egress`
+            equals, text = "=", "true"
         if not equals or key not in known:
             raise RequestError(f"cannot use {word!r} here", where=key, remedy=nearest(key, known))
         kind = type(known[key])
@@ -125,11 +130,13 @@ def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
 
 def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
     """The views that look at what is already there."""
-    from workbench.views import compare, doctor, ui
+    from workbench.views import compare, doctor, ui, verify
 
     match verb:
         case "compare":
             return compare.run(values["runs"], values["metric"], values["experiments"], values["output"])
+        case "verify":
+            return verify.run(values["egress"], values["experiments"], values["output"])
         case "ui":
             return ui.run(values["experiments"], values["uri"], values["port"])
         case _:

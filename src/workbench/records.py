@@ -73,6 +73,23 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a teacher answered to one row, with what it cost and the hashes of the requests that bought it.
+
+    `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
+    """
+
+    id: str
+    answer: str
+    model: str
+    rationale: str = ""
+    agreement: float = 1.0
+    usd: float = 0.0
+    requests: tuple[str, ...] = ()
+    logprobs: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Artefact:
     """A file or folder with its SHA-256 (a folder's is taken over its files' names and digests)."""
 

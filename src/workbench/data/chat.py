@@ -24,6 +24,8 @@ PROBE = (Message("user", "Probe"), Message("assistant", "Answer"))
 def load_tokenizer(base: Path, chat_template: str | None) -> Any:
     """The tokenizer of a model folder, with `chat_template` (a Jinja file) in place of its own when given.
 
+    A switch that prompts and answers need to agree is pinned in its template.
+
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
     from transformers import AutoTokenizer
@@ -38,6 +40,10 @@ def load_tokenizer(base: Path, chat_template: str | None) -> Any:
         raise RequestError(
             "the tokenizer has no chat template", where=str(base), remedy="set model.chat_template to a Jinja file"
         )
+    if isinstance(tokenizer.chat_template, str):
+        # Written into the template itself, the switch holds in every engine that the student is ever served by.
+        for name, value in template_switches(tokenizer, str(base)).items():
+            tokenizer.chat_template = f"{{% set {name} = {str(value).lower()} %}}{tokenizer.chat_template}"
     return tokenizer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from workbench.data.containers import UnreadableError, kind
@@ -17,6 +18,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
 }
+BLANK = "\u241fno answer\u241f"  # stands for an answer that a teacher will give
 ROLES: dict[str, Role] = {
     "system": "system", "developer": "system", "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
@@ -168,6 +170,40 @@ def text_of(value: Any, what: str) -> str:
     if value is None or isinstance(value, str):
         raise UnreadableError(f"{what} is {'missing' if value is None else 'empty'}")
     raise UnreadableError(f"{what} is {kind(value)}, not text")
+
+
+def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
+    """Put a stand-in where a row has no answer, so that every layout can be read; the data section that fits it."""
+    columns = data.columns
+    if columns.prompt and not columns.answer:
+        data = replace(data, columns=replace(columns, answer="answer"))
+    for row in rows:
+        if columns.prompt:
+            fill(row, data.columns.answer or "answer")
+        elif "prompt" in row:
+            fill(row, "completion")
+        elif "instruction" in row:
+            fill(row, "output")
+        for turns in ("messages", "conversations"):
+            said = row.get(turns)
+            if isinstance(said, list) and said and isinstance(said[-1], dict):
+                role = said[-1].get("role") or said[-1].get("from")
+                if ROLES.get(str(role)) != "assistant":
+                    row[turns] = [*said, {"role": "assistant", "content": BLANK}]
+    return data
+
+
+def fill(row: dict[str, Any], column: str) -> None:
+    """Put the stand-in into an empty or missing column."""
+    if row.get(column) in (None, ""):
+        row[column] = BLANK
+
+
+def without_blank(example: Example) -> Example:
+    """The example with an empty answer in place of the stand-in."""
+    if example.answer != BLANK:
+        return example
+    return replace(example, messages=(*example.prompt, Message("assistant", "")))
 
 
 class Ids:

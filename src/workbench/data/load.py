@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.data.containers import UnreadableError, read_rows
-from workbench.data.layouts import Ids, choose_layout, example_of
+from workbench.data.layouts import Ids, choose_layout, example_of, with_blanks, without_blank
 from workbench.recipe import Data
 from workbench.records import Example
 
@@ -34,23 +34,27 @@ class Loaded:
     said: list[str]
 
 
-def load(path: Path, data: Data, *, part: str = "train") -> Loaded:
+def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = False) -> Loaded:
     """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out.
 
     A folder that holds several splits gives the one called `part`. The line of a row is where it starts in
-    the file, counted from 1; Parquet and `datasets` rows are counted from 1. Raises RequestError when the
+    the file, counted from 1; Parquet and `datasets` rows are counted from 1. With `unanswered`, a row without an
+    answer gets the empty one: a teacher will be asked. Raises RequestError when the
     file, the layout or a mapped column is not there; a bad row never raises.
     """
     said: list[str] = []
     raws = list(read_rows(path, part, said))
     rows = [raw.row for raw in raws if raw.row is not None]
+    if unanswered:
+        data = with_blanks(rows, data)
     layout = data.format if raws and not rows else choose_layout(rows, data, path.name)
     examples, bad, ids = [], [], Ids()
     for raw in raws:
         try:
             if raw.row is None:
                 raise UnreadableError(raw.reason)
-            examples.append(example_of(raw.row, raw.where, layout, data, ids))
+            example = example_of(raw.row, raw.where, layout, data, ids)
+            examples.append(without_blank(example) if unanswered else example)
         except UnreadableError as error:
             shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
             shown = shown.encode("utf-8", "backslashreplace").decode()[:RAW_CHARACTERS]

@@ -33,14 +33,18 @@ class Splits:
     datasets: list[dict[str, Any]]
 
 
-def prepare(data: Data, seed: int) -> Splits:
+def prepare(data: Data, seed: int, *, unanswered: bool = False) -> Splits:
     """Read and part the rows that `data` names; the same files, section and seed give the same rows.
+
+    `unanswered` lets training rows without an answer in.
 
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
     """
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    loaded = {part: readable(part, source, data) for part, source in sources.items() if source}
+    loaded = {
+        part: readable(part, source, data, unanswered and part == "train") for part, source in sources.items() if source
+    }
     said = [f"{part}: {line}" for part, found in loaded.items() for line in found.said]
     parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
     parts = without_shared_words(parts, said)
@@ -76,10 +80,10 @@ def prepare(data: Data, seed: int) -> Splits:
     )
 
 
-def readable(part: str, source: str, data: Data) -> Loaded:
+def readable(part: str, source: str, data: Data, unanswered: bool = False) -> Loaded:
     """The rows of one source, or a refusal when too many of them are bad."""
     path: Path = resolve(source)
-    found = load(path, data, part=part)
+    found = load(path, data, part=part, unanswered=unanswered)
     total = len(found.examples) + len(found.bad)
     if total and len(found.bad) / total > data.max_bad_share:
         reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in found.bad[:3])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
+from workbench.engines.memory import keep_freed_memory
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
@@ -23,6 +24,7 @@ def transformers_engine(
     device: str = "auto",
     batch_tokens: int = 8192,
     threads: int | None = None,
+    chat_template: str | None = None,
 ) -> Iterator[Callable[[Sequence[Sequence[Message]], int], Iterator[tuple[int, Answer]]]]:
     """Load a safetensors folder (and an unmerged PEFT adapter on it) and give the function that asks it.
 
@@ -31,17 +33,18 @@ def transformers_engine(
     quantized linear layer is rounded to int8 with its own scale a token and multiplied back. The answers are the
     quantized model's; the speed is not, since the products themselves are taken in 16 bits.
 
-    Prompts go through the tokenizer's chat template with its generation prompt. The next token is always the most
+    Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The next token is always the most
     likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole before it is yielded, and
     `Answer.seconds` is its wall time over its rows. `tokens_out` counts the stop token.
     """
     import torch
 
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads or os.cpu_count() or 1)
     try:
         place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = load(model_dir, adapter_dir, place)
+        model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
         stops = stop_ids(model, tokenizer)
 
         def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
@@ -59,7 +62,7 @@ def transformers_engine(
         torch.set_num_threads(before)
 
 
-def load(model_dir: Path, adapter_dir: Path | None, place: Any) -> tuple[Any, Any]:
+def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: str | None = None) -> tuple[Any, Any]:
     """Model (evaluation mode, on `place`) and tokenizer of a local folder; RequestError when it cannot be asked."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -67,6 +70,7 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any) -> tuple[Any, An
     if not (model_dir / "config.json").is_file():
         raise RequestError("no config.json: not a model folder", where=str(model_dir))
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    tokenizer.chat_template = chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
         raise RequestError(
             "the tokenizer has no chat template", where=str(model_dir), remedy="set model.chat_template to a Jinja file"

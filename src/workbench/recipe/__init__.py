@@ -20,6 +20,7 @@ from workbench.recipe.read import (
     to_dict,
     weights_of,
 )
+from workbench.recipe.teacher import Price, Teacher
 
 __all__ = [
     "Columns",
@@ -29,8 +30,10 @@ __all__ = [
     "Launch",
     "Method",
     "Model",
+    "Price",
     "Quantize",
     "Recipe",
+    "Teacher",
     "Tracking",
     "known_keys",
     "read",

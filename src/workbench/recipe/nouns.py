@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.recipe.keys import key
+from workbench.recipe.teacher import Teacher
 
 
 @dataclass
@@ -64,6 +65,12 @@ class Data:
     max_bad_share: float = key(0.01, "refuse when more rows cannot be read", at_least=0, at_most=1, makes_weights=False)
     overlap_words: int = key(13, "drop a training row that shares such a run with an evaluation row", at_least=5)
     licence: str = key("", "the rows' licence", makes_weights=False)
+    privacy: str = key(
+        "internal",
+        "who outside may read a prompt: public anyone, internal once redacted, restricted nobody",
+        choices=("public", "internal", "restricted"),
+        makes_weights=False,
+    )
 
 
 @dataclass
@@ -163,6 +170,7 @@ class Recipe:
 
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    teacher: Teacher = field(default_factory=Teacher)
     method: Method = field(default_factory=Method)
     quantize: dict[str, Quantize] = field(default_factory=dict)
     evaluate: Evaluate = field(default_factory=Evaluate)

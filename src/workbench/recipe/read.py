@@ -114,7 +114,8 @@ def check_limits(node: Any, path: str) -> None:
             check_limits(value, here)
         elif isinstance(value, dict):
             for inner, item in value.items():
-                check_limits(item, f"{here}.{inner}")
+                if dataclasses.is_dataclass(item):
+                    check_limits(item, f"{here}.{inner}")
         elif value is None or not limits:
             continue
         elif limits["choices"] and value not in limits["choices"]:
@@ -183,5 +184,5 @@ def weights_of(recipe: Recipe) -> dict[str, Any]:
                 kept[name] = value
         return kept
 
-    sections = {name: of(getattr(recipe, name)) for name in ("model", "data", "method")}
+    sections = {name: of(getattr(recipe, name)) for name in ("model", "data", "teacher", "method")}
     return sections | {"seed": recipe.seed}

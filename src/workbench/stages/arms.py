@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from workbench.data.chat import load_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import Ask, llamacpp_engine, transformers_engine
 from workbench.recipe import Recipe
@@ -37,10 +38,13 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     )
     served = partial(llamacpp_engine, parallel=evaluate.parallel, threads=launch.threads)
     base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
-    base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256}, 16)
-    arms = [Arm("base", base_digest, weights_bytes(base), partial(plain, base))]
+    # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
+    template = load_tokenizer(base, recipe.model.chat_template).chat_template
+    asked = partial(plain, base, chat_template=template if isinstance(template, str) else None)
+    base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)
+    arms = [Arm("base", base_digest, weights_bytes(base), asked)]
     if evaluate.few_shot:
-        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), partial(plain, base), few_shot=True))
+        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), asked, few_shot=True))
     arms.append(Arm("student", run.output_digest("merge"), weights_bytes(merged), partial(plain, merged)))
     for name in recipe.quantize:
         folder = run.folder / "quantize" / name

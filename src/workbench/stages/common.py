@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from workbench.data.prepare import Splits, prepare
+from workbench.data.prepare import Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Recipe
 from workbench.runs import Run
+from workbench.stages.prompts import has_teacher, labelled, prepared
 
 SCREEN = Console(stderr=True, highlight=False)
 
@@ -40,9 +41,12 @@ def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
     return entry
 
 
-def rows(recipe: Recipe) -> Splits:
-    """The recipe's rows, the same at every stage: read, split and cleaned by the same rules and seed."""
-    return prepare(recipe.data, recipe.seed)
+def rows(recipe: Recipe, run: Run) -> Splits:
+    """The recipe's rows, the same at every stage; with a teacher, the training rows are its labels."""
+    if has_teacher(recipe):
+        need(run, "label", "train")
+        return labelled(recipe, run)
+    return prepared(recipe)
 
 
 def log_datasets(run: Run, stage: str, datasets: Sequence[dict[str, Any]], roles: Sequence[str]) -> None:

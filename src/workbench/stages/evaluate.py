@@ -32,7 +32,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     if is_done(run, "evaluate", fingerprint):
         return False
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
-        splits = rows(recipe)
+        splits = rows(recipe, run)
         items = splits.test[: recipe.evaluate.limit]
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)

@@ -13,8 +13,9 @@ from workbench.recipe import Recipe, to_dict, weights_of
 from workbench.runs import Run, open_run, run_digest
 from workbench.sources import content_digests
 from workbench.stages.common import SCREEN, say
+from workbench.stages.prompts import has_teacher
 
-ORDER = ("train", "merge", "quantize", "evaluate", "register")
+ORDER = ("label", "train", "merge", "quantize", "evaluate", "register")
 
 
 def run(recipe: Recipe, only: str | None = None) -> int:
@@ -22,9 +23,18 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     if recipe.until is not None and recipe.until not in ORDER:
         raise RequestError(f"no such stage {recipe.until!r}", where="until", remedy=nearest(recipe.until, ORDER))
     stages = (only,) if only else ORDER[: ORDER.index(recipe.until) + 1] if recipe.until else ORDER
+    if not has_teacher(recipe):
+        if "label" in (only, recipe.until):
+            raise RequestError(
+                "this recipe has no teacher", where="teacher", remedy="add `- teacher: local_gguf` to its defaults"
+            )
+        stages = tuple(name for name in stages if name != "label")
     experiments = Path(recipe.launch.experiments).resolve()
     data = recipe.data
-    run_id = run_digest(weights_of(recipe), content_digests(data.train, data.validation, data.test))
+    run_id = run_digest(
+        weights_of(recipe),
+        content_digests(data.train, data.validation, data.test, recipe.teacher.prompts, recipe.teacher.source),
+    )
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         worked = [name for name in stages if timed(name, recipe, run)]
@@ -37,9 +47,16 @@ def run(recipe: Recipe, only: str | None = None) -> int:
 
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     """The stage's function, imported when its turn comes."""
-    from workbench.stages import evaluate, merge, quantize, register, train
+    from workbench.stages import evaluate, label, merge, quantize, register, train
 
-    stages = {"train": train, "merge": merge, "quantize": quantize, "evaluate": evaluate, "register": register}
+    stages = {
+        "label": label,
+        "train": train,
+        "merge": merge,
+        "quantize": quantize,
+        "evaluate": evaluate,
+        "register": register,
+    }
     return stages[name].run
 
 
@@ -67,7 +84,12 @@ def feed_tracking(recipe: Recipe, run: Run) -> None:
 def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     """The table of the arms, the gate's verdict and the exact next commands; exit code 3 when the gate said no."""
     if run.done("evaluate") is None:
-        names = ["train", "merge", *(f"quantize/{name}" for name in recipe.quantize), "evaluate"]
+        names = ["label"] * has_teacher(recipe) + [
+            "train",
+            "merge",
+            *(f"quantize/{name}" for name in recipe.quantize),
+            "evaluate",
+        ]
         coming = next(name for name in names if run.done(name) is None)
         SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
         return errors.OK

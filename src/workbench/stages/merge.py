@@ -11,6 +11,7 @@ from workbench.runs import Run, stage
 from workbench.sources import model_folder
 from workbench.stages.common import is_done, need, rows, say
 from workbench.stages.train import rendered
+from workbench.teacher.duties import as_tags, joined, read_duties, write_duties
 
 PROBE_ROWS = 32
 
@@ -29,7 +30,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         else:
             from workbench.compress.merge import merge
 
-            probe = rendered(recipe, base, rows(recipe).validation[:PROBE_ROWS])
+            probe = rendered(recipe, base, rows(recipe, run).validation[:PROBE_ROWS])
             staging.facts = merge(
                 base,
                 run.folder / "train" / "adapter",
@@ -45,5 +46,9 @@ def run(recipe: Recipe, run: Run) -> bool:
                 f"merged against adapter on {facts['rows']} held-out rows: KL {facts['kl']:.2g}, "
                 f"same first choice {facts['top_token_agreement']:.1%}",
             )
+        # A student of a student owes what its teacher owed, and a tuned student what its base did.
+        duties = joined(read_duties(run.folder / "label"), read_duties(base))
+        write_duties(staging.folder / "model", duties)
+        staging.facts |= {"duties": as_tags(duties)} if duties else {}
         staging.artefacts = ["model"]
     return True

@@ -11,6 +11,7 @@ from workbench.runs import Run, stage
 from workbench.sources import model_folder
 from workbench.stages.common import is_done, merged_model, need, rows, say
 from workbench.stages.train import rendered
+from workbench.teacher.duties import read_duties, write_duties
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -23,7 +24,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             continue
         worked = True
         with stage(run, f"quantize/{name}", fingerprint) as staging:
-            texts = calibration_texts(recipe, wanted)
+            texts = calibration_texts(recipe, run, wanted)
             run.event(
                 "dataset",
                 stage=f"quantize/{name}",
@@ -34,18 +35,19 @@ def run(recipe: Recipe, run: Run) -> bool:
                 role="calibration",
             )
             staging.facts = write_format(run, wanted, staging.folder, texts)
+            write_duties(staging.folder, read_duties(merged_model(run)))
             size = sum(p.stat().st_size for p in staging.folder.rglob("*") if p.is_file())
             staging.facts["bytes"] = size
             say(run, f"quantize/{name}", f"{name}: {size / 1e6:.0f} MB")
     return worked
 
 
-def calibration_texts(recipe: Recipe, wanted: Quantize) -> list[str]:
+def calibration_texts(recipe: Recipe, run: Run, wanted: Quantize) -> list[str]:
     """Training rows as rendered text, never evaluation rows."""
     from workbench.data.chat import load_tokenizer
 
     base = model_folder(recipe.model.source, recipe.model.sha256)
-    training = rendered(recipe, base, rows(recipe).train[: wanted.calibration_rows])
+    training = rendered(recipe, base, rows(recipe, run).train[: wanted.calibration_rows])
     tokenizer = load_tokenizer(base, recipe.model.chat_template)
     return [tokenizer.decode(list(row.input_ids)) for row in training]
 

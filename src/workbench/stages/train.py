@@ -23,7 +23,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     base = model_folder(recipe.model.source, recipe.model.sha256)
     refuse_impossible_formats(recipe, base)
     with stage(run, "train", run.digest, resume=True) as staging:
-        splits = rows(recipe)
+        splits = rows(recipe, run)
         for line in splits.said:
             say(run, "train", line)
         if splits.bad:

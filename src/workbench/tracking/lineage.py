@@ -74,7 +74,13 @@ def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
 def model_tags(part: Part, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
     """The tags a LoggedModel is found again by, and what it was made from."""
     base = recipe.get("model") or {}
+    stages = manifest.get("stages", {})
+    labels = stages.get("label", {}).get("facts", {})
     tags = {
+        **stages.get("merge", {}).get("facts", {}).get("duties", {}),
+        "teacher": labels.get("teacher"),
+        "teacher_terms": labels.get("terms"),
+        "teacher_terms_acknowledged": labels.get("terms_acknowledged"),
         "recipe": manifest["recipe"],
         "digest": manifest["digest"],
         "kind": part.kind,

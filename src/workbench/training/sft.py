@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig, PrinterCallback
 from transformers.utils import logging as hf_logging
 
+from workbench.engines.memory import keep_freed_memory
 from workbench.errors import WorkbenchError
 from workbench.recipe import Method
 from workbench.records import TokenRow
@@ -57,6 +58,8 @@ def train(
     refuse_what_cannot_train(rows)
     device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or os.cpu_count() or 1)
+    if device == "cpu":
+        keep_freed_memory()
     quiet = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
 from workbench.data.prepare import Splits, prepare
+from workbench.data.prompts import Asked, gather
 from workbench.errors import RequestError
 from workbench.recipe import Model, Recipe, weights_of
-from workbench.records import Example
+from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, model_folder, model_is_here
+from workbench.teacher import terms
+from workbench.teacher.egress import rule_for
+from workbench.teacher.estimate import estimate
+from workbench.teacher.prices import pricing_of
 from workbench.training.model import estimate_memory
 from workbench.views.show import megabytes, show
 
@@ -25,10 +31,13 @@ BYTES_A_WEIGHT = {"gguf_q8_0": 1.07, "gguf_q4_k_m": 0.75, "w8a8": 1.25}
 
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
-    splits = prepare(recipe.data, recipe.seed)
+    teacher = recipe.teacher
+    asked = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed) if teacher.api != "none" else None
+    splits = asked.splits if asked else prepare(recipe.data, recipe.seed)
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)
-    counted = count_tokens(recipe, splits.train, base)
+    learned = [blank_filled(e) for e in asked.examples] if asked else splits.train
+    counted = count_tokens(recipe, learned, base)
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
@@ -37,7 +46,7 @@ def run(recipe: Recipe) -> int:
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "disk": about_disk(recipe),
-        "teacher": {"calls": 0, "cost": "0 USD: this recipe asks no teacher"},
+        "teacher": about_teacher(recipe, asked) if asked else {"calls": 0, "cost": "0 USD: no teacher is asked"},
     }
     show(f"plan of {recipe.name}", sections, recipe.output)
     for verdict in verdicts:
@@ -46,10 +55,42 @@ def run(recipe: Recipe) -> int:
     return 0
 
 
+def blank_filled(example: Example) -> Example:
+    """A row whose answer a teacher will give, with a stand-in as long as answers often are."""
+    answer = example.answer or "x" * 60
+    return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+
+
+def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
+    """Calls, dollars, terms and privacy; a refusal here is the refusal that `label` would give."""
+    teacher = recipe.teacher
+    told = estimate(
+        teacher,
+        [e.prompt for e in asked.examples],
+        [e.answer for e in asked.examples],
+        Path(recipe.launch.experiments) / "ledger.db",
+    )
+    verdict = terms.judge(teacher)
+    wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"
+    return {
+        "asks": f"{teacher.model or teacher.name}, {told.calls:,} calls for {len(asked.examples):,} prompts",
+        "cost": f"low {told.low:.4f}, likely {told.likely:.4f}, at most {told.high:.4f} USD ({told.why})",
+        "budget": wall,
+        "price": pricing_of(teacher).source,
+        "terms": f"{verdict.verdict}: {verdict.why}",
+        "privacy": f"rows are {recipe.data.privacy}: they leave {rule_for(teacher, recipe.data.privacy)}"
+        if not teacher.inside
+        else "the teacher is within your walls",
+    }
+
+
 def about_run(recipe: Recipe) -> dict[str, Any]:
     """Where the run would lie, and what of it is there already."""
     run_id = run_digest(
-        weights_of(recipe), content_digests(recipe.data.train, recipe.data.validation, recipe.data.test)
+        weights_of(recipe),
+        content_digests(
+            recipe.data.train, recipe.data.validation, recipe.data.test, recipe.teacher.prompts, recipe.teacher.source
+        ),
     )
     found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
     done = list(found.manifest()["stages"]) if found else []

@@ -10,18 +10,27 @@ from rich.text import Text
 
 from workbench.data.chat import load_tokenizer, render
 from workbench.data.prepare import prepare
+from workbench.data.prompts import gather
 from workbench.recipe import Recipe
 from workbench.records import TokenRow
 from workbench.sources import model_folder
+from workbench.views.plan import blank_filled
 
 
 def run(recipe: Recipe) -> int:
     """Show `rows` training rows as they are rendered, and count tokens over all of them."""
-    splits = prepare(recipe.data, recipe.seed)
+    teacher, said = recipe.teacher, []
+    if teacher.api == "none":
+        splits = prepare(recipe.data, recipe.seed)
+        examples, said = splits.train, splits.said
+    else:
+        asked = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
+        examples = [blank_filled(e) for e in asked.examples]
+        said = [*asked.said, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
     tokenizer = load_tokenizer(base, recipe.model.chat_template)
     method = recipe.method
-    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in splits.train]
+    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
     counts = {
         "rows": len(rows),
         "tokens": sum(len(r.input_ids) for r in rows),
@@ -31,7 +40,7 @@ def run(recipe: Recipe) -> int:
     }
     if recipe.output == "json":
         shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
-        print(json.dumps({"rows": shown, "counts": counts, "said": splits.said}, ensure_ascii=False))
+        print(json.dumps({"rows": shown, "counts": counts, "said": said}, ensure_ascii=False))
         return 0
     console = Console(highlight=False)
     for row in rows[: recipe.rows]:
@@ -39,7 +48,7 @@ def run(recipe: Recipe) -> int:
         console.rule(f"{row.where or row.id}: {len(row.input_ids)} tokens, {trained} trained", align="left")
         console.print(coloured(row, tokenizer))
     console.rule(align="left")
-    for line in splits.said:
+    for line in said:
         console.print(line, markup=False)
     share = counts["trained_tokens"] / counts["tokens"]
     console.print(

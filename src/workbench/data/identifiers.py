@@ -1,0 +1,273 @@
+"""What personal identifiers look like, and the checks that tell them from other numbers: pure functions on strings.
+
+A pattern alone is never enough where a checksum exists. Where a checksum lets one number in ten or eleven through
+by chance (NHS, BSN, SIN, …), a label must stand near as well. Numbers that merely look like a phone number or an
+address are told apart by what stands before them: an order number or a version is not personal data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+# An identifier is not part of a longer word, number, decimal or hyphenated code; `_` and `,` do part them.
+START, END = r"(?<![A-Za-z0-9+])(?<![0-9][.\-])", r"(?![A-Za-z0-9])(?![.\-][0-9])"
+
+WORD = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"  # where a word begins, also in userPhone; its end is (?![a-z])
+
+# In this order one kind wins where two would take the same characters.
+KINDS = (
+    "SECRET", "URL", "EMAIL", "IBAN", "WALLET", "SSN", "ID", "PASSPORT", "CARD", "ACCOUNT", "DEVICE", "IP", "BIRTHDATE",
+    "PHONE",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Find:
+    """A stretch of a text that is personal data or a secret of this kind: characters `start` to `end`."""
+
+    kind: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One form of identifier: what it looks like, the check it must pass, the label that must stand near it.
+
+    A group named `value` is the identifier where the pattern holds more than that.
+    """
+
+    kind: str
+    regex: re.Pattern[str]
+    check: Callable[[str], object] = bool
+    label: re.Pattern[str] | None = None
+
+
+def standard(module: str) -> Callable[[str], object]:
+    """The check of python-stdnum's module of that name, imported when a first candidate turns up."""
+    return lambda value: importlib.import_module(f"stdnum.{module}").is_valid(value)
+
+
+def digits(text: str) -> str:
+    """The digits of a text, the rest dropped."""
+    return re.sub(r"\D", "", text)
+
+
+CARD_GROUPS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13))
+
+
+def is_card(value: str) -> bool:
+    """Whether an issuer gives out such a number: its grouping, first digits, length, and Luhn's checksum."""
+    number, groups = digits(value), tuple(len(group) for group in re.findall(r"\d+", value))
+    one, two, three, four = (int(number[:n]) for n in (1, 2, 3, 4))
+    lengths: Collection[int] = ()
+    if one == 4:
+        lengths = (13, 16, 19)  # Visa
+    elif 51 <= two <= 55 or 2221 <= four <= 2720 or 2200 <= four <= 2204:
+        lengths = (16,)  # Mastercard, Mir
+    elif two in (34, 37) or four in (1800, 2131):
+        lengths = (15,)  # American Express, JCB
+    elif 300 <= three <= 305 or two in (36, 38, 39):
+        lengths = (14, 16, 19)  # Diners Club
+    elif two in (56, 57, 58) or four in (5018, 5020, 5038, 6304, 6390, 6759, 6761, 6762, 6763, 604):
+        lengths = range(12, 20)  # Maestro
+    elif two in (35, 60, 62, 64, 65, 81):
+        lengths = (16, 17, 18, 19)  # JCB, Discover, UnionPay, RuPay
+    elif two in (50, 61, 63, 66, 67, 68, 69):
+        lengths = (16, 19)  # Maestro
+    return len(number) in lengths and (len(groups) == 1 or groups in CARD_GROUPS) and is_luhn(number)
+
+
+def is_luhn(number: str) -> bool:
+    """Whether the last digit is Luhn's checksum of the others, and the digits are not all but the same."""
+    doubled = [sum(divmod(int(digit) * (1 + i % 2), 10)) for i, digit in enumerate(reversed(number))]
+    return sum(doubled) % 10 == 0 and len(set(number)) > 1
+
+
+IBAN_LENGTHS = {
+    country: int(length)
+    for country, length in re.findall(
+        r"([A-Z]{2})(\d\d)",
+        "AD24AE23AL28AT20AZ28BA20BE16BG22BH22BI27BR29BY28CH21CR22CY28CZ24DE22DJ27DK18DO28EE20EG29ES24FI18FK18FO18FR27"
+        "GB22GE22GI23GL18GR27GT28HN28HR21HU28IE22IL23IQ23IS26IT27JO30KW30KZ20LB28LC32LI21LT20LU20LV21LY25MC27MD24ME22"
+        "MK19MN20MR27MT31MU30NI28NL18NO15OM23PK24PL28PS29PT25QA29RO24RS22RU33SA24SC31SD18SE24SI19SK24SM27SO23ST25SV28"
+        "TL23TN24TR26UA29VA22VG24XK20YE30",
+    )
+}
+IBAN_BEGINS = re.compile(START + r"[A-Za-z]{2}\d{2}(?=[ \-.]?[A-Za-z0-9])")
+
+
+def iban_at(text: str, start: int) -> int:
+    """Where the IBAN that begins at `start` ends, or -1: its country's length and a remainder of 1 modulo 97."""
+    wanted = IBAN_LENGTHS.get(text[start : start + 2].upper(), 0)
+    match = re.compile(rf"[A-Za-z0-9](?:[ \-.]?[A-Za-z0-9]){{{wanted - 1}}}(?![A-Za-z0-9])").match(text, start)
+    if not wanted or not match:
+        return -1
+    compact = re.sub(r"[ \-.]", "", match[0]).upper()
+    number = "".join(str(int(c, 36)) for c in compact[4:] + compact[:4])
+    return match.end() if int(number) % 97 == 1 else -1
+
+
+NOT_A_HOST = re.compile(
+    r"(?:(?i:\b(?:v|ver|version|versions|release|releases|build|rev|revision|firmware|section|sections|sec|clause"
+    r"|chapter|paragraph|para|oid|python|sdk|api|kernel|driver|update|upgraded? to|downgraded? to))[.:#]?\s?|§ ?|"
+    r"[=<>~!^]=\s?|[A-Za-z0-9]-|[A-Za-z]v|[~^]\s?)\Z"
+)
+MACHINE = (
+    r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z])|(?<![0-9A-Za-z])(?=[0-9A-Fa-f]|::)"
+    r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{1,4}|(?<=::))(?![0-9A-Za-z]|:[0-9A-Fa-f:])"
+)
+HOST_LABEL = re.compile(r"(?i)\b(?:ip|ipv4|ipv6|host|server|address|adresse|dirección|remote|client|peer)\b")
+
+
+def is_ip(value: str, before: str, after: str) -> bool:
+    """Whether an address of a machine stands here, and no version, section, slice or clock time.
+
+    Loopback, unspecified and mask addresses are everyone's and therefore nobody's.
+    """
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    if address.is_loopback or address.is_unspecified or value.startswith("255."):
+        return False
+    if address.version == 6:
+        groups = [group for group in value.split(":") if group]
+        return (len(groups) >= 4 or max(len(group) for group in groups) >= 3) and any(c.isdigit() for c in value)
+    if re.match(r"\.?\d|\.[A-Za-z]|[A-Za-z]", after) or before[-1:].isdigit() or before.endswith(".") or NOT_A_HOST.search(before):
+        return False
+    if re.search(r"[A-Za-z]/\Z", before) and value.endswith(".0"):
+        return False  # Chrome/120.0.0.0
+    small = all(int(octet) < 10 for octet in value.split("."))
+    return not small or bool(HOST_LABEL.search(before))
+
+
+PHONE_RUN = re.compile(
+    r"(?<![A-Za-z0-9+$€£])(?<![A-Za-z0-9]-)(?<!\d[.:/])(?:\+|\(\+?)?\d(?:[\d ()/\-]|\.(?=\d)){5,30}\d"
+    r"(?: ?(?:ext\.?|extension|x|#|Durchwahl|poste) ?\d{1,6}\b)?(?![A-Za-z0-9%€$]|[.:\-/]\d)"
+)
+PHONE_LABEL = (
+    rf"{WORD}(?i:tele?(?:phone|fon|fax)?|phones?|cell(?:phone|ular)?|mobile?|mobilnummer|call(?:ed|ing|s)?|fax|whatsapp|"
+    r"sms|text(?:ed)? (?:me|him|her|us)|dial(?:ed)?|ring|reach|hotline|handy|anruf\w*|rufnummer|rückruf|durchwahl|"
+    r"téléphon\w*|tél|portable|appel\w*|joindre|teléfono|móvil|llam\w+|telefon\w*|cellulare)(?![a-z])|[☎📞📱]"
+)
+PHONE_NEAR = re.compile(rf"(?:{PHONE_LABEL})" + r"[^\d\n]*\Z")
+PHONE_BEHIND = re.compile(r"\W{0,2}(?:\(|(?i:is|was|ist|est|es)\b)[^\d\n.;]{0,20}(?:" + PHONE_LABEL + ")")
+PHONE_HERE = re.compile(rf"(?:{PHONE_LABEL})[\W_]{{0,4}}(?:(?i:is|at|no|nr|number|num|nummer|on|ist|unter|au|al|est|es)\W{{1,4}}){{0,3}}\Z")
+NOT_PHONE = re.compile(
+    r"(?i)\b(?:isbn|issn|ean|gtin|upc|sku|doi|orders?|invoice|ticket|case|serial|part|article|item|tracking|ref|reference|"
+    r"version|bestell\w*|rechnung\w*|artikel\w*|commande|facture|pedido|factura|build|id|uid|account|revision|commit|hash|"
+    r"pp|pages?|issue|batch|lot|po|rfc)\b[ .:#=\"'-]*(?:(?:is|number|num|nummer|no|nr|número|numéro)\b[ .:#=\"'-]*){0,2}\Z"
+)
+# A decimal, thousands, an IP address, an object identifier, a volume (and issue), a ZIP code.
+NOT_A_NUMBER = re.compile(
+    r"\d+\.\d+|\d{1,3}(?:\.\d{3})+|\d{1,3}(?:\.\d{1,3}){3}|(?:\d+\.)*\d\.\d[\d.]*|\d+(?:-\d+)? ?\(\d+\)|\d{5}-\d{4}"
+)
+# With a leading 0 and groups, or bare; in pairs (Spain), fives (India), threes (Poland, no thousands); as in Brazil.
+NATIONAL_FORM = re.compile(
+    r"\(?0\d+\)?(?:[ ./\-]+\d{2,}){1,5}|\(0\d+\) ?\d{4,}|0[1-9]\d{8,10}|[6-9]\d{2} \d{2} \d{2} \d{2}|[6-9]\d{4} \d{5}|"
+    r"[5-9]\d{2} \d{3} (?!000)\d{3}|\(?\d\d\)? 9?\d{4}-\d{4}"
+)
+NORTH_AMERICAN = re.compile(r"(?:\+?1[ .\-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .\-]))\d{3}(?(1)\1|[ .\-])\d{4}(?!\d)")
+
+
+def phone_pieces(run: str) -> list[list[tuple[int, int]]]:
+    """For each part of a run of digits and signs, as in `A / B`, the stretches to try as a phone number.
+
+    First the whole part, then without its first or its last group: `room 4 030 1234567`.
+    """
+    tries = []
+    for part in re.finditer(r"[^ /\-](?:[^ ]| (?! |[/\-] ))*", run):
+        piece, start = part[0].rstrip(" -/.("), part.start()
+        if piece.startswith("(") and ")" not in piece:
+            piece, start = piece[1:], start + 1
+        end, first, last = start + len(piece), piece.find(" "), piece.rfind(" ")
+        shorter = [(start + first + 1, end)] * (0 < first < 3) + [(start, start + last)] * (0 < last >= len(piece) - 3)
+        tries.append([(start, end), *shorter])
+    return tries
+
+
+def is_phone(value: str, before: str, after: str, regional: Callable[[str], bool]) -> bool:
+    """Whether a run of digits is a phone number; `regional` says whether some country's numbering plan holds it.
+
+    An international form needs no more than its length. Any other needs its grouping, a leading 0 or a label: ten
+    bare digits are more often an order number or a time stamp.
+    """
+    number = digits(re.split(r"(?i) ?(?:e?x|#|D|p)", value)[0])
+    if not 7 <= len(number) <= 16 or NOT_A_NUMBER.fullmatch(value):
+        return False
+    if re.match(r"\(?\+", value):
+        return len(number) >= 9 and not re.fullmatch(r"\+\d{1,3}[0 ]+", value)
+    if is_date(value) or NOT_PHONE.search(before):
+        return False
+    if NORTH_AMERICAN.fullmatch(re.split(r"(?i) ?(?:ext|x|#)", value)[0]):
+        return True
+    if PHONE_HERE.search(before):
+        return True
+    if PHONE_NEAR.search(before) or PHONE_BEHIND.match(after):
+        return len(number) >= 9 or regional(value)
+    return (value.startswith("00") or bool(NATIONAL_FORM.fullmatch(value))) and regional(value)
+
+
+DATE = re.compile(
+    r"(?:(?:19|20)\d\d[-./ ][01]?\d[-./ ][0-3]?\d|[0-3]?\d[-./ ][0-3]?\d[-./ ](?:19|20)\d\d|(?:19|20)\d\d ?- ?(?:19|20)\d\d)(?!\d)"
+)
+
+
+def is_date(value: str) -> bool:
+    """Whether a run of digits begins with a date or a span of years: 2024-03-15 10, 15.03.2024, 1998-2003."""
+    return bool(DATE.match(value))
+
+
+def is_imei(value: str) -> bool:
+    """Whether a device number has 15 digits and Luhn's checksum."""
+    return len(digits(value)) == 15 and is_luhn(digits(value))
+
+
+def exact(kind: str, regex: str, check: Callable[[str], object] = bool, label: str = "", flags: int = 0) -> Pattern:
+    """A pattern that stands between START and END, and the label (a regular expression) it needs near, if any."""
+    near = re.compile(rf"{WORD}(?i:{label})(?![a-z])") if label else None
+    return Pattern(kind, re.compile(f"{START}(?:{regex}){END}", flags), check, near)
+
+
+def behind(kind: str, label: str, regex: str, check: Callable[[str], object] = bool) -> Pattern:
+    """A pattern that follows its label in the same sentence or field, with no digit between."""
+    between = r"(?i:\b(?:no|nr|num)\.|[^\n0-9.;!?]){0,40}?"
+    value = rf"(?<![A-Za-z0-9])(?P<value>{regex}){END}"
+    return Pattern(kind, re.compile(rf"{WORD}(?i:{label})(?![a-z]){between}{value}"), check)
+
+
+
+LOCAL_PART = r"[\w.+\-]+(?:['’&][\w.+\-]+)?"
+E_MAIL = rf"(?<![\w.+\-]){LOCAL_PART}@[^\W_](?:[\w\-]*[^\W_])?(?:\.[^\W_](?:[\w\-]*[^\W_])?)+"
+MACHINE_SUFFIXES = ("local", "localdomain", "internal", "intranet", "lan", "corp", "home", "private", "test", "example",
+                    "invalid", "localhost")  # fmt: skip
+
+ACCOUNT_LABEL = (
+    r"(?:bank|checking|savings|current|giro)[ _-]?(?:account|acct|konto)|(?:account|acct|konto|compte|cuenta)[ _-]?"
+    r"(?:numbers?|no\.?|nr\.?|num|nummer|#)|kontonummer|numéro de compte|número de cuenta"
+)
+
+CONTACT = (
+    # Written so that harvesters miss it: jane (at) example (dot) com, jane%40example.com.
+    Pattern("EMAIL", re.compile(
+        r"(?<![\w.+\-])[\w.+\-]+ ?[\[({<] ?(?i:at|@) ?[\])}>] ?[\w\-]+(?:(?:\.| ?[\[({<] ?(?i:dot|\.) ?[\])}>] ?)[\w\-]+)+"
+    )),
+    Pattern("EMAIL", re.compile(r"(?<![\w.+%\-])[\w.+\-]+%40[\w\-]+(?:\.[\w\-]+)+")),
+    exact("DEVICE", r"[0-9A-Fa-f]{2}([:\-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![:\-][0-9A-Fa-f])",
+          lambda value: len(set(value)) > 3),
+    exact("DEVICE", r"[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}", re.compile("[A-Fa-f]").search),
+    exact("DEVICE", r"\d{2}[ \-]?\d{6}[ \-]?\d{6}[ \-]?\d", is_imei, label="imei"),
+    exact("CARD", r"\d{12,19}|\d{4}([ .\-])\d{6}\1\d{4,5}|\d{6} \d{13}", is_card),
+    exact("CARD", r"\d{4}([ .\-])\d{4}\1\d{4}\1\d{4}", is_card),
+    exact("CARD", r"\d{4}([ .\-])\d{4}\1\d{4}\1\d{4}\1\d{3}", is_card),
+    exact("ACCOUNT", r"\d{9}", standard("us.rtn"), label=r"routing|aba|rtn"),
+    exact("ACCOUNT", r"\d{2}-\d{2}-\d{2}", label=r"sort[ _-]?code"),
+    behind("ACCOUNT", ACCOUNT_LABEL, r"[A-Z]{0,4}\d(?:[ \-]?\d){5,16}"),
+    exact("WALLET", r"(?:bc1|[13])[a-zA-HJ-NP-Z0-9]{25,59}", standard("bitcoin")),
+    exact("WALLET", r"0x[0-9a-fA-F]{40}"),
+)  # fmt: skip

@@ -1,0 +1,158 @@
+"""Personal data and secrets with a structure: found in a text, swapped for placeholders, put back into answers.
+
+No language model is asked, so names of people and places are not found: a row that holds them is not made anonymous.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from workbench.data.finders import FINDERS, phones
+from workbench.data.identifiers import KINDS, Find
+
+__all__ = ["Find", "find", "leaks", "redact", "restore"]
+
+# As written here, and as a model may give it back: in small letters, with blanks inside, escaped for Markdown.
+PLACEHOLDER = re.compile(
+    rf"(?P<escaped>\\)?\[ ?(?P<kind>{'|'.join(KINDS)})\\?[_ -](?P<number>\d{{1,6}}) ?(?(escaped)\\)\]", re.IGNORECASE
+)
+WHOLE_WORD = 6  # a value shorter than this is looked for elsewhere in the row as a whole word only
+
+# One character for one, so that places stay: other blanks, dashes, full-width digits and signs as ASCII ones.
+PLAIN = {
+    **dict.fromkeys(map(ord, "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"), " "),
+    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63"), "-"),
+    **{full: full - 0xFEE0 for full in range(0xFF01, 0xFF5F)},
+}  # fmt: skip
+ESCAPED = re.compile(r"\\[nrt\"/]")
+UUID = re.compile(r"(?i)(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])")
+QUAD = re.compile(r"(?<![\d.+])(?!\d\d(?:\.\d\d){4}(?!\.?\d))\d{1,3}(?:\.\d{1,5}){3,}(?![\d.]*\d)")
+
+
+def find(text: str) -> list[Find]:
+    """Structured personal data and secrets in a text, in order, never overlapping; placeholders are none."""
+    plain = plainly(text)
+    codes = [match.span() for match in UUID.finditer(plain)]
+    found = [one for finder in FINDERS for one in finder(plain) if one.kind == "SECRET" or not within(one, codes)]
+    rest = plain  # a phone number is what is left: it may stand right beside another number
+    for start, end in [*codes, *((one.start, one.end) for one in found), *(m.span() for m in QUAD.finditer(plain))]:
+        rest = rest[:start] + "\n" * (end - start) + rest[end:]
+    return merged([*found, *phones(rest)])
+
+
+def within(one: Find, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether a find lies inside one of the stretches."""
+    return any(start <= one.start and one.end <= end for start, end in spans)
+
+
+def plainly(text: str) -> str:
+    """The text as the patterns read it, every character at its place.
+
+    A placeholder becomes line ends, which nothing is found across; an escape as in JSON becomes blanks.
+    """
+    text = unmarked(text).translate(PLAIN)
+    return ESCAPED.sub(lambda match: " " + (match[0][1] if match[0][1] in "\"/" else " "), text)
+
+
+def unmarked(text: str) -> str:
+    """The text with line ends where its placeholders stand, every other character at its place."""
+    return PLACEHOLDER.sub(lambda match: "\n" * len(match[0]), text)
+
+
+def merged(finds: Sequence[Find]) -> list[Find]:
+    """Finds that overlap as one, of the kind of the longer (of two the same length: the earlier in KINDS)."""
+    out: list[Find] = []
+    for one in sorted(finds, key=lambda f: (f.start, -f.end, KINDS.index(f.kind))):
+        if out and one.start < out[-1].end:
+            last = out[-1]
+            kind = last.kind if last.end - last.start >= one.end - one.start else one.kind
+            out[-1] = Find(kind, last.start, max(last.end, one.end))
+        else:
+            out.append(one)
+    return out
+
+
+def redact(texts: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, int]]:
+    """The texts of one row without what `find` finds; what each placeholder stands for; how many stand there by kind.
+
+    The same characters get the same placeholder in all the texts, also where only one text shows what they are (its
+    label, say); a number found once goes however it is grouped elsewhere. A placeholder that stands in the row
+    already is never given out. Swapping can uncover what a neighbour hid, so it is repeated until `leaks` is empty
+    for each text: every round leaves fewer characters of the row, so it ends.
+    """
+    new = list(texts)
+    taken = {name for text in new for name in names(text)}
+    given: dict[str, str] = {}
+    changed = set(range(len(new)))
+    while found := {i: finds for i in sorted(changed) if (finds := find(new[i]))}:
+        values = {new[i][f.start : f.end]: f.kind for i, finds in found.items() for f in finds}
+        echoes = [(kind, echo(kind, value)) for value, kind in values.items()]
+        changed = set()
+        for i, text in enumerate(new):
+            spans = merged([*found.get(i, []), *repeats(text, echoes)])
+            for one in reversed(spans):
+                value = text[one.start : one.end]
+                if value not in given:
+                    given[value] = unused(one.kind, taken)
+                text = text[: one.start] + given[value] + text[one.end :]
+                changed.add(i)
+            new[i] = text
+    originals = {placeholder: value for value, placeholder in given.items()}
+    standing = Counter(f"[{kind}_{number}]" for text in new for kind, number in names(text))
+    counts = Counter[str]()
+    for placeholder, times in standing.items():
+        if placeholder in originals:
+            counts[placeholder[1:].rpartition("_")[0]] += times
+    whole = {placeholder: restore(originals[placeholder], originals) for placeholder in originals}
+    return new, {placeholder: value for placeholder, value in whole.items() if placeholder in standing}, dict(counts)
+
+
+def names(text: str) -> list[tuple[str, int]]:
+    """The kind and number of each placeholder in a text, however it is written."""
+    return [(match["kind"].upper(), int(match["number"])) for match in PLACEHOLDER.finditer(text)]
+
+
+def unused(kind: str, taken: set[tuple[str, int]]) -> str:
+    """The first placeholder of this kind that no text of the row holds; it is taken from now on."""
+    number = 1
+    while (kind, number) in taken:
+        number += 1
+    taken.add((kind, number))
+    return f"[{kind}_{number}]"
+
+
+def echo(kind: str, value: str) -> re.Pattern[str]:
+    """Where else a value that was found may stand: as it is, and, if it is a number, with other signs between."""
+    signs = [re.escape(c) for c in value if c.isalnum()]
+    forms = re.escape(value)
+    if kind not in ("SECRET", "URL", "EMAIL"):
+        forms += "|" + r"[ .()/\-]{0,2}".join(signs)
+    if len(signs) < WHOLE_WORD:
+        forms = rf"(?<![A-Za-z0-9])(?:{forms})(?![A-Za-z0-9])"
+    return re.compile(forms, re.NOFLAG if kind == "SECRET" else re.IGNORECASE)
+
+
+def repeats(text: str, echoes: Sequence[tuple[str, re.Pattern[str]]]) -> Iterator[Find]:
+    """Where in a text the values stand, placeholders left alone."""
+    for view in {unmarked(text), plainly(text)}:
+        for kind, pattern in echoes:
+            yield from (Find(kind, *match.span()) for match in pattern.finditer(view) if match[0].strip())
+
+
+def restore(text: str, originals: Mapping[str, str]) -> str:
+    """An answer with the originals put back for the placeholders.
+
+    A model may have changed a placeholder's case, put blanks inside its brackets, written a blank or a hyphen for
+    the `_`, added zeros in front of the number, or escaped it for Markdown: `[email_1]`, `[ Email 1 ]`, `\\[EMAIL\\_1\\]`.
+    Without its square brackets it is left as it is, and so is one that is not among the originals. Of an answer in
+    JSON restore the parsed values: an original may hold quotes and line ends.
+    """
+    by_name = {name: original for placeholder, original in originals.items() for name in names(placeholder)}
+    return PLACEHOLDER.sub(lambda match: by_name.get((match["kind"].upper(), int(match["number"])), match[0]), text)
+
+
+def leaks(text: str) -> dict[str, int]:
+    """What `find` still finds in a text that is about to leave, by kind; empty after `redact`."""
+    return dict(Counter(one.kind for one in find(text)))

@@ -1,0 +1,49 @@
+"""The rows whose prompts a teacher answers: read, freed of repeats and of all that would be judged on, drawn down."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.data.prepare import Splits, describe, prepare, readable, without_overlaps
+from workbench.data.split import drop_repeats
+from workbench.recipe import Data
+from workbench.records import Example
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows to ask, the recipe's rows by their use, what a user should hear, and the prompts' description."""
+
+    examples: list[Example]
+    splits: Splits
+    said: list[str]
+    datasets: list[dict[str, Any]]
+
+
+def gather(data: Data, prompts: str | None, limit: int | None, seed: int) -> Asked:
+    """The rows of `prompts`, or the training rows when there is no such file; at most `limit`, drawn by the seed.
+
+    Their own answers may be missing: those are what is asked for.
+    """
+    splits = prepare(data, seed, unanswered=prompts is None)
+    said = list(splits.said)
+    examples = beside(prompts, data, splits, said) if prompts else splits.train
+    if limit is not None and limit < len(examples):
+        said.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
+        drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
+        examples = [examples[i] for i in drawn]
+    return Asked(examples, splits, said, [describe(examples, "prompts", prompts or data.train, data)])
+
+
+def beside(source: str, data: Data, splits: Splits, said: list[str]) -> list[Example]:
+    """Prompts from a file of their own, without those that repeat what is judged on."""
+    found = readable("prompts", source, data, unanswered=True)
+    said += [f"prompts: {line}" for line in found.said]
+    rows, repeats = drop_repeats(found.examples)
+    if repeats:
+        said.append(f"dropped {repeats:,} prompts that repeat another one word for word")
+    for judge, judging in (("test", splits.test), ("validation", splits.validation)):
+        rows = without_overlaps("prompts", rows, judge, judging, data.overlap_words, said)
+    return rows

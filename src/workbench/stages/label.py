@@ -1,0 +1,220 @@
+"""Label: a teacher answers the recipe's prompts, within its terms, a budget and the rows' privacy; or nothing is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.data.privacy import leaks
+from workbench.errors import GateError, RequestError
+from workbench.recipe import Recipe, Teacher
+from workbench.records import Label
+from workbench.runs import Run, Staging, stage
+from workbench.stages.common import SCREEN, is_done, log_datasets, say
+from workbench.stages.prompts import Asked, gather, has_teacher, leak_finder, prompt_of, put_back, scorer
+from workbench.teacher import terms
+from workbench.teacher.batch import collect_unfinished, fill
+from workbench.teacher.calls import Desk
+from workbench.teacher.client import ADDRESSES, key_of, open_client
+from workbench.teacher.egress import ChokePoint, EgressLog, Sending, rule_for
+from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
+from workbench.teacher.ledger import open_ledger
+from workbench.teacher.local import gguf_of, local_server
+from workbench.teacher.logprobs import parquet_writer, size_of
+from workbench.teacher.pace import Pace
+from workbench.teacher.prices import pricing_of
+from workbench.teacher.probe import probe, refuse_unable
+from workbench.teacher.screen import progress
+
+LEDGER, EGRESS = "ledger.db", "egress.jsonl"
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Label unless it is done, or no teacher is asked. An answer that was ever paid for is not bought again."""
+    teacher = recipe.teacher
+    if not has_teacher(recipe):
+        return False
+    terms.require(teacher)
+    if is_done(run, "label", run.digest):
+        return False
+    rule = rule_for(teacher, recipe.data.privacy)
+    owed = inherited(teacher)
+    verdict = terms.require(teacher, owed)
+    duties = terms.joined(verdict.duties, owed)
+    refuse_name(recipe, duties)
+    pricing = pricing_of(teacher)
+    key_of(teacher)  # only that it is set
+    with stage(run, "label", run.digest, resume=True) as staging:
+        asked = gather(recipe)
+        for line in asked.said:
+            say(run, "label", line)
+        log_datasets(run, "label", asked.datasets, ("prompts",))
+        say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
+        say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and leave {rule}")
+        terms.write_duties(staging.folder, duties)
+        summary = asyncio.run(work(recipe, run, asked, staging, rule))
+        summary |= {
+            "teacher": teacher.model or teacher.name, "terms": verdict.verdict, "terms_rule": verdict.rule,
+            "terms_acknowledged": teacher.terms_acknowledged, "price": pricing.source, "privacy": recipe.data.privacy,
+        }  # fmt: skip
+        (staging.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+        record(run, summary)
+        refuse_few(summary, teacher, staging)
+        staging.facts = summary | {"duties": [asdict(duty) for duty in duties]}
+    return True
+
+
+def refuse_name(recipe: Recipe, duties: tuple[terms.Duty, ...]) -> None:
+    """A student that goes out must bear the name its teacher's licence asks for: said before a cent is spent."""
+    name = recipe.tracking.registered_model or recipe.name
+    complaint = terms.name_ok(name, duties) if recipe.teacher.distribution == "public" else None
+    if complaint:
+        raise RequestError(
+            complaint, where="tracking.registered_model", remedy="choose a name that fits, or keep it internal"
+        )
+
+
+def inherited(teacher: Teacher) -> tuple[Any, ...]:
+    """The duties that lie beside a local teacher's weights: a student of a student keeps them."""
+    return terms.read_duties(gguf_of(teacher).parent) if teacher.api == "local_gguf" else ()
+
+
+@contextlib.contextmanager
+def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(base URL, identity) of the teacher; a local one runs for as long as this is open."""
+    teacher = recipe.teacher
+    if teacher.api == "local_gguf":
+        with local_server(teacher, recipe.launch.threads) as found:
+            yield found
+        return
+    base = teacher.base_url or ADDRESSES.get(teacher.api)
+    if not base:
+        raise RequestError("no address is given", where="teacher.base_url", remedy="https://…/v1")
+    yield base, f"{teacher.api}:{base.rstrip('/')}"
+
+
+@contextlib.asynccontextmanager
+async def open_desk(recipe: Recipe, run: Run, rule: str) -> AsyncIterator[Desk]:
+    """Everything that a request passes, open."""
+    teacher, experiments = recipe.teacher, Path(recipe.launch.experiments).resolve()
+    scan = leaks if rule == "redacted" else (lambda text: {})
+    # The probe's own question is public; the rows go by their rule.
+    policy: Callable[[str], str] = lambda privacy: "raw" if privacy == "public" else rule  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        base, identity = stack.enter_context(address(recipe))
+        log = stack.enter_context(contextlib.closing(EgressLog(experiments / EGRESS)))
+        ledger = stack.enter_context(open_ledger(experiments / LEDGER, f"{recipe.name}/{run.digest}"))
+        choke = ChokePoint(base, log, policy, scan, teacher.concurrency)
+        pace = Pace(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
+        async with open_client(teacher, identity, base, choke) as client:
+            yield Desk(teacher, client, ledger, pricing_of(teacher), pace)
+
+
+async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: str) -> dict[str, Any]:
+    """Ask, and write `labels.jsonl`, `rejected.jsonl` and the log-probabilities; gives the summary."""
+    teacher = recipe.teacher
+
+    def hear(text: str) -> None:
+        say(run, "label", text)
+
+    async with open_desk(recipe, run, rule) as desk:
+        first = desk.ledger.last_attempt()
+        abandoned = desk.ledger.settle_abandoned()
+        if abandoned:
+            hear(f"{abandoned} calls were under way when an earlier attempt ended: counted at their worst price")
+        able = await probe(desk)
+        for line in refuse_unable(teacher, able):
+            hear(line)
+        rules = Rules(
+            able,
+            put_back,
+            scorer(recipe),
+            leak_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
+            recipe.seed,
+        )
+        await by_batches(desk, asked, recipe.data.privacy, rule, rules, hear)
+        prompts = (prompt_of(e, recipe.data.privacy, rule) for e in asked.examples)
+        kept, reasons, size = await written(desk, prompts, len(asked.examples), rules, staging.folder)
+        total = kept + sum(reasons.values())
+        hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
+            f"; {n:,} {reason}" for reason, n in reasons.most_common()))  # fmt: skip
+        return {
+            "rows": total, "kept": kept, "kept_share": kept / max(total, 1), "rejected": dict(reasons),
+            "from_ledger": desk.from_ledger, "this_time": desk.ledger.summary(first), "in_all": desk.ledger.summary(),
+            "able": able, "logprobs": size,
+        }  # fmt: skip
+
+
+async def by_batches(
+    desk: Desk, asked: Asked, privacy: str, rule: str, rules: Rules, hear: Callable[[str], None]
+) -> None:
+    """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
+
+    def classed(reply: Any) -> Any:
+        return outcome_of(desk, reply)
+
+    await collect_unfinished(desk, classed, hear)
+    if not desk.teacher.batch:
+        return
+    if desk.teacher.api not in ("openai", "anthropic"):
+        raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
+    requests = []
+    for example in asked.examples:
+        prompt = prompt_of(example, privacy, rule)
+        sending = Sending(prompt.id, prompt.privacy, prompt.redacted)
+        for sample in range(desk.teacher.samples):
+            requests.append((request_of(desk, prompt, opening(desk, prompt, rules), sample, rules), sending))
+    await fill(desk, requests, classed, hear)
+
+
+async def written(
+    desk: Desk, prompts: Iterator[Prompt], total: int, rules: Rules, folder: Path
+) -> tuple[int, Counter[str], dict[str, float]]:
+    """Write every outcome as it comes; (labels kept, rejections by reason, size of the log-probabilities)."""
+    kept, reasons, wants = 0, Counter[str](), desk.teacher.logprobs > 0
+    with contextlib.ExitStack() as stack:
+        labels = stack.enter_context((folder / "labels.jsonl").open("w", encoding="utf-8"))
+        rejected = stack.enter_context((folder / "rejected.jsonl").open("w", encoding="utf-8"))
+        keep = stack.enter_context(parquet_writer(folder / "logprobs.parquet")) if wants else None
+        tell = stack.enter_context(progress(desk, total, SCREEN))
+        async for outcome in label_all(desk, prompts, rules):
+            tell(outcome)
+            if isinstance(outcome, Rejected):
+                reasons[outcome.reason] += 1
+                rejected.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
+                continue
+            kept += 1
+            labels.write(label_line(outcome))
+            if keep is not None and outcome.logprobs:
+                keep(outcome.id, outcome.logprobs)
+    return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}
+
+
+def label_line(label: Label) -> str:
+    """A label as a line of JSON; its log-probabilities lie beside it."""
+    return json.dumps(asdict(replace(label, logprobs=None)), ensure_ascii=False) + "\n"
+
+
+def record(run: Run, summary: dict[str, Any]) -> None:
+    """The ledger's figures as metrics, the files for MLflow."""
+    figures = {k: v for k, v in summary["in_all"].items() if isinstance(v, int | float)}
+    figures |= {k: summary[k] for k in ("rows", "kept", "kept_share", "from_ledger")}
+    for name, value in figures.items():
+        run.event("metric", stage="label", name=f"label/{name}", value=value, step=None)
+    run.event("file", stage="label", path="label/summary.json", title="ledger")
+
+
+def refuse_few(summary: dict[str, Any], teacher: Teacher, staging: Staging) -> None:
+    """Too few answers that are worth training on end the run: what was bought stays in the ledger."""
+    if summary["kept_share"] < teacher.min_kept_share or not summary["kept"]:
+        raise GateError(
+            f"only {summary['kept_share']:.1%} of the answers were kept; {teacher.min_kept_share:.0%} are wanted",
+            where="teacher.min_kept_share",
+            remedy=f"read {staging.folder / 'rejected.jsonl'}; nothing is bought again by the next attempt",
+        )

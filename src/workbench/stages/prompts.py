@@ -1,0 +1,98 @@
+"""The prompts of a recipe with a teacher: which rows are asked, in what form they leave, and the labels read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from workbench.data import prompts
+from workbench.data.prepare import Splits, describe, prepare
+from workbench.data.privacy import redact, restore
+from workbench.data.prompts import Asked
+from workbench.data.split import runs_of, words_of
+from workbench.evaluation.scorers import score
+from workbench.recipe import Recipe
+from workbench.records import Example, Message
+from workbench.runs import Run, read_json
+from workbench.teacher.egress import rule_for
+from workbench.teacher.labeller import Prompt
+
+
+def has_teacher(recipe: Recipe) -> bool:
+    """Whether a teacher answers the prompts."""
+    return recipe.teacher.api != "none"
+
+
+def prepared(recipe: Recipe) -> Splits:
+    """The recipe's rows; those that a teacher will answer need no answer of their own."""
+    unanswered = has_teacher(recipe) and recipe.teacher.prompts is None
+    return prepare(recipe.data, recipe.seed, unanswered=unanswered)
+
+
+def gather(recipe: Recipe) -> Asked:
+    """The rows that the teacher is asked."""
+    return prompts.gather(recipe.data, recipe.teacher.prompts, recipe.teacher.limit, recipe.seed)
+
+
+def prompt_of(example: Example, privacy: str, rule: str) -> Prompt:
+    """The row as it may leave: with placeholders where the rule wants them."""
+    if rule != "redacted":
+        return Prompt(example.id, example.prompt, privacy, gold=example.answer)
+    texts, originals, counts = redact([m.content for m in example.prompt])
+    messages = tuple(Message(m.role, text) for m, text in zip(example.prompt, texts, strict=True))
+    return Prompt(example.id, messages, privacy, counts, originals, example.answer)
+
+
+def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
+    """How an answer is held against the row's own, when the recipe wants that: its scorer's first metric."""
+    name = recipe.teacher.gold_scorer
+    if name is None:
+        return None
+    fields = recipe.evaluate.fields
+
+    def full_marks(answer: str, gold: str) -> float:
+        return min(score(name, fields, gold, answer).values())
+
+    return full_marks
+
+
+def leak_finder(judging: Sequence[Example], words: int) -> Callable[[str], str | None]:
+    """Which evaluation row a text repeats, if any: answers are held against the test as prompts were."""
+    runs = {r: e.where for e in judging for r in runs_of(words_of(e.text), words)}
+
+    def found(text: str) -> str | None:
+        return next((runs[r] for r in runs_of(words_of(text), words) if r in runs), None)
+
+    return found
+
+
+def labelled(recipe: Recipe, run: Run) -> Splits:
+    """The recipe's rows with the kept labels as training rows; originals are put back in memory only."""
+    rule, asked = rule_for(recipe.teacher, recipe.data.privacy), gather(recipe)
+    by_id = {e.id: e for e in asked.examples}
+    rows = []
+    with (run.folder / "label" / "labels.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            label = json.loads(line)
+            example = by_id[label["id"]]
+            originals = prompt_of(example, recipe.data.privacy, rule).originals
+            answer = Message("assistant", put_back(label["answer"], originals))
+            rows.append(replace(example, messages=(*example.prompt, answer)))
+    summary = read_json(run.folder / "label" / "summary.json")
+    told = describe(rows, "train", "label/labels.jsonl", recipe.data)
+    datasets = [told if d["role"] == "training" else d for d in asked.splits.datasets]
+    said = [*asked.said, f"{len(rows):,} training rows carry the answers of {summary['teacher']}"]
+    return replace(asked.splits, train=rows, datasets=datasets, said=said)
+
+
+def put_back(answer: str, originals: Mapping[str, str]) -> str:
+    """An answer with its originals; in JSON each value on its own, since an original may hold quotes."""
+    try:
+        told = json.loads(answer)
+    except ValueError:
+        return restore(answer, originals)
+    if not isinstance(told, dict):
+        return restore(answer, originals)
+    back = {key: restore(value, originals) if isinstance(value, str) else value for key, value in told.items()}
+    return json.dumps(back, ensure_ascii=False)

@@ -1,0 +1,130 @@
+"""What an answer must look like: the schema that is asked for, the check, the plea to mend it, the vote. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from workbench.recipe import Teacher
+from workbench.records import Message
+
+FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.S)
+
+
+class MalformedError(ValueError):
+    """The answer is not what was asked for; the message says how, for the teacher to mend it."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An answer as it is learned, and the reason the teacher gave for it."""
+
+    answer: str
+    rationale: str = ""
+
+
+def wants_json(teacher: Teacher) -> bool:
+    """Whether the answer travels as a JSON object."""
+    return bool(teacher.fields or teacher.labels or teacher.rationale)
+
+
+@lru_cache(maxsize=32)
+def shape(fields: tuple[tuple[str, tuple[str, ...]], ...], labels: tuple[str, ...], rationale: bool) -> type[BaseModel]:
+    """The pydantic model of the JSON object; extra keys are refused, every key is required."""
+    kinds: dict[str, Any] = {}
+    if rationale:
+        kinds["rationale"] = (str, Field(min_length=1))
+    if fields:
+        for name, allowed in fields:
+            kinds[name] = (Literal[allowed] if allowed else str, ...)
+    elif labels:
+        kinds["label"] = (Literal[labels], ...)
+    else:
+        kinds["answer"] = (str, Field(min_length=1))
+    return create_model("Answer", __config__=ConfigDict(extra="forbid", strict=True), **kinds)
+
+
+def model_of(teacher: Teacher) -> type[BaseModel]:
+    """The shape this teacher's answers must have."""
+    fields = tuple((name, tuple(allowed)) for name, allowed in teacher.fields.items())
+    return shape(fields, tuple(teacher.labels), teacher.rationale)
+
+
+def schema_of(teacher: Teacher) -> dict[str, Any] | None:
+    """The JSON schema to ask for, in the subset that strict modes take; None when plain text is wanted."""
+    if not wants_json(teacher):
+        return None
+    properties = {}
+    for name, spec in model_of(teacher).model_json_schema()["properties"].items():
+        allowed = spec.get("enum") or ([spec["const"]] if "const" in spec else None)
+        properties[name] = {"type": "string", "enum": allowed} if allowed else {"type": "string"}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def instruction(teacher: Teacher) -> str:
+    """The wanted shape in words, for an endpoint that takes no schema."""
+    schema = schema_of(teacher)
+    if schema is None:
+        return ""
+    lines = []
+    for name, spec in schema["properties"].items():
+        lines.append(f"- {name}: " + (f"one of {', '.join(spec['enum'])}" if "enum" in spec else "text"))
+    return "Answer with one JSON object and nothing else. Its keys:\n" + "\n".join(lines)
+
+
+def asked(teacher: Teacher, messages: Sequence[Message], in_words: bool) -> tuple[Message, ...]:
+    """The conversation to send: with the shape in words where the endpoint takes no schema, or a reason is wanted."""
+    added = instruction(teacher) if in_words else ""
+    if teacher.rationale and not in_words:
+        added = "Give the reason first, in `rationale`, then the answer."
+    if not added:
+        return tuple(messages)
+    if messages[0].role == "system":
+        return (Message("system", f"{messages[0].content}\n\n{added}"), *messages[1:])
+    return (Message("system", added), *messages)
+
+
+def parse(teacher: Teacher, text: str) -> Told:
+    """The answer in the text; MalformedError when it is not what was asked for."""
+    if not text.strip():
+        raise MalformedError("the answer is empty")
+    if not wants_json(teacher):
+        return Told(text.strip())
+    fenced = FENCE.match(text)
+    try:
+        found = model_of(teacher).model_validate_json(fenced[1] if fenced else text.strip()).model_dump()
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the text'}: {e['msg']}" for e in error.errors()[:3])
+        raise MalformedError(told) from None
+    rationale = found.pop("rationale", "")
+    if teacher.fields:
+        return Told(json.dumps(found, ensure_ascii=False), rationale)
+    return Told(next(iter(found.values())).strip(), rationale)
+
+
+def plea(error: MalformedError) -> Message:
+    """The user turn that asks to mend a malformed answer."""
+    return Message("user", f"That answer cannot be used: {error}. Give the whole answer again, mended, nothing else.")
+
+
+def vote(told: Sequence[Told]) -> tuple[Told, int]:
+    """The commonest answer (white space and case aside; the first of equals) and how many gave it."""
+    counts = Counter(normal(one.answer) for one in told)
+    most = max(counts.values())
+    winner = next(one for one in told if counts[normal(one.answer)] == most)
+    return winner, most
+
+
+def normal(answer: str) -> str:
+    """An answer for comparison: JSON by its content, text without case and idle white space."""
+    try:
+        return json.dumps(json.loads(answer), sort_keys=True).lower()
+    except ValueError:
+        return " ".join(answer.lower().split())

@@ -1,0 +1,283 @@
+"""The providers' batch APIs: half the price for patience. What a batch answers goes into the ledger, like any answer.
+
+Written before it is sent, and asked for again after a restart: a batch that was paid for is never lost, by any run.
+Lines come back in any order and are put to their requests by their own id; what failed or expired is simply still
+unanswered, and the calls that follow ask for it one by one.
+OpenAI: platform.openai.com/docs/api-reference/batch. Anthropic: docs.anthropic.com/en/api/creating-message-batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.teacher.calls import Desk, pause
+from workbench.teacher.client import TroubleError, sorted_out, wire_of
+from workbench.teacher.egress import SENDING, Sending, merged
+from workbench.teacher.ledger import Outcome
+from workbench.teacher.prices import pricing_of
+from workbench.teacher.wire import Reply, Request, read_reply
+
+MAX_BYTES = 150_000_000  # below both providers' limits on one batch
+Say = Callable[[str], None]
+Class = Callable[[Reply], Outcome]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a batch's results: the request it answers, and the reply, or why there is none."""
+
+    request: str
+    payload: Any
+    status: int | None
+    error: str
+
+
+async def fill(desk: Desk, asked: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
+    """Have the unanswered of these requests answered by batches, as far as the budget goes."""
+    seen: set[str] = set()
+    open_ones = [(request, sending) for request, sending in asked if fresh(desk, request, seen)]
+    chunk: list[tuple[Request, Sending]] = []
+    size = 0
+    for request, sending in open_ones:
+        length = len(json.dumps(request.body))
+        if chunk and (len(chunk) >= desk.teacher.batch_rows or size + length > MAX_BYTES):
+            await one_batch(desk, chunk, classed, say)
+            chunk, size = [], 0
+        chunk.append((request, sending))
+        size += length
+    if chunk:
+        await one_batch(desk, chunk, classed, say)
+
+
+def fresh(desk: Desk, request: Request, seen: set[str]) -> bool:
+    """Whether a request is neither answered, nor on its way, nor an equal of one before it."""
+    if request.hash in seen or desk.ledger.answer(request.hash) or desk.ledger.in_flight(request.hash):
+        return False
+    seen.add(request.hash)
+    return True
+
+
+async def collect_unfinished(desk: Desk, classed: Class, say: Say) -> None:
+    """Wait for the batches that an earlier attempt, of this run or another, has sent to this teacher."""
+    for batch, remote, started, requests in desk.ledger.unfinished_batches(desk.client.identity):
+        if remote is None:
+            remote = await find_remote(desk, batch, started, requests)
+        if remote is None:  # it never reached the provider
+            for ticket in desk.ledger.tickets(batch).values():
+                desk.ledger.settle(ticket, "error", 0, error="the batch was never submitted")
+            desk.ledger.mark_batch(batch, "done", None)
+            continue
+        desk.ledger.mark_batch(batch, "submitted", remote)
+        say(f"batch {remote} of an earlier attempt, {requests:,} requests: waiting for it")
+        await collect(desk, batch, remote, Sending(f"batch {batch}", "public"), classed, say)
+
+
+async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
+    """Reserve, submit, wait, settle. Requests that the budget has no room for are left out."""
+    if desk.closed:
+        return
+    batch, pricing = uuid.uuid4().hex, pricing_of(desk.teacher, batch=True)
+    desk.ledger.open_batch(batch, desk.client.identity, len(chunk))
+    taken = []
+    for request, sending in chunk:
+        worst = pricing.worst(request.most_in, request.most_out)
+        if desk.ledger.reserve(request.hash, request.row, desk.client.identity, worst, desk.budget, "batch", batch):
+            taken.append((request, sending))
+    if not taken:
+        desk.ledger.mark_batch(batch, "done", None)
+        return
+    sending = joint([one for _, one in taken], batch)
+    try:
+        remote = await patiently(desk, sending, lambda: submit(desk, [request for request, _ in taken], batch))
+    except (WorkbenchError, TroubleError) as error:
+        sent = not isinstance(error, TroubleError) or error.charged
+        for ticket in desk.ledger.tickets(batch).values():
+            cost = ticket.worst if sent and not isinstance(error, WorkbenchError) else 0
+            desk.ledger.settle(ticket, "error", cost, error=str(error), assumed=bool(cost))
+        desk.ledger.mark_batch(batch, "done", None)
+        if isinstance(error, WorkbenchError):
+            raise
+        raise WorkbenchError(
+            f"the batch was not taken: {error}", where="teacher.batch", remedy="teacher.batch=false asks one by one"
+        ) from error
+    desk.ledger.mark_batch(batch, "submitted", remote)
+    say(f"batch {remote}: {len(taken):,} requests submitted, looked at every {desk.teacher.poll_seconds:g} s")
+    await collect(desk, batch, remote, sending, classed, say)
+
+
+def joint(sendings: Sequence[Sending], batch: str) -> Sending:
+    """One line for all rows of a batch, of the strictest class among them."""
+    strictest = max((one.privacy for one in sendings), key=("public", "internal", "restricted").index)
+    return Sending(f"batch {batch}: {len(sendings)} rows", strictest, merged(one.redacted for one in sendings))
+
+
+async def collect(desk: Desk, batch: str, remote: str, sending: Sending, classed: Class, say: Say) -> None:
+    """Poll until the batch has ended, and settle every request of it."""
+    last = ""
+    while True:
+        ended, state = await patiently(desk, sending, lambda: look(desk, remote))
+        if state != last:
+            say(f"batch {remote}: {state}")
+            last = state
+        if ended:
+            break
+        await asyncio.sleep(desk.teacher.poll_seconds)
+    pricing = pricing_of(desk.teacher, batch=True)
+    tickets = desk.ledger.tickets(batch)
+    lines = await patiently(desk, sending, lambda: gathered(results(desk, remote)))
+    for line in lines:
+        ticket = tickets.pop(line.request, None)
+        if ticket is None:  # answered twice, or not ours: counted once
+            continue
+        reply = None
+        if line.payload is not None:
+            try:
+                reply = read_reply(wire_of(desk.teacher), line.payload)
+            except WorkbenchError as error:
+                desk.ledger.settle(ticket, "error", ticket.worst, error=str(error), assumed=True, status=200)
+                continue
+        if reply is None:
+            desk.ledger.settle(ticket, "error", 0, error=line.error, status=line.status)
+        else:
+            cost = pricing.cost(reply.usage)
+            desk.ledger.settle(ticket, classed(reply), cost, reply=reply, status=line.status, egress=sending.hash)
+    for ticket in tickets.values():  # an expired or cancelled batch gives no line for what it has not done
+        desk.ledger.settle(ticket, "error", 0, error=f"no line in the {state} batch")
+    desk.ledger.mark_batch(batch, "done", remote)
+
+
+async def gathered(lines: AsyncIterator[Line]) -> list[Line]:
+    """All lines, so that a broken download is begun anew and nothing is settled twice."""
+    return [line async for line in lines]
+
+
+async def patiently(desk: Desk, sending: Sending, call: Callable[[], Awaitable[Any]]) -> Any:
+    """A control call through the choke point, again while that may help. Raises WorkbenchError or TroubleError."""
+
+    async def once() -> Any:
+        token = SENDING.set(sending)
+        try:
+            return await call()
+        except WorkbenchError:
+            raise
+        except Exception as error:
+            raise sorted_out(error, desk.teacher, sending) from error
+        finally:
+            SENDING.reset(token)
+
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(desk.teacher.attempts), wait=pause, reraise=True,
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, TroubleError) and e.kind == "again"),
+    )  # fmt: skip
+    try:
+        return await retrying(once)
+    except TroubleError as trouble:
+        if trouble.error is not None:
+            desk.closed = desk.closed or trouble.error
+            raise desk.closed from trouble
+        raise
+
+
+async def submit(desk: Desk, requests: Sequence[Request], batch: str) -> str:
+    """Hand a batch in; gives the provider's id."""
+    sdk = desk.client.sdk
+    if wire_of(desk.teacher) == "anthropic":
+        lines = [{"custom_id": request.hash, "params": dict(request.body)} for request in requests]
+        return str((await sdk.messages.batches.create(requests=lines)).id)
+    if not hasattr(sdk, "batches"):
+        raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
+    lines = [
+        {"custom_id": request.hash, "method": "POST", "url": "/v1/chat/completions", "body": dict(request.body)}
+        for request in requests
+    ]
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    uploaded = await sdk.files.create(file=(f"{batch}.jsonl", content), purpose="batch")
+    made = await sdk.batches.create(
+        input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h",
+        metadata={"workbench": batch},
+    )  # fmt: skip
+    return str(made.id)
+
+
+async def look(desk: Desk, remote: str) -> tuple[bool, str]:
+    """(ended, a word on it)."""
+    sdk = desk.client.sdk
+    if wire_of(desk.teacher) == "anthropic":
+        found = await sdk.messages.batches.retrieve(remote)
+        counts = found.request_counts
+        return found.processing_status == "ended", f"{found.processing_status}, {counts.succeeded:,} answered"
+    found = await sdk.batches.retrieve(remote)
+    if found.status == "failed":
+        told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
+        return True, f"failed: {told or 'no reason given'}"
+    done = f", {found.request_counts.completed:,} answered" if found.request_counts else ""
+    return found.status in ("completed", "expired", "cancelled"), f"{found.status}{done}"
+
+
+async def results(desk: Desk, remote: str) -> AsyncIterator[Line]:
+    """The lines of an ended batch, in the provider's order."""
+    sdk = desk.client.sdk
+    if wire_of(desk.teacher) == "anthropic":
+        found = await sdk.messages.batches.retrieve(remote)
+        if found.results_url is None:
+            return
+        async for entry in await sdk.messages.batches.results(remote):
+            told = entry.model_dump(mode="json")
+            result = told["result"]
+            if result["type"] == "succeeded":
+                yield Line(told["custom_id"], result["message"], 200, "")
+            else:
+                error = (result.get("error") or {}).get("error") or {}
+                yield Line(told["custom_id"], None, None, f"{result['type']}: {error.get('message', '')}")
+        return
+    found = await sdk.batches.retrieve(remote)
+    for file in filter(None, (found.output_file_id, found.error_file_id)):
+        text = (await sdk.files.content(file)).text
+        for raw in text.splitlines():
+            if raw.strip():
+                yield openai_line(json.loads(raw))
+
+
+def openai_line(told: dict[str, Any]) -> Line:
+    """One line of an output or error file."""
+    response, error = told.get("response") or {}, told.get("error") or {}
+    status = response.get("status_code")
+    if status == 200:
+        return Line(told["custom_id"], response["body"], status, "")
+    inner = (response.get("body") or {}).get("error") or {}
+    said = error.get("message") or inner.get("message") or ""
+    return Line(told["custom_id"], None, status, f"{error.get('code') or inner.get('code') or ''} {said}".strip())
+
+
+async def find_remote(desk: Desk, batch: str, started: float, requests: int) -> str | None:
+    """The provider's id of a batch whose submission was interrupted; None when the provider has none.
+
+    OpenAI keeps our own id with it. Anthropic does not: there it is the one batch we do not know, made after ours was
+    written, with as many requests.
+    """
+    sdk, sending = desk.client.sdk, Sending(f"batch {batch}", "public")
+    known = desk.ledger.known_remotes()
+
+    async def listed() -> list[Any]:
+        anthropic = wire_of(desk.teacher) == "anthropic"
+        page = (sdk.messages.batches if anthropic else sdk.batches).list(limit=100)
+        return [one async for one in page]
+
+    found = await patiently(desk, sending, listed)
+    if wire_of(desk.teacher) != "anthropic":
+        return next((one.id for one in found if (one.metadata or {}).get("workbench") == batch), None)
+    reserved = len(desk.ledger.tickets(batch))
+    for one in found:
+        counts = one.request_counts
+        total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
+        if one.id not in known and one.created_at.timestamp() >= started - 60 and total in (reserved, requests):
+            return str(one.id)
+    return None

@@ -1,0 +1,191 @@
+"""One request through ledger, wall, pace and retries: the only way from a row to a teacher."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import tenacity
+
+from workbench.errors import GateError, WorkbenchError
+from workbench.recipe import Teacher
+from workbench.teacher.client import Client, TroubleError
+from workbench.teacher.egress import Sending
+from workbench.teacher.ledger import NANO, Ledger, Outcome, Ticket
+from workbench.teacher.pace import Pace
+from workbench.teacher.prices import Pricing
+from workbench.teacher.wire import Reply, Request
+
+REFUSED_IN_A_ROW = 20  # requests that the provider calls wrong, with never an answer between: it is not the row's fault
+Check = Callable[[Reply], Outcome]
+
+
+class RowError(Exception):
+    """This row gets no answer; `reason` is a short word for the count, the message says more."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass
+class Desk:
+    """All that a request passes. `closed` holds the error that ended the run: nothing more is sent."""
+
+    teacher: Teacher
+    client: Client
+    ledger: Ledger
+    pricing: Pricing
+    pace: Pace
+    asked: dict[str, asyncio.Future[Reply]] = field(default_factory=dict)
+    settled: asyncio.Condition = field(default_factory=asyncio.Condition)
+    reserved_here: int = 0
+    refused: int = 0
+    sent: int = 0
+    from_ledger: int = 0
+    tokens: int = 0
+    closed: WorkbenchError | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """The wall in nano-dollars."""
+        return None if self.teacher.budget_usd is None else round(self.teacher.budget_usd * NANO)
+
+
+async def buy(desk: Desk, request: Request, sending: Sending, check: Check, kind: str = "online") -> Reply:
+    """The answer to a request: from the ledger when it was ever given, else from the teacher, paid once.
+
+    `check` names the outcome that the ledger keeps. Raises RowError when this row gets none, and what `desk.closed`
+    holds when the run is over.
+    """
+    while True:
+        known = desk.ledger.answer(request.hash)
+        if known is not None:
+            desk.from_ledger += 1
+            return known
+        if request.hash in desk.asked:  # an equal row is being asked right now
+            return await asyncio.shield(desk.asked[request.hash])
+        if not desk.ledger.in_flight(request.hash):
+            break
+        await asyncio.sleep(0.2)  # another run has asked this very thing and will have its answer
+    future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    desk.asked[request.hash] = future
+    try:
+        reply = await with_retries(desk, request, sending, check, kind)
+        future.set_result(reply)
+        return reply
+    except BaseException as error:
+        if isinstance(error, Exception):
+            future.set_exception(error)
+            future.exception()  # read here, so that nobody hears of it when no equal row waits
+        else:
+            future.cancel()
+        raise
+    finally:
+        del desk.asked[request.hash]
+
+
+async def with_retries(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
+    """Try until there is an answer, the attempts are used up, or trying is of no use."""
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(desk.teacher.attempts),
+        wait=pause,
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, TroubleError) and e.kind == "again"),
+        reraise=True,
+    )
+    try:
+        async for attempt in retrying:
+            with attempt:
+                return await once(desk, request, sending, check, kind)
+    except TroubleError as trouble:
+        if trouble.kind == "stop" and trouble.error is not None:
+            desk.closed = desk.closed or trouble.error
+            raise desk.closed from trouble
+        if trouble.kind == "again":
+            raise RowError("unanswered", f"{desk.teacher.attempts} attempts failed; the last: {trouble}") from trouble
+        refuse_hopeless(desk, trouble)
+        raise RowError("blocked" if trouble.filtered else "refused_by_provider", str(trouble)) from trouble
+    raise AssertionError("tenacity ended without a result")
+
+
+def pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next attempt: what the provider asked for, else 0.5 to 30, doubling, with full jitter."""
+    trouble = state.outcome.exception() if state.outcome else None
+    wanted = trouble.retry_after if isinstance(trouble, TroubleError) else None
+    return wanted if wanted is not None else tenacity.wait_random_exponential(multiplier=0.5, max=30.0)(state)
+
+
+def refuse_hopeless(desk: Desk, trouble: TroubleError) -> None:
+    """Close the desk when request after request is called wrong: then it is the recipe, not the rows."""
+    desk.refused += trouble.status is not None
+    if desk.refused >= REFUSED_IN_A_ROW:
+        desk.closed = desk.closed or WorkbenchError(
+            f"{desk.refused} requests in a row were refused; the last: {trouble}",
+            where=f"teacher {desk.teacher.model}",
+            remedy="the provider's words above say what it does not take",
+        )
+
+
+async def once(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
+    """Reserve, wait for a turn, send, settle."""
+    async with desk.pace.slot(request.most_in // 4 + request.most_out):
+        ticket = await room_for(desk, request, kind)
+        desk.reserved_here += 1
+        try:
+            reply = await send(desk, request, sending, check, ticket)
+        finally:
+            async with desk.settled:
+                desk.reserved_here -= 1
+                desk.settled.notify_all()
+    return reply
+
+
+async def room_for(desk: Desk, request: Request, kind: str) -> Ticket:
+    """A reservation below the wall; waits while calls in flight may yet leave room. Closes the desk when none will."""
+    worst = desk.pricing.worst(request.most_in, request.most_out)
+    while True:
+        if desk.closed:
+            raise desk.closed
+        alone = not desk.reserved_here
+        ticket = desk.ledger.reserve(request.hash, request.row, desk.client.identity, worst, desk.budget, kind)
+        if ticket is not None:
+            return ticket
+        if alone:
+            break
+        async with desk.settled:
+            if desk.reserved_here:
+                await desk.settled.wait()
+    spent, reserved = desk.ledger.spending()
+    desk.closed = GateError(
+        f"the budget of {desk.teacher.budget_usd:g} USD is used up: {spent / NANO:.4f} spent, "
+        f"{reserved / NANO:.4f} reserved, and the next call may cost {worst / NANO:.4f}",
+        where="teacher.budget_usd",
+        remedy="everything bought is kept; a higher budget goes on from here",
+    )
+    raise desk.closed
+
+
+async def send(desk: Desk, request: Request, sending: Sending, check: Check, ticket: Ticket) -> Reply:
+    """One call, and its line in the ledger whatever comes of it."""
+    worst, settle = ticket.worst, desk.ledger.settle
+    desk.sent += 1
+    try:
+        reply = await desk.client.ask(request, sending)
+    except TroubleError as trouble:
+        if trouble.status == 429:
+            desk.pace.throttled(trouble.retry_after)
+        outcome: Outcome = "filtered" if trouble.filtered and trouble.kind == "row" else "error"
+        cost = worst if trouble.charged else 0
+        settle(ticket, outcome if trouble.status else "error", cost, status=trouble.status, error=str(trouble),
+               assumed=trouble.charged, egress=trouble.egress)  # fmt: skip
+        raise
+    except BaseException:  # interrupted while the provider was at work
+        settle(ticket, "error", worst, error="interrupted", assumed=True, egress=sending.hash)
+        raise
+    desk.pace.answered()
+    desk.refused = 0
+    desk.tokens += reply.usage.tokens_in + reply.usage.out
+    cost = desk.pricing.cost(reply.usage)
+    settle(ticket, check(reply), cost, reply=reply, status=200, egress=sending.hash)
+    return replace(reply, attempt=ticket.attempt, cost=cost)

@@ -1,0 +1,214 @@
+"""The clients: the providers' own SDKs over the choke point, without their retries, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+import httpx2 as httpx
+
+from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.recipe import Teacher
+from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
+from workbench.teacher.wire import Reply, Request, read_reply
+
+ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+RETIRED = ("deprecated", "retired", "decommissioned", "no longer available", "shut down", "sunset")
+MAX_RETRY_AFTER_S = 300.0
+Post = Callable[[Mapping[str, Any]], Awaitable[Any]]
+
+
+class TroubleError(Exception):
+    """A call that brought no answer. `kind`: `again` may succeed later, `row` concerns this row alone, `stop` all.
+
+    `charged` says that the provider may have done the work: the cost is then assumed to be the worst.
+    """
+
+    def __init__(
+        self, kind: Literal["again", "row", "stop"], message: str, *, status: int | None = None,
+        retry_after: float | None = None, charged: bool = False, filtered: bool = False,
+        error: WorkbenchError | None = None, egress: str = "",
+    ):  # fmt: skip
+        super().__init__(message)
+        self.kind, self.status, self.retry_after = kind, status, retry_after
+        self.charged, self.filtered, self.error, self.egress = charged, filtered, error, egress
+
+
+@dataclass(frozen=True)
+class Client:
+    """An open way to a teacher. `identity` names the endpoint without its key; `sdk` is for batches."""
+
+    teacher: Teacher
+    identity: str
+    post: Post
+    sdk: Any
+
+    async def ask(self, request: Request, sending: Sending) -> Reply:
+        """One call, one answer. Raises TroubleError, sorted by what it means."""
+        token = SENDING.set(sending)
+        try:
+            payload = await self.post(request.body)
+            return read_reply(wire_of(self.teacher), payload)
+        except WorkbenchError as error:  # an answer that has not the documented shape: paid for, and no answer
+            raise TroubleError("again", str(error), status=200, charged=True, egress=sending.hash) from error
+        except Exception as error:
+            raise sorted_out(error, self.teacher, sending) from error
+        finally:
+            SENDING.reset(token)
+
+
+def wire_of(teacher: Teacher) -> str:
+    """Whose shapes the requests have."""
+    return "anthropic" if teacher.api == "anthropic" else "openai"
+
+
+def key_of(teacher: Teacher) -> str:
+    """The key, from the environment variable that the recipe names; RequestError when it is not set."""
+    if not teacher.key_variable:
+        return "none"
+    key = os.environ.get(teacher.key_variable, "").strip()
+    if not key:
+        raise RequestError(
+            f"the environment variable {teacher.key_variable} is not set",
+            where="teacher.key_variable",
+            remedy=f"export {teacher.key_variable}=…",
+        )
+    return key
+
+
+@asynccontextmanager
+async def open_client(teacher: Teacher, identity: str, base_url: str, choke: ChokePoint) -> AsyncIterator[Client]:
+    """The client for the teacher's API: `openai`, `anthropic`, `local_gguf`, or an entry point in `workbench.teachers`.
+
+    An entry point is `open(teacher, key, base_url, http) -> (post, sdk)`: `post` takes a chat-completions body and
+    gives the JSON of a chat completion; it must send through `http` alone.
+    """
+    opener = {"openai": openai_post, "local_gguf": openai_post, "anthropic": anthropic_post}.get(teacher.api)
+    if opener is None:
+        found = {e.name: e for e in entry_points(group="workbench.teachers")}
+        if teacher.api not in found:
+            known = ("openai", "anthropic", "local_gguf", *found)
+            raise RequestError(f"no such API {teacher.api!r}", where="teacher.api", remedy=nearest(teacher.api, known))
+        opener = found[teacher.api].load()
+    timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
+    async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
+        post, sdk = opener(teacher, key_of(teacher), base_url, http)
+        yield Client(teacher, identity, post, sdk)
+
+
+def openai_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Any]:
+    """Chat completions through the official SDK."""
+    import openai
+
+    sdk = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=teacher.timeout_s, http_client=http)
+
+    async def post(body: Mapping[str, Any]) -> Any:
+        raw = await sdk.chat.completions.with_raw_response.create(**body)
+        return raw.http_response.json()
+
+    return post, sdk
+
+
+def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Any]:
+    """Messages through the official SDK."""
+    import anthropic
+
+    sdk = anthropic.AsyncAnthropic(
+        api_key=key, base_url=base_url, max_retries=0, timeout=teacher.timeout_s, http_client=http
+    )
+
+    async def post(body: Mapping[str, Any]) -> Any:
+        # The SDK has no word for `temperature` any more; models that still take one do so on the wire.
+        named = {key: value for key, value in body.items() if key != "temperature"}
+        more = {"temperature": body["temperature"]} if "temperature" in body else None
+        raw = await sdk.messages.with_raw_response.create(**named, extra_body=more)
+        return raw.http_response.json()
+
+    return post, sdk
+
+
+def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleError:
+    """What an SDK's exception means. Both SDKs name and fill theirs alike."""
+    left = sending.hash
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BlockedError):
+            return TroubleError("row", f"not sent: {cause}", filtered=True)
+        if isinstance(cause, httpx.ConnectError):
+            return TroubleError("again", f"no connection: {cause}", egress=left)
+        cause = cause.__cause__
+    status = getattr(error, "status_code", None)
+    if status is None:
+        if not left:  # it never came to the choke point: the SDK itself would not have it
+            told = f"{type(error).__name__}: {error}"
+            return TroubleError("stop", told, error=WorkbenchError(f"the SDK refuses the request: {told}", where="teacher"))
+        return TroubleError("again", f"{type(error).__name__}: {error}", charged=True, egress=left)
+    said, code = message_of(error)
+    key = os.environ.get(teacher.key_variable or "", "").strip()
+    if key:  # some providers repeat the key they refuse
+        said = said.replace(key, "…")
+    return by_status(int(status), said, code, retry_after_of(error), teacher, left)
+
+
+def by_status(
+    status: int, said: str, code: str, retry_after: float | None, teacher: Teacher, left: str
+) -> TroubleError:
+    """What an HTTP status means, as the providers document it."""
+    text = f"{status}: {said}"
+
+    def stop(error: WorkbenchError) -> TroubleError:
+        return TroubleError("stop", text, status=status, error=error, egress=left)
+
+    if status in (401, 403):
+        return stop(RequestError(
+            f"the provider does not accept the key ({said})", where="teacher.key_variable",
+            remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
+        ))  # fmt: skip
+    if status == 402 or code in ("insufficient_quota", "billing_error"):
+        return stop(WorkbenchError(
+            f"the account has no credit left ({said})", where=f"teacher {teacher.model}",
+            remedy="add credit; the same command goes on from here",
+        ))  # fmt: skip
+    if status == 404 or code in ("model_not_found", "not_found_error", "model_not_available"):
+        retired = any(word in said.lower() for word in RETIRED)
+        what = f"the provider has retired {teacher.model!r}" if retired else f"the provider knows no {teacher.model!r}"
+        remedy = "choose its successor, and price it" if retired else "check teacher.model and teacher.base_url"
+        return stop(RequestError(f"{what} ({said})", where="teacher.model", remedy=remedy))
+    if status == 429 or status in (408, 409) or status >= 500:
+        return TroubleError("again", text, status=status, retry_after=retry_after, egress=left)
+    return TroubleError("row", text, status=status, filtered="content" in code or "policy" in code, egress=left)
+
+
+def message_of(error: Any) -> tuple[str, str]:
+    """(message, code) from an error's JSON body."""
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    if isinstance(inner, dict):
+        return " ".join(str(inner.get("message", "")).split())[:300], str(inner.get("code") or inner.get("type") or "")
+    return " ".join(str(error).split())[:300], ""
+
+
+def retry_after_of(error: Any) -> float | None:
+    """Seconds to wait, from `retry-after-ms`, or `retry-after` in seconds or as a date (RFC 9110, 10.2.3)."""
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    headers = error.response.headers
+    try:
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        elif "retry-after" in headers:
+            told = headers["retry-after"]
+            try:
+                seconds = float(told)
+            except ValueError:
+                seconds = (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+        else:
+            return None
+    except (ValueError, TypeError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

@@ -1,0 +1,249 @@
+"""Rows become labels: samples are asked, mended, voted on and filtered; what is not kept says why."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.records import Label, Message
+from workbench.teacher.answers import MalformedError, Told, asked, parse, plea, schema_of, vote
+from workbench.teacher.calls import Desk, RowError, buy
+from workbench.teacher.egress import Sending
+from workbench.teacher.ledger import Outcome
+from workbench.teacher.wire import Reply, Request, make_request
+
+JUDGE = (
+    "Grade the answer to the task below for correctness and completeness. "
+    'Answer with one JSON object {"grade": g}, g a whole number from 0 (wrong) to 10 (perfect), nothing else.'
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked for one row: the conversation as it may leave, and what stays here.
+
+    `originals` are the texts behind placeholders; `gold` is the row's own answer, "" when it has none.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    privacy: str = "public"
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    originals: Mapping[str, str] = field(default_factory=dict)
+    gold: str = ""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row without a label: a short `reason` for the count, the details, and the last answer if there was one."""
+
+    id: str
+    reason: str
+    details: str
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the stage hands in: what the endpoint can do, how placeholders go back, and how an answer is scored."""
+
+    able: Mapping[str, Any]
+    restore: Callable[[str, Mapping[str, str]], str]
+    score: Callable[[str, str], float] | None = None
+    leaks: Callable[[str], str | None] = lambda text: None
+    seed: int = 0
+
+
+async def label_all(desk: Desk, prompts: Iterable[Prompt], rules: Rules) -> AsyncIterator[Label | Rejected]:
+    """Every prompt's label or rejection, in the prompts' order, with a bounded number of rows in memory.
+
+    When the run ends early (budget, key, credit) what is in flight is waited for, since it is paid for; rows that
+    could not be asked any more are left out, and the error is raised last.
+    """
+    window: collections.deque[asyncio.Task[Label | Rejected]] = collections.deque()
+    wide = max(64, 4 * desk.teacher.concurrency)
+    try:
+        for prompt in prompts:
+            if desk.closed:
+                break
+            window.append(asyncio.create_task(one_row(desk, prompt, rules)))
+            if len(window) >= wide:
+                result = await whole(window.popleft(), desk)
+                if result is not None:
+                    yield result
+        while window:
+            result = await whole(window.popleft(), desk)
+            if result is not None:
+                yield result
+    finally:
+        for task in window:
+            task.cancel()
+        await asyncio.gather(*window, return_exceptions=True)
+    if desk.closed:
+        raise desk.closed
+
+
+async def whole(task: asyncio.Task[Label | Rejected], desk: Desk) -> Label | Rejected | None:
+    """A row's outcome; None when the run ended before it could be asked."""
+    try:
+        return await task
+    except WorkbenchError as error:
+        desk.closed = desk.closed or error
+        return None
+
+
+async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
+    """One row: its samples, the vote, and the filters."""
+    teacher = desk.teacher
+    samples = await asyncio.gather(*(one_answer(desk, prompt, n, rules) for n in range(teacher.samples)),
+                                   return_exceptions=True)  # fmt: skip
+    for failed in samples:
+        if isinstance(failed, BaseException) and not isinstance(failed, RowError):
+            raise failed
+    good = [s for s in samples if isinstance(s, Answered)]
+    if not good:
+        first = next(s for s in samples if isinstance(s, RowError))
+        return Rejected(prompt.id, first.reason, str(first), getattr(first, "answer", ""))
+    told, votes = vote([one.told for one in good])
+    agreement = votes / teacher.samples
+    chosen = next(one for one in good if one.told is told)
+    # What is kept on disk keeps its placeholders; the originals are only put back here, to be compared.
+    answer, rationale = (rules.restore(text, prompt.originals) for text in (told.answer, told.rationale))
+    why = None
+    if agreement < teacher.min_agreement:
+        why = ("disagreement", f"{votes} of {teacher.samples} samples agree")
+    elif prompt.gold and rules.score is not None and rules.score(answer, prompt.gold) < 1.0:
+        why = ("differs_from_gold", "the row's own answer is another")
+    elif (where := rules.leaks(f"{rationale}\n{answer}")) is not None:
+        why = ("repeats_evaluation", f"it shares words with {where}")
+    elif teacher.judge_at_least is not None:
+        grade = await judged(desk, prompt, told, rules)
+        if grade < teacher.judge_at_least:
+            why = ("judged_low", f"graded {grade:.1f} of 1")
+    if why:
+        return Rejected(prompt.id, *why, told.answer)
+    replies = [reply for one in good for reply in one.replies]
+    return Label(
+        id=prompt.id,
+        answer=told.answer,
+        rationale=told.rationale,
+        model=chosen.replies[-1].model or teacher.model,
+        agreement=agreement,
+        usd=sum(reply.cost for reply in replies) / 1e9,
+        requests=tuple(one.hash for one in good),
+        logprobs=chosen.replies[-1].logprobs,
+    )
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A well-formed answer, the hash of the request that gave it, and all replies it took."""
+
+    told: Told
+    hash: str
+    replies: tuple[Reply, ...]
+
+
+async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> Answered:
+    """One sample, mended up to `repairs` times. Raises RowError when it ends without a usable answer."""
+    teacher, replies = desk.teacher, []
+    turns = opening(desk, prompt, rules)
+    for left in range(teacher.repairs, -1, -1):
+        request = request_of(desk, prompt, turns, sample, rules)
+        reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply))
+        replies.append(reply)
+        outcome = outcome_of(desk, reply)
+        if outcome == "ok":
+            return Answered(parse(teacher, reply.text), request.hash, tuple(replies))
+        if outcome != "malformed" or not left:
+            raise unusable(desk, outcome, reply)
+        mistake = Message("assistant", reply.text or "(empty)")
+        turns = (*turns, mistake, plea(flaw(desk, reply)))
+    raise AssertionError("a loop of at least one turn")
+
+
+def opening(desk: Desk, prompt: Prompt, rules: Rules) -> tuple[Message, ...]:
+    """The conversation that the first request of a row sends."""
+    return asked(desk.teacher, prompt.messages, in_words=not rules.able["json_schema"])
+
+
+def request_of(desk: Desk, prompt: Prompt, turns: tuple[Message, ...], sample: int, rules: Rules) -> Request:
+    """The request for one turn of one sample."""
+    teacher = desk.teacher
+    return make_request(
+        teacher, desk.client.identity, prompt.id, turns, sample,
+        schema=schema_of(teacher) if rules.able["json_schema"] else None,
+        logprobs=teacher.logprobs,
+        seed=rules.seed if rules.able["seed"] else None,
+    )  # fmt: skip
+
+
+async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[Reply], Outcome]) -> Reply:
+    """Buy one answer for this row."""
+    return await buy(desk, request, Sending(prompt.id, prompt.privacy, prompt.redacted), check)
+
+
+def outcome_of(desk: Desk, reply: Reply) -> Outcome:
+    """How a reply is classed in the ledger."""
+    match reply.finish:
+        case "refusal":
+            return "refusal"
+        case "filter":
+            return "filtered"
+        case "length":
+            return "truncated"
+    try:
+        parse(desk.teacher, reply.text)
+    except MalformedError:
+        return "malformed"
+    return "ok"
+
+
+def flaw(desk: Desk, reply: Reply) -> MalformedError:
+    """What is wrong with a malformed answer."""
+    try:
+        parse(desk.teacher, reply.text)
+    except MalformedError as error:
+        return error
+    return MalformedError("it is not what was asked for")
+
+
+def unusable(desk: Desk, outcome: Outcome, reply: Reply) -> RowError:
+    """The error for an answer that is set aside, the answer with it."""
+    words = {
+        "refusal": "the teacher would not answer", "filtered": "the provider's filter stopped the answer",
+        "truncated": f"the answer was cut at {desk.teacher.max_new_tokens} tokens",
+    }  # fmt: skip
+    error = RowError(outcome, words.get(outcome) or str(flaw(desk, reply)))
+    error.answer = reply.text  # type: ignore[attr-defined]
+    return error
+
+
+async def judged(desk: Desk, prompt: Prompt, told: Told, rules: Rules) -> float:
+    """The teacher's own grade of an answer, 0 to 1; a grade that cannot be read counts as 0."""
+    task = "\n\n".join(f"{m.role}: {m.content}" for m in prompt.messages)
+    turns = (Message("user", f"{JUDGE}\n\nTask:\n{task}\n\nAnswer:\n{told.answer}"),)
+    schema = {
+        "type": "object", "properties": {"grade": {"type": "integer", "enum": list(range(11))}}, "required": ["grade"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    request = make_request(
+        desk.teacher, desk.client.identity, prompt.id, turns, 0, schema=schema if rules.able["json_schema"] else None
+    )
+    reply = await priced(desk, request, prompt, lambda reply: "ok" if grade_in(reply.text) is not None else "malformed")
+    return (grade_in(reply.text) or 0) / 10
+
+
+def grade_in(text: str) -> int | None:
+    """The grade in a judge's JSON."""
+    import json
+
+    try:
+        grade = json.loads(text)["grade"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return grade if isinstance(grade, int) and 0 <= grade <= 10 else None

@@ -1,0 +1,130 @@
+"""What an endpoint can do, found out by asking it, once, and kept in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.recipe import Teacher
+from workbench.records import Message, digest
+from workbench.teacher.calls import Desk, RowError, buy
+from workbench.teacher.client import wire_of
+from workbench.teacher.egress import Sending
+from workbench.teacher.wire import Reply, Request, make_request
+
+KEPT_DAYS = 7.0
+QUESTION = (Message("user", "Reply with the word yes."),)
+SCHEMA = {
+    "type": "object", "properties": {"word": {"type": "string", "enum": ["yes", "no"]}}, "required": ["word"],
+    "additionalProperties": False,
+}  # fmt: skip
+
+
+async def probe(desk: Desk) -> dict[str, Any]:
+    """`{"model", "logprobs", "json_schema", "seed", "echo"}` of the teacher; asked again after a week.
+
+    The first question is a plain one: a wrong key, an unknown or a retired model ends the run here, after one call.
+    """
+    teacher = replace(desk.teacher, max_new_tokens=16)
+    name = digest({"at": desk.client.identity, "model": teacher.model}, 40)
+    known = desk.ledger.probe(name, time.time() - KEPT_DAYS * 86_400)
+    if known is not None:
+        return known
+    try:
+        plain = await ask(desk, teacher)
+    except RowError as error:
+        raise RequestError(
+            f"the teacher does not answer a plain question: {error}",
+            where="teacher",
+            remedy="its own words say what it does not take: often teacher.temperature=null or another teacher.limit_key",
+        ) from error
+    found: dict[str, Any] = {"model": plain.model, "logprobs": 0, "json_schema": False, "seed": False, "echo": False}
+    found["json_schema"] = await works(lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in reply.text)
+    if wire_of(teacher) == "openai":
+        found["seed"] = await works(lambda: ask(desk, teacher, seed=1), lambda reply: True)
+        for wanted in (20, 5):
+            if await works(lambda wanted=wanted: ask(desk, teacher, logprobs=wanted), lambda r: r.logprobs is not None):  # type: ignore[misc]
+                found["logprobs"] = wanted
+                break
+        found["echo"] = await echoes(desk, teacher)
+    desk.ledger.keep_probe(name, found)
+    return found
+
+
+async def ask(
+    desk: Desk, teacher: Teacher, *, schema: dict[str, Any] | None = None, logprobs: int = 0, seed: int | None = None
+) -> Reply:
+    """One small question, paid for and logged like any other."""
+    # The time makes the request new: an answer from the ledger would say nothing of the endpoint today.
+    request = make_request(
+        teacher, f"{desk.client.identity} probe {time.time_ns()}", "probe", QUESTION, 0,
+        schema=schema, logprobs=logprobs, seed=seed,
+    )  # fmt: skip
+    return await buy(desk, request, Sending("probe", "public"), lambda reply: "ok", kind="probe")
+
+
+async def works(question: Callable[[], Awaitable[Reply]], shown: Callable[[Reply], bool]) -> bool:
+    """Whether the endpoint takes the question and its answer shows what was asked for."""
+    try:
+        return shown(await question())
+    except RowError as error:
+        if error.reason == "unanswered":
+            raise RequestError(
+                str(error), where="teacher", remedy="the endpoint fails before the work starts"
+            ) from error
+        return False
+
+
+async def echoes(desk: Desk, teacher: Teacher) -> bool:
+    """Whether the endpoint scores a given text (`/completions` with `echo`): most do not."""
+    body = {"model": teacher.model, "prompt": "yes", "max_tokens": 1, "echo": True, "logprobs": 1}
+    sdk = desk.client.sdk
+    if not hasattr(sdk, "completions") or desk.teacher.api not in ("openai", "local_gguf"):
+        return False
+
+    async def post(_: Any) -> Any:
+        raw = await sdk.completions.with_raw_response.create(**body)
+        told = raw.http_response.json()
+        choice = told["choices"][0]
+        scored = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        told["choices"] = [{"message": {"content": choice["text"]}, "finish_reason": "stop"}]
+        told["choices"][0]["message"]["refusal"] = None
+        told["model"] = "echo" if len(scored) > 1 and choice["text"].startswith("yes") else "no echo"
+        return told
+
+    asking = replace(desk, client=replace(desk.client, post=post), asked={})
+    request = Request("probe", body, digest({"echo": desk.client.identity, "at": time.time_ns()}, 40), 64, 16)
+    try:
+        reply = await buy(asking, request, Sending("probe", "public"), lambda reply: "ok", kind="probe")
+    except Exception:  # no such path, or none that answers so: it does not echo, whatever the reason
+        return False
+    return reply.model == "echo"
+
+
+def refuse_unable(teacher: Teacher, found: dict[str, Any]) -> list[str]:
+    """What a user should hear of the endpoint's gaps; RequestError for what the recipe cannot do without."""
+    if teacher.logprobs > found["logprobs"]:
+        most = f"at most {found['logprobs']}" if found["logprobs"] else "none"
+        raise RequestError(
+            f"{teacher.model} gives {most} alternatives a token", where="teacher.logprobs",
+            remedy=f"teacher.logprobs={found['logprobs']}, or another teacher",
+        )  # fmt: skip
+    said = [f"{found['model'] or teacher.model}: {', '.join(able(found))}"]
+    if not found["json_schema"] and (teacher.fields or teacher.labels or teacher.rationale):
+        said.append("the endpoint takes no JSON schema: the shape is asked for in words and checked all the same")
+    if teacher.samples > 1 and not found["seed"]:
+        said.append("the endpoint takes no seed: samples differ from run to run until they are in the ledger")
+    return said
+
+
+def able(found: dict[str, Any]) -> list[str]:
+    """Capabilities in words."""
+    return [
+        f"logprobs {found['logprobs']}" if found["logprobs"] else "no logprobs",
+        "JSON schema" if found["json_schema"] else "no JSON schema",
+        "seed" if found["seed"] else "no seed",
+        "echo scoring" if found["echo"] else "no echo scoring",
+    ]

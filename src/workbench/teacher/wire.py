@@ -1,0 +1,162 @@
+"""How a request and a reply look on the wire: OpenAI's chat completions and Anthropic's messages. Pure functions.
+
+OpenAI: platform.openai.com/docs/api-reference/chat. Anthropic: docs.anthropic.com/en/api/messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from workbench.errors import WorkbenchError
+from workbench.recipe import Teacher
+from workbench.records import Message, canonical, digest, message_dicts
+from workbench.teacher.logprobs import pack
+
+Finish = Literal["stop", "length", "refusal", "filter"]
+# A chat template's marks around a message, and what a provider may add on its own.
+TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 16, 64
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one call. `tokens_in` includes the cached ones, `out` the reasoning ones."""
+
+    tokens_in: int = 0
+    cached: int = 0
+    out: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer as the provider gave it. `attempt` and `cost` (nano-dollars) are set when it comes from the ledger."""
+
+    text: str
+    finish: Finish
+    model: str
+    usage: Usage
+    logprobs: bytes | None = None
+    attempt: int = 0
+    cost: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to ask: the body that would be sent, its identity, and the most tokens it can cost."""
+
+    row: str
+    body: Mapping[str, Any]
+    hash: str
+    most_in: int
+    most_out: int
+
+
+def make_request(
+    teacher: Teacher,
+    identity: str,
+    row: str,
+    turns: Sequence[Message],
+    sample: int,
+    *,
+    schema: Mapping[str, Any] | None = None,
+    logprobs: int = 0,
+    seed: int | None = None,
+) -> Request:
+    """The request for one sample of one row.
+
+    `identity` names the endpoint without its key: the hash covers it, the dated model, the whole body with the
+    schema, and the sample's number, so that equal requests are equal in every run and no others are.
+    """
+    if teacher.api == "anthropic":
+        body = anthropic_body(teacher, turns, schema)
+    else:
+        body = openai_body(teacher, turns, schema, logprobs, None if seed is None else seed + sample)
+    text = sum(len(turn.content.encode()) + TOKENS_A_MESSAGE for turn in turns)
+    # No tokenizer makes more tokens than there are bytes, so this bound holds for models whose tokenizer is secret.
+    most_in = text + TOKENS_A_REQUEST + (len(canonical(schema)) if schema else 0)
+    return Request(
+        row, body, digest({"at": identity, "body": body, "sample": sample}, 40), most_in, teacher.max_new_tokens
+    )
+
+
+def openai_body(
+    teacher: Teacher, turns: Sequence[Message], schema: Mapping[str, Any] | None, logprobs: int, seed: int | None
+) -> dict[str, Any]:
+    """The body of POST /chat/completions."""
+    body: dict[str, Any] = {"model": teacher.model, "messages": message_dicts(turns)}
+    body[teacher.limit_key] = teacher.max_new_tokens
+    if teacher.temperature is not None:
+        body["temperature"] = teacher.temperature
+    if seed is not None:
+        body["seed"] = seed
+    if logprobs:
+        body |= {"logprobs": True, "top_logprobs": logprobs}
+    if schema:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": schema},
+        }
+    return body
+
+
+def anthropic_body(teacher: Teacher, turns: Sequence[Message], schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body of POST /v1/messages; the system prompt stands beside the messages."""
+    system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
+    body: dict[str, Any] = {
+        "model": teacher.model,
+        "max_tokens": teacher.max_new_tokens,
+        "messages": message_dicts([turn for turn in turns if turn.role != "system"]),
+    }
+    if system:
+        body["system"] = system
+    if teacher.temperature is not None:
+        body["temperature"] = teacher.temperature
+    if schema:
+        body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+    return body
+
+
+def read_reply(api: str, payload: Any) -> Reply:
+    """The provider's JSON as a Reply. Raises WorkbenchError when it has not the documented shape."""
+    try:
+        return anthropic_reply(payload) if api == "anthropic" else openai_reply(payload)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        told = json.dumps(payload, ensure_ascii=False)[:200]
+        raise WorkbenchError(f"the answer has not the documented shape ({error!r}): {told}") from None
+
+
+def openai_reply(payload: Any) -> Reply:
+    """A chat completion: text, why it ended, usage, and log-probabilities packed."""
+    choice, usage = payload["choices"][0], payload.get("usage") or {}
+    message = choice["message"]
+    finish: Finish = {"length": "length", "content_filter": "filter"}.get(choice["finish_reason"], "stop")  # type: ignore[assignment]
+    text = message.get("content") or ""
+    if message.get("refusal"):
+        finish, text = "refusal", message["refusal"]
+    content = (choice.get("logprobs") or {}).get("content")
+    counted = Usage(
+        int(usage.get("prompt_tokens") or 0),
+        int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+        int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0),
+    )
+    return Reply(text, finish, str(payload.get("model") or ""), counted, pack(content) if content else None)
+
+
+def anthropic_reply(payload: Any) -> Reply:
+    """A message: its text blocks joined, and why it stopped."""
+    ended: dict[str, Finish] = {
+        "max_tokens": "length", "refusal": "refusal", "model_context_window_exceeded": "length"
+    }  # fmt: skip
+    usage = payload.get("usage") or {}
+    cached = int(usage.get("cache_read_input_tokens") or 0)
+    # Anthropic counts cached tokens beside the input, not within it.
+    total = int(usage.get("input_tokens") or 0) + cached + int(usage.get("cache_creation_input_tokens") or 0)
+    text = "".join(block["text"] for block in payload["content"] if block["type"] == "text")
+    finish = ended.get(payload["stop_reason"], "stop")
+    return Reply(
+        text, finish, str(payload.get("model") or ""), Usage(total, cached, int(usage.get("output_tokens") or 0))
+    )
