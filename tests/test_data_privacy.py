@@ -8,13 +8,12 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from identifiers import Place, documents
 
+from identifiers import Place, documents
 from workbench.data.privacy import KINDS, PLACEHOLDER, Find, find, leaks, redact, restore
 
 Documents = list[tuple[str, list[Place]]]
@@ -75,10 +74,21 @@ def test_of_2000_identifiers_99_percent_are_found_and_95_percent_of_finds_are_ri
 
 def test_names_of_people_and_places_are_not_found() -> None:
     """The honest figure: there is no language model here, so a name is found only inside another identifier."""
-    people = "Anna Schmidt, José García, Dr. Li Wei, Mrs O'Brien, Kwame Mensah, Priya Patel, Jean-Luc Moreau, Олег Иванов"
-    places = "Berlin, 12 Rue de Rivoli, Baker Street 221b, Springfield IL 62704, München, 10115 Berlin, São Paulo, Lagos"
+    people = (
+        "Anna Schmidt, José García, Dr. Li Wei, Mrs O'Brien, Kwame Mensah, Priya Patel, Jean-Luc Moreau, Олег Иванов"
+    )
+    places = (
+        "Berlin, 12 Rue de Rivoli, Baker Street 221b, Springfield IL 62704, München, 10115 Berlin, São Paulo, Lagos"
+    )
     names = [name.strip() for name in f"{people}, {places}".split(",")]
-    templates = ["Please write to {}.", "{} called yesterday.", "Name: {}\n", '{{"name": "{}"}}', "Ich war bei {}.", "{}"]
+    templates = [
+        "Please write to {}.",
+        "{} called yesterday.",
+        "Name: {}\n",
+        '{{"name": "{}"}}',
+        "Ich war bei {}.",
+        "{}",
+    ]
     texts = [template.format(name) for name in names for template in templates]
     found = sum(bool(find(text)) for text in texts)
     print(f"\nnames of people and places: {found} of {len(texts)} found")
@@ -111,7 +121,9 @@ def test_one_value_has_one_placeholder_in_all_texts_of_a_row() -> None:
 
 
 def test_a_value_whose_label_stands_in_another_text_goes_too() -> None:
-    new, originals, _ = redact(["NHS number: 943 476 5919", "I said 9434765919, and 943-476-5919!", "the password is Xk39dk!", "Xk39dk! fails"])
+    new, originals, _ = redact(
+        ["NHS number: 943 476 5919", "I said 9434765919, and 943-476-5919!", "the password is Xk39dk!", "Xk39dk! fails"]
+    )
     assert [restore(text, originals) for text in new][1] == "I said 9434765919, and 943-476-5919!"
     assert "943" not in "".join(new)
     assert "Xk39dk" not in "".join(new)
@@ -124,7 +136,9 @@ def test_a_placeholder_that_stands_in_the_row_is_never_given_out() -> None:
     assert [restore(text, originals) for text in new] == texts
 
 
-@pytest.mark.parametrize("given", ["[EMAIL_1]", "[email_1]", "[ Email_1 ]", "[EMAIL 1]", "[EMAIL-1]", "[EMAIL_01]", r"\[EMAIL\_1\]"])
+@pytest.mark.parametrize(
+    "given", ["[EMAIL_1]", "[email_1]", "[ Email_1 ]", "[EMAIL 1]", "[EMAIL-1]", "[EMAIL_01]", r"\[EMAIL\_1\]"]
+)
 def test_a_placeholder_that_a_model_changed_lightly_is_restored(given: str) -> None:
     assert restore(f"Ask <{given}>.", {"[EMAIL_1]": "a@example.com"}) == "Ask <a@example.com>."
 
@@ -156,16 +170,23 @@ def test_escaped_json_hides_nothing() -> None:
 
 
 def test_other_blanks_dashes_and_digits_hide_nothing() -> None:
-    assert leaks("4111\u00a01111\u00a01111\u00a01111 and 219\u201109\u20119999 and ４１１１１１１１１１１１１１１１") == {"CARD": 2, "SSN": 1}
+    assert leaks(
+        "4111\u00a01111\u00a01111\u00a01111 and 219\u201109\u20119999 and ４１１１１１１１１１１１１１１１"
+    ) == {"CARD": 2, "SSN": 1}
 
 
 PIECES = [
-    "jane@example.com", "4111 1111 1111 1111", "4111111111111111", "DE89370400440532013000", "219-09-9999", "password=", "hunter2",
-    "+49 30 1234567", "10.20.30.40", "[EMAIL_1]", "[SECRET_1]", "[card 2]", "\\[ID\\_3\\]", "\\", "@", "-", ".", ":", "\n", "\t", '"', "'", "[", "]", "_", "1", "7",
-    "NHS 943 476 5919", "943-476-5919", "sk-abcdefghij0123456789XYZ", "https://u:p4ssw0rd@h.example.com/", "PIN: 1234", "1234", "\\n", "\u00a0",
-    "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "born 1990-03-04", "EMAIL", "x", "12:34:56", "::1", "call ", "2125550143", "，", "４",
+    "jane@example.com", "4111 1111 1111 1111", "4111111111111111", "DE89370400440532013000", "219-09-9999",
+    "password=", "hunter2", "+49 30 1234567", "10.20.30.40", "[EMAIL_1]", "[SECRET_1]", "[card 2]", "\\[ID\\_3\\]",
+    "\\", "@", "-", ".", ":", "\n", "\t", '"', "'", "[", "]", "_", "1", "7", "NHS 943 476 5919", "943-476-5919",
+    "\\n", "\u00a0", "sk-abcdefghij0123456789XYZ", "https://u:p4ssw0rd@h.example.com/", "PIN: 1234", "1234",
+    "born 1990-03-04", "EMAIL", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "x", "12:34:56", "::1",
+    "call ", "2125550143", "，", "４", "٣", "ſ", "\u200b", "api_key: ", "a1b2c3d4e5f6g7h8", "passport ", "C01X00T47",
+    "%40", "user=", "&", ";",
 ]  # fmt: skip
-messy = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map(lambda parts: random.Random(len(parts)).choice(["", " "]).join(parts))
+messy = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map(
+    lambda parts: random.Random(len(parts)).choice(["", " "]).join(parts)
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -206,18 +227,26 @@ def test_nothing_asks_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert leaks("jane@example.com, +49 30 1234567, 0171 2345678, 10.20.30.40") == {"EMAIL": 1, "PHONE": 2, "IP": 1}
 
 
-def test_nothing_is_written_to_the_log_or_the_screen(corpus: Documents, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_written_to_the_log_or_the_screen(
+    corpus: Documents, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(0)
     redact([text for text, _ in corpus[:60]])
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("text", ["1" * 50_000, "a@" * 25_000, "1 " * 25_000, "a." * 25_000, "-" * 50_000, "password " * 6_000, "a1:" * 16_000, "/+9" * 16_000, "eyJ" * 16_000, "-----BEGIN PRIVATE KEY-----" * 2_000, "(" * 50_000, "[EMAIL_1]" * 5_000, "\n" * 50_000, "a_" * 25_000, "passport " * 5_000, "https://" * 6_000, "A1" * 25_000, "born " * 10_000])
-def test_a_long_odd_text_takes_no_more_than_seconds(text: str) -> None:
+ODD = [
+    "1", "a@", "1 ", "a.", "-", "password ", "a1:", "/+9", "eyJ", "-----BEGIN PRIVATE KEY-----", "(", "[EMAIL_1]", "\n",
+    "a_", "passport ", "https://", "A1", "born ", "a", "0.", "ab-", "x@y.", "key=", "::", "[", "<", "DE89 ", "1-", "e",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", ODD)
+def test_a_long_odd_text_takes_no_more_than_seconds(unit: str) -> None:
     start = time.perf_counter()
-    find(text)
-    assert time.perf_counter() - start < 10
+    find(unit * (40_000 // len(unit)))
+    assert time.perf_counter() - start < 8
 
 
 @pytest.mark.slow
@@ -232,5 +261,6 @@ def test_the_time_a_document_takes(corpus: Documents) -> None:
             work(text)
             seconds.append(time.perf_counter() - start)
         seconds.sort()
-        print(f"\n{name}: median {seconds[len(seconds) // 2] * 1000:.2f} ms, mean {sum(seconds) / len(seconds) * 1000:.2f} ms, 99 % {seconds[int(len(seconds) * 0.99)] * 1000:.2f} ms")
+        middle, mean, late = seconds[len(seconds) // 2], sum(seconds) / len(seconds), seconds[len(seconds) * 99 // 100]
+        print(f"\n{name}: median {middle * 1e3:.2f} ms, mean {mean * 1e3:.2f} ms, 99 % {late * 1e3:.2f} ms")
         assert sum(seconds) / len(seconds) < 0.006

@@ -28,7 +28,7 @@ def test_64_calls_at_once_never_pass_a_budget_that_runs_out(
     monkeypatch.setenv("TEACHER_KEY", KEY)
     faults = {"500": 0.05, "429": 0.05, "reset_after_work": 0.03, "wrong_schema": 0.05}
     for seed in seeds:
-        budget = 0.004 + 0.0003 * seed
+        budget = 0.002 + 0.00003 * seed
         with teacher_server(answer="json", faults=faults, seed=seed, latency_s=0.005) as server:
             folder = tmp_path / str(seed)
             teacher = teacher_of(concurrency=64, budget_usd=budget)

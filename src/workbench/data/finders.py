@@ -1,9 +1,9 @@
-"""Each way of looking for identifiers in a text: our own patterns, and Presidio's recognisers where those are better.
+"""Each way of looking for identifiers in a text, but for phone numbers, which have a file of their own.
 
-Presidio proposes e-mail addresses, machines' addresses and phone and card numbers; what it misses, or takes for an
-identifier and is none, is settled by our patterns and by the checks in `identifiers`. Its recognisers are asked one
-by one: its engine would want a language model. Nothing is downloaded, and nothing here reads or writes but the
-libraries' own tables when they are first needed.
+Our tables of patterns come first. Presidio's recognisers find e-mail addresses, addresses of machines (both with
+patterns written here: its own miss `_10.1.2.3_` and take `mail=jane@…` for one name) and card numbers in odd groups;
+the checks in `identifiers` decide on what they propose. They are asked one by one: Presidio's engine would want a
+language model. Nothing is downloaded, and nothing is read but the libraries' own tables when they are first needed.
 
 An address (URL) counts only where it holds a password, a key or a person's data: licences, sources and manuals live
 at public addresses, and a teacher that cannot read those cannot answer.
@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from workbench.data import credentials, identifiers
-from workbench.data.identifiers import Find, Pattern
+from workbench.data.identifiers import NEAR_BEFORE, NEAR_BEHIND, Find, Pattern
 from workbench.data.national_ids import NATIONAL
 
 PATTERNS: tuple[Pattern, ...] = (*credentials.CREDENTIALS, *identifiers.CONTACT, *NATIONAL)
-NEAR_BEFORE, NEAR_AFTER = 48, 28  # how far a label may stand from its number, in characters
-REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "IN", "BR", "AU", "CH", "AT", "BE", "PL", "SE", "PT", "IE", "MX")
 
 
 def by_pattern(text: str) -> Iterator[Find]:
@@ -46,10 +44,10 @@ def spaced_on(text: str, start: int, end: int) -> bool:
 
 def is_labelled(pattern: Pattern, text: str, start: int, end: int) -> bool:
     """Whether the pattern's label stands near; where nothing else checks the number, no other may stand between."""
-    before, after = text[max(0, start - NEAR_BEFORE) : start], text[end : end + NEAR_AFTER]
+    before, behind = text[max(0, start - NEAR_BEFORE) : start], text[end : end + NEAR_BEHIND]
     if pattern.check is bool:
-        before, after = re.split(r"\d{4}", before)[-1], re.split(r"\d|[.;\n]", after)[0]
-    return bool(pattern.label and (pattern.label.search(before) or pattern.label.search(after)))
+        before, behind = re.split(r"\d{4}", before)[-1], re.split(r"\d|[.;\n]", behind)[0]
+    return bool(pattern.label and (pattern.label.search(before) or pattern.label.search(behind)))
 
 
 def assigned(text: str) -> Iterator[Find]:
@@ -95,24 +93,6 @@ def hosts(text: str) -> Iterator[Find]:
             yield Find("IP", result.start, result.end)
 
 
-def phones(text: str) -> Iterator[Find]:
-    """Phone numbers, international and of the REGIONS."""
-    for run in identifiers.PHONE_RUN.finditer(text):
-        for tries in identifiers.phone_pieces(run[0]):
-            for start, end in ((run.start() + a, run.start() + b) for a, b in tries):
-                before = text[max(0, start - NEAR_BEFORE) : start].rpartition("\n")[2]
-                after = re.split(r"[\d.;\n]", text[end : end + NEAR_AFTER])[0]
-                if identifiers.is_phone(text[start:end], before, after, is_regional):
-                    yield Find("PHONE", start, end)
-                    break
-
-
-def is_regional(value: str) -> bool:
-    """Whether the whole value is a valid number under the numbering plan of one of the REGIONS."""
-    results = presidio()["PHONE"].analyze(value, ["PHONE_NUMBER"])
-    return any(result.end - result.start >= len(value) - 1 for result in results)
-
-
 def cards(text: str) -> Iterator[Find]:
     """Payment card numbers that the patterns' groupings miss."""
     if not re.search(r"\d{3}[ -]?\d{3}", text):
@@ -129,23 +109,15 @@ def presidio() -> Mapping[str, Any]:
     """Presidio's recognisers, by our kind: loaded when a text first needs one, and kept from network and log."""
     import tldextract
     from presidio_analyzer import Pattern as Proposal
-    from presidio_analyzer.predefined_recognizers import (
-        CreditCardRecognizer,
-        EmailRecognizer,
-        IpRecognizer,
-        PhoneRecognizer,
-    )
+    from presidio_analyzer.predefined_recognizers import CreditCardRecognizer, EmailRecognizer, IpRecognizer
 
     logging.getLogger("presidio-analyzer").disabled = True  # it writes what it cannot parse, which may be a secret
     # Its e-mail check would fetch the list of public suffixes: the copy inside tldextract answers instead.
-    suffixes = tldextract.TLDExtract(
-        cache_dir=None, suffix_list_urls=(), extra_suffixes=identifiers.MACHINE_SUFFIXES
-    )
-    e_mail = EmailRecognizer(patterns=[Proposal("e-mail", identifiers.E_MAIL, 0.5)])
+    suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), extra_suffixes=identifiers.MACHINE_SUFFIXES)
+    e_mail: Any = EmailRecognizer(patterns=[Proposal("e-mail", identifiers.E_MAIL, 0.5)])
     e_mail.validate_result = lambda value: bool(suffixes(value).suffix)
     address = IpRecognizer(patterns=[Proposal("address", identifiers.MACHINE, 0.5)])
-    phone = PhoneRecognizer(supported_regions=REGIONS)
-    return {"EMAIL": e_mail, "IP": address, "CARD": CreditCardRecognizer(), "PHONE": phone}
+    return {"EMAIL": e_mail, "IP": address, "CARD": CreditCardRecognizer()}
 
 
 FINDERS: tuple[Callable[[str], Iterator[Find]], ...] = (by_pattern, assigned, addresses, e_mails, ibans, hosts, cards)

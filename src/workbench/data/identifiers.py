@@ -1,8 +1,7 @@
-"""What personal identifiers look like, and the checks that tell them from other numbers: pure functions on strings.
+"""What identifiers look like, and the checks that tell them from other numbers: pure functions on strings.
 
-A pattern alone is never enough where a checksum exists. Where a checksum lets one number in ten or eleven through
-by chance (NHS, BSN, SIN, …), a label must stand near as well. Numbers that merely look like a phone number or an
-address are told apart by what stands before them: an order number or a version is not personal data.
+A pattern alone is never enough where a checksum exists. An address of a machine is told from a version or a section
+by what stands before it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 START, END = r"(?<![A-Za-z0-9+])(?<![0-9][.\-])", r"(?![A-Za-z0-9])(?![.\-][0-9])"
 
 WORD = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"  # where a word begins, also in userPhone; its end is (?![a-z])
+
+NEAR_BEFORE, NEAR_BEHIND = 48, 28  # how far a label may stand from its number, in characters
 
 # In this order one kind wins where two would take the same characters.
 KINDS = (
@@ -135,92 +136,17 @@ def is_ip(value: str, before: str, after: str) -> bool:
         return False
     if address.is_loopback or address.is_unspecified or value.startswith("255."):
         return False
+    if after.startswith("/") and value.endswith((".0", "::")):
+        return False  # a network: 192.168.0.0/16
     if address.version == 6:
         groups = [group for group in value.split(":") if group]
         return (len(groups) >= 4 or max(len(group) for group in groups) >= 3) and any(c.isdigit() for c in value)
-    if re.match(r"\.?\d|\.[A-Za-z]|[A-Za-z]", after) or before[-1:].isdigit() or before.endswith(".") or NOT_A_HOST.search(before):
+    if re.match(r"\.?\d|\.?[A-Za-z]", after) or re.search(r"[\d.]\Z", before) or NOT_A_HOST.search(before):
         return False
     if re.search(r"[A-Za-z]/\Z", before) and value.endswith(".0"):
         return False  # Chrome/120.0.0.0
     small = all(int(octet) < 10 for octet in value.split("."))
     return not small or bool(HOST_LABEL.search(before))
-
-
-PHONE_RUN = re.compile(
-    r"(?<![A-Za-z0-9+$€£])(?<![A-Za-z0-9]-)(?<!\d[.:/])(?:\+|\(\+?)?\d(?:[\d ()/\-]|\.(?=\d)){5,30}\d"
-    r"(?: ?(?:ext\.?|extension|x|#|Durchwahl|poste) ?\d{1,6}\b)?(?![A-Za-z0-9%€$]|[.:\-/]\d)"
-)
-PHONE_LABEL = (
-    rf"{WORD}(?i:tele?(?:phone|fon|fax)?|phones?|cell(?:phone|ular)?|mobile?|mobilnummer|call(?:ed|ing|s)?|fax|whatsapp|"
-    r"sms|text(?:ed)? (?:me|him|her|us)|dial(?:ed)?|ring|reach|hotline|handy|anruf\w*|rufnummer|rückruf|durchwahl|"
-    r"téléphon\w*|tél|portable|appel\w*|joindre|teléfono|móvil|llam\w+|telefon\w*|cellulare)(?![a-z])|[☎📞📱]"
-)
-PHONE_NEAR = re.compile(rf"(?:{PHONE_LABEL})" + r"[^\d\n]*\Z")
-PHONE_BEHIND = re.compile(r"\W{0,2}(?:\(|(?i:is|was|ist|est|es)\b)[^\d\n.;]{0,20}(?:" + PHONE_LABEL + ")")
-PHONE_HERE = re.compile(rf"(?:{PHONE_LABEL})[\W_]{{0,4}}(?:(?i:is|at|no|nr|number|num|nummer|on|ist|unter|au|al|est|es)\W{{1,4}}){{0,3}}\Z")
-NOT_PHONE = re.compile(
-    r"(?i)\b(?:isbn|issn|ean|gtin|upc|sku|doi|orders?|invoice|ticket|case|serial|part|article|item|tracking|ref|reference|"
-    r"version|bestell\w*|rechnung\w*|artikel\w*|commande|facture|pedido|factura|build|id|uid|account|revision|commit|hash|"
-    r"pp|pages?|issue|batch|lot|po|rfc)\b[ .:#=\"'-]*(?:(?:is|number|num|nummer|no|nr|número|numéro)\b[ .:#=\"'-]*){0,2}\Z"
-)
-# A decimal, thousands, an IP address, an object identifier, a volume (and issue), a ZIP code.
-NOT_A_NUMBER = re.compile(
-    r"\d+\.\d+|\d{1,3}(?:\.\d{3})+|\d{1,3}(?:\.\d{1,3}){3}|(?:\d+\.)*\d\.\d[\d.]*|\d+(?:-\d+)? ?\(\d+\)|\d{5}-\d{4}"
-)
-# With a leading 0 and groups, or bare; in pairs (Spain), fives (India), threes (Poland, no thousands); as in Brazil.
-NATIONAL_FORM = re.compile(
-    r"\(?0\d+\)?(?:[ ./\-]+\d{2,}){1,5}|\(0\d+\) ?\d{4,}|0[1-9]\d{8,10}|[6-9]\d{2} \d{2} \d{2} \d{2}|[6-9]\d{4} \d{5}|"
-    r"[5-9]\d{2} \d{3} (?!000)\d{3}|\(?\d\d\)? 9?\d{4}-\d{4}"
-)
-NORTH_AMERICAN = re.compile(r"(?:\+?1[ .\-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .\-]))\d{3}(?(1)\1|[ .\-])\d{4}(?!\d)")
-
-
-def phone_pieces(run: str) -> list[list[tuple[int, int]]]:
-    """For each part of a run of digits and signs, as in `A / B`, the stretches to try as a phone number.
-
-    First the whole part, then without its first or its last group: `room 4 030 1234567`.
-    """
-    tries = []
-    for part in re.finditer(r"[^ /\-](?:[^ ]| (?! |[/\-] ))*", run):
-        piece, start = part[0].rstrip(" -/.("), part.start()
-        if piece.startswith("(") and ")" not in piece:
-            piece, start = piece[1:], start + 1
-        end, first, last = start + len(piece), piece.find(" "), piece.rfind(" ")
-        shorter = [(start + first + 1, end)] * (0 < first < 3) + [(start, start + last)] * (0 < last >= len(piece) - 3)
-        tries.append([(start, end), *shorter])
-    return tries
-
-
-def is_phone(value: str, before: str, after: str, regional: Callable[[str], bool]) -> bool:
-    """Whether a run of digits is a phone number; `regional` says whether some country's numbering plan holds it.
-
-    An international form needs no more than its length. Any other needs its grouping, a leading 0 or a label: ten
-    bare digits are more often an order number or a time stamp.
-    """
-    number = digits(re.split(r"(?i) ?(?:e?x|#|D|p)", value)[0])
-    if not 7 <= len(number) <= 16 or NOT_A_NUMBER.fullmatch(value):
-        return False
-    if re.match(r"\(?\+", value):
-        return len(number) >= 9 and not re.fullmatch(r"\+\d{1,3}[0 ]+", value)
-    if is_date(value) or NOT_PHONE.search(before):
-        return False
-    if NORTH_AMERICAN.fullmatch(re.split(r"(?i) ?(?:ext|x|#)", value)[0]):
-        return True
-    if PHONE_HERE.search(before):
-        return True
-    if PHONE_NEAR.search(before) or PHONE_BEHIND.match(after):
-        return len(number) >= 9 or regional(value)
-    return (value.startswith("00") or bool(NATIONAL_FORM.fullmatch(value))) and regional(value)
-
-
-DATE = re.compile(
-    r"(?:(?:19|20)\d\d[-./ ][01]?\d[-./ ][0-3]?\d|[0-3]?\d[-./ ][0-3]?\d[-./ ](?:19|20)\d\d|(?:19|20)\d\d ?- ?(?:19|20)\d\d)(?!\d)"
-)
-
-
-def is_date(value: str) -> bool:
-    """Whether a run of digits begins with a date or a span of years: 2024-03-15 10, 15.03.2024, 1998-2003."""
-    return bool(DATE.match(value))
 
 
 def is_imei(value: str) -> bool:
@@ -241,22 +167,24 @@ def behind(kind: str, label: str, regex: str, check: Callable[[str], object] = b
     return Pattern(kind, re.compile(rf"{WORD}(?i:{label})(?![a-z]){between}{value}"), check)
 
 
-
-LOCAL_PART = r"[\w.+\-]+(?:['’&][\w.+\-]+)?"
-E_MAIL = rf"(?<![\w.+\-]){LOCAL_PART}@[^\W_](?:[\w\-]*[^\W_])?(?:\.[^\W_](?:[\w\-]*[^\W_])?)+"
-MACHINE_SUFFIXES = ("local", "localdomain", "internal", "intranet", "lan", "corp", "home", "private", "test", "example",
-                    "invalid", "localhost")  # fmt: skip
-
+E_MAIL = (
+    r"(?<![\w.+\-])[\w.+\-]+(?:['’&][\w.+\-]+)?@"
+    r"[^\W_](?:[\w\-]*[^\W_])?(?:\.[^\W_](?:[\w\-]*[^\W_])?)+"
+)
+# Written so that harvesters miss it: jane (at) example (dot) com.
+E_MAIL_HIDDEN = (
+    r"(?<![\w.+\-])[\w.+\-]+ ?[\[({<] ?(?i:at|@) ?[\])}>] ?[\w\-]+"
+    r"(?:(?:\.| ?[\[({<] ?(?i:dot|\.) ?[\])}>] ?)[\w\-]+)+"
+)
+# Ends of names in local networks, which no public list holds.
+MACHINE_SUFFIXES = ("local", "localdomain", "internal", "intranet", "lan", "corp", "home", "private", "test", "invalid")
 ACCOUNT_LABEL = (
     r"(?:bank|checking|savings|current|giro)[ _-]?(?:account|acct|konto)|(?:account|acct|konto|compte|cuenta)[ _-]?"
     r"(?:numbers?|no\.?|nr\.?|num|nummer|#)|kontonummer|numéro de compte|número de cuenta"
 )
 
 CONTACT = (
-    # Written so that harvesters miss it: jane (at) example (dot) com, jane%40example.com.
-    Pattern("EMAIL", re.compile(
-        r"(?<![\w.+\-])[\w.+\-]+ ?[\[({<] ?(?i:at|@) ?[\])}>] ?[\w\-]+(?:(?:\.| ?[\[({<] ?(?i:dot|\.) ?[\])}>] ?)[\w\-]+)+"
-    )),
+    Pattern("EMAIL", re.compile(E_MAIL_HIDDEN)),
     Pattern("EMAIL", re.compile(r"(?<![\w.+%\-])[\w.+\-]+%40[\w\-]+(?:\.[\w\-]+)+")),
     exact("DEVICE", r"[0-9A-Fa-f]{2}([:\-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![:\-][0-9A-Fa-f])",
           lambda value: len(set(value)) > 3),

@@ -54,11 +54,10 @@ DAY = (
     r"\d{1,2}(?:st|nd|rd|th|er|\.)?(?: of| de)? [A-Za-zÀ-ž]{3,10}\.?,?(?: de)? \d{4}|"
     r"[A-Z][a-z]{2,8}\.? \d{1,2}(?:st|nd|rd|th)?,? \d{4}"
 )
-PERMIT = (
-    r"driv(?:er|ing)['’]?s?[ _]licen[cs]e|führerschein\w*|permis[ _]de[ _]conduire|permiso[ _]de[ _]conducir"
-)
+PASSPORT = r"passports?|reisepass\w*|passeport|pasaporte|passaporto|paspoort"
+PERMIT = r"driv(?:er|ing)['’]?s?[ _]licen[cs]e|führerschein\w*|permis[ _]de[ _]conduire|permiso[ _]de[ _]conducir"
 BORN = (
-    r"d\.?o\.?b\.?|date of birth|birth[ _-]?da(?:te|y)|born|geboren|geb\.|geburtsdatum|née? le|née?|"
+    r"d\.?o\.?b\.?|date[ _]?of[ _]?birth|birth[ _-]?da(?:te|y)|born|geboren|geb\.|geburtsdatum|née? le|née?|"
     r"date[ _]de[ _]naissance|nacid[oa]|fecha[ _]de[ _]nacimiento|nat[oa] il|data di nascita|geboortedatum"
 )
 
@@ -75,17 +74,17 @@ NATIONAL = (
     exact("ID", r"\d{8}-?[A-Za-z]|\d{8} [A-Z]|\d\d\.\d{3}\.\d{3}[ \-]?[A-Za-z]", standard("es.dni")),
     exact("ID", r"[XYZxyz][ \-.]?\d{7}[ \-.]?[A-Za-z]|[XYZ][ \-.]?\d\.\d{3}\.\d{3}[ \-.]?[A-Z]", standard("es.nie")),
     exact("ID", r"[A-Z]{3} ?[A-Z]{3} ?[\dL-NP-V]{2}[A-EHLMPRST][\dL-NP-V]{2} ?[A-Z][\dL-NP-V]{3} ?[A-Z]",
-          standard("it.codicefiscale"), flags=re.IGNORECASE),
+          standard("it.codicefiscale"), flags=re.IGNORECASE | re.ASCII),
     exact("ID", r"(?![DFIQUV])[A-Za-z](?![DFIQUVO])[A-Za-z] ?\d\d ?\d\d ?\d\d ?[A-Da-d]", is_nino),
     exact("ID", r"\d{3}[ \-]?\d{3}[ \-]?\d{4}", standard("gb.nhs"), label="nhs|health service"),
     exact("ID", r"\d{4}[.\- ]?\d\d[.\- ]?\d{3}|\d{3}[.\- ]\d{3}[.\- ]\d{3}", standard("nl.bsn"),
           label="bsn|burgerservicenummer|sofi|citizen service"),
     exact("ID", r"\d\d[. ]?\d\d[. ]?\d\d[\- ]?\d{3}[. ]?\d\d", standard("be.nn")),
     exact("ID", r"756[. ]?\d{4}[. ]?\d{4}[. ]?\d\d", standard("ch.ssn")),
-    exact("ID", r"\d{4} ?\d{6}", standard("at.vnr"), label="svnr|sv-nummer|sozialversicherungsnummer|versicherungsnummer"),
+    exact("ID", r"\d{4} ?\d{6}", standard("at.vnr"), label="svnr|sv-nummer|(?:sozial)?versicherungsnummer"),
     exact("ID", r"[2-9]\d{3}([ \-])\d{4}\1\d{4}", standard("in_.aadhaar")),
     exact("ID", r"[2-9]\d{11}", standard("in_.aadhaar"), label="aadhaar|aadhar|uidai|uid"),
-    exact("ID", r"[A-Za-z]{3}[ABCFGHJLPTabcfghjlpt][A-Za-z]\d{4}[A-Za-z]", standard("in_.pan")),
+    exact("ID", r"[A-Z]{3}[ABCFGHJLPT][A-Z]\d{4}[A-Z]", standard("in_.pan")),
     exact("ID", r"\d{11}", standard("pl.pesel")),
     exact("ID", r"\d{3}[. ]?\d{3}[. ]?\d{3}[\- ]?\d\d", standard("br.cpf")),
     exact("ID", r"(?:19|20)?\d{6}[\-+]\d{4}|(?:19|20)\d{10}", standard("se.personnummer")),
@@ -105,11 +104,11 @@ NATIONAL = (
     exact("ID", r"[1-9]\d{16}[0-9Xx]", standard("cn.ric")),
     exact("ID", r"[STFGstfg]\d{7}[A-Za-z]", is_nric),
     exact("ID", r"\d{6} ?\d{4} ?\d{3}", standard("za.idnr")),
-    exact("ID", r"[A-Z]{4}\d{6}[A-Z]{6}[0-9A-Z]\d", standard("mx.curp"), flags=re.IGNORECASE),
+    exact("ID", r"[A-Z]{4}\d{6}[A-Z]{6}[0-9A-Z]\d", standard("mx.curp"), flags=re.IGNORECASE | re.ASCII),
     exact("ID", r"\d{1,2}\.\d{3}\.\d{3}-[\dKk]|\d{7,8}-[\dKk]", standard("cl.rut")),
     exact("ID", r"\d{8,9}", standard("il.idnr"), label="teudat zehut|israeli id"),
     # Documents and dates: found by their label only, for no checksum tells them from other numbers.
-    behind("PASSPORT", r"passports?|reisepass\w*|passeport|pasaporte|passaporto|paspoort", r"[A-Z0-9]{6,9}", is_passport),
+    behind("PASSPORT", PASSPORT, "[A-Z0-9]{6,9}", is_passport),
     Pattern("PASSPORT", re.compile(r"(?<![A-Z0-9<])[A-Z0-9<]{30,44}(?:\r?\n[A-Z0-9<]{30,44}){1,2}(?![A-Z0-9<])"),
             is_machine_zone),
     behind("ID", PERMIT, r"[A-Z0-9](?:[ \-]?[A-Z0-9]){4,17}", is_permit),

@@ -5,12 +5,15 @@ No language model is asked, so names of people and places are not found: a row t
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from workbench.data.finders import FINDERS, phones
+from workbench.data.finders import FINDERS
 from workbench.data.identifiers import KINDS, Find
+from workbench.data.phone_numbers import phones
 
 __all__ = ["Find", "find", "leaks", "redact", "restore"]
 
@@ -20,12 +23,14 @@ PLACEHOLDER = re.compile(
 )
 WHOLE_WORD = 6  # a value shorter than this is looked for elsewhere in the row as a whole word only
 
-# One character for one, so that places stay: other blanks, dashes, full-width digits and signs as ASCII ones.
-PLAIN = {
-    **dict.fromkeys(map(ord, "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"), " "),
-    **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63"), "-"),
+# One character for one, so that places stay: other blanks, dashes and full-width signs as ASCII ones.
+BLANKS, DASHES = "\u00a0\u00ad\u202f\u2060\u3000\ufeff", "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63"
+PLAIN: dict[int, str | int] = {
+    **dict.fromkeys([*map(ord, BLANKS), *range(0x2000, 0x2010)], " "),
+    **dict.fromkeys(map(ord, DASHES), "-"),
     **{full: full - 0xFEE0 for full in range(0xFF01, 0xFF5F)},
-}  # fmt: skip
+}
+OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 ESCAPED = re.compile(r"\\[nrt\"/]")
 UUID = re.compile(r"(?i)(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])")
 QUAD = re.compile(r"(?<![\d.+])(?!\d\d(?:\.\d\d){4}(?!\.?\d))\d{1,3}(?:\.\d{1,5}){3,}(?![\d.]*\d)")
@@ -53,7 +58,8 @@ def plainly(text: str) -> str:
     A placeholder becomes line ends, which nothing is found across; an escape as in JSON becomes blanks.
     """
     text = unmarked(text).translate(PLAIN)
-    return ESCAPED.sub(lambda match: " " + (match[0][1] if match[0][1] in "\"/" else " "), text)
+    text = OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
+    return ESCAPED.sub(lambda match: " " + (match[0][1] if match[0][1] in '"/' else " "), text)
 
 
 def unmarked(text: str) -> str:
@@ -87,40 +93,36 @@ def redact(texts: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, i
     given: dict[str, str] = {}
     changed = set(range(len(new)))
     while found := {i: finds for i in sorted(changed) if (finds := find(new[i]))}:
-        values = {new[i][f.start : f.end]: f.kind for i, finds in found.items() for f in finds}
+        values = {new[i][one.start : one.end]: one.kind for i, finds in found.items() for one in finds}
         echoes = [(kind, echo(kind, value)) for value, kind in values.items()]
         changed = set()
         for i, text in enumerate(new):
-            spans = merged([*found.get(i, []), *repeats(text, echoes)])
-            for one in reversed(spans):
-                value = text[one.start : one.end]
-                if value not in given:
-                    given[value] = unused(one.kind, taken)
-                text = text[: one.start] + given[value] + text[one.end :]
+            if spans := merged([*found.get(i, []), *repeats(text, echoes)]):
+                new[i] = swapped(text, spans, given, taken)
                 changed.add(i)
-            new[i] = text
     originals = {placeholder: value for value, placeholder in given.items()}
-    standing = Counter(f"[{kind}_{number}]" for text in new for kind, number in names(text))
-    counts = Counter[str]()
-    for placeholder, times in standing.items():
-        if placeholder in originals:
-            counts[placeholder[1:].rpartition("_")[0]] += times
-    whole = {placeholder: restore(originals[placeholder], originals) for placeholder in originals}
-    return new, {placeholder: value for placeholder, value in whole.items() if placeholder in standing}, dict(counts)
+    standing = [f"[{kind}_{number}]" for text in new for kind, number in names(text)]
+    counts = Counter(placeholder[1:].rpartition("_")[0] for placeholder in standing if placeholder in originals)
+    return new, {name: restore(originals[name], originals) for name in originals if name in standing}, dict(counts)
+
+
+def swapped(text: str, spans: Sequence[Find], given: dict[str, str], taken: set[tuple[str, int]]) -> str:
+    """The text with a placeholder for each span: the one its value was `given`, else the first that is not `taken`."""
+    parts, at = [], 0
+    for one in spans:
+        value = text[one.start : one.end]
+        if value not in given:
+            number = next(n for n in itertools.count(1) if (one.kind, n) not in taken)
+            taken.add((one.kind, number))
+            given[value] = f"[{one.kind}_{number}]"
+        parts += [text[at : one.start], given[value]]
+        at = one.end
+    return "".join([*parts, text[at:]])
 
 
 def names(text: str) -> list[tuple[str, int]]:
     """The kind and number of each placeholder in a text, however it is written."""
     return [(match["kind"].upper(), int(match["number"])) for match in PLACEHOLDER.finditer(text)]
-
-
-def unused(kind: str, taken: set[tuple[str, int]]) -> str:
-    """The first placeholder of this kind that no text of the row holds; it is taken from now on."""
-    number = 1
-    while (kind, number) in taken:
-        number += 1
-    taken.add((kind, number))
-    return f"[{kind}_{number}]"
 
 
 def echo(kind: str, value: str) -> re.Pattern[str]:
@@ -144,8 +146,8 @@ def repeats(text: str, echoes: Sequence[tuple[str, re.Pattern[str]]]) -> Iterato
 def restore(text: str, originals: Mapping[str, str]) -> str:
     """An answer with the originals put back for the placeholders.
 
-    A model may have changed a placeholder's case, put blanks inside its brackets, written a blank or a hyphen for
-    the `_`, added zeros in front of the number, or escaped it for Markdown: `[email_1]`, `[ Email 1 ]`, `\\[EMAIL\\_1\\]`.
+    A model may have changed a placeholder's case, put a blank inside its brackets, written a blank or a hyphen for
+    the `_`, set zeros before the number, or escaped it for Markdown: `[email_1]`, `[ Email 1 ]`, `\\[EMAIL\\_1\\]`.
     Without its square brackets it is left as it is, and so is one that is not among the originals. Of an answer in
     JSON restore the parsed values: an original may hold quotes and line ends.
     """

@@ -102,6 +102,7 @@ def serve_here(path: str, parallel: int, context: int, threads: int) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    params.model_alias = {Path(path).name}
     params.hostnames, params.port = ["127.0.0.1"], 0
     params.n_parallel, params.n_ctx = parallel, context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

@@ -27,6 +27,7 @@ class Model:
     vocabulary: int = key(0, "rows of the embedding", at_least=0, makes_weights=False)
     context_length: int = key(0, "longest input", unit="tokens", at_least=0, makes_weights=False)
     licence: str = key("", "SPDX name, or the licence's own", makes_weights=False)
+    family: str = key("", "model family in the terms table: what it asks of its tuned copies", makes_weights=False)
     licence_url: str = key("", "where the licence can be read", makes_weights=False)
     gated: bool = key(False, "the hub asks for a token (HF_TOKEN)", makes_weights=False)
     notes: str = key("", "chat template and other traps", makes_weights=False)

@@ -1,4 +1,4 @@
-"""Label: a teacher answers the recipe's prompts, within its terms, a budget and the rows' privacy; or nothing is sent."""
+"""Label: a teacher answers the prompts, within its terms, a budget and the rows' privacy; or nothing is sent."""
 
 from __future__ import annotations
 
@@ -60,13 +60,14 @@ def run(recipe: Recipe, run: Run) -> bool:
         terms.write_duties(staging.folder, duties)
         summary = asyncio.run(work(recipe, run, asked, staging, rule))
         summary |= {
-            "teacher": teacher.model or teacher.name, "terms": verdict.verdict, "terms_rule": verdict.rule,
+            "teacher": teacher.source or teacher.model, "terms": verdict.verdict, "terms_rule": verdict.rule,
             "terms_acknowledged": teacher.terms_acknowledged, "price": pricing.source, "privacy": recipe.data.privacy,
         }  # fmt: skip
         (staging.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False))
         record(run, summary)
         refuse_few(summary, teacher, staging)
-        staging.facts = summary | {"duties": [asdict(duty) for duty in duties]}
+        nested = ("this_time", "in_all", "able", "rejected")  # they are metrics already, or in summary.json
+        staging.facts = {k: v for k, v in summary.items() if k not in nested}
     return True
 
 

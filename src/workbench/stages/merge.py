@@ -12,6 +12,7 @@ from workbench.sources import model_folder
 from workbench.stages.common import is_done, need, rows, say
 from workbench.stages.train import rendered
 from workbench.teacher.duties import as_tags, joined, read_duties, write_duties
+from workbench.teacher.terms import base_duties
 
 PROBE_ROWS = 32
 
@@ -47,7 +48,8 @@ def run(recipe: Recipe, run: Run) -> bool:
                 f"same first choice {facts['top_token_agreement']:.1%}",
             )
         # A student of a student owes what its teacher owed, and a tuned student what its base did.
-        duties = joined(read_duties(run.folder / "label"), read_duties(base))
+        owed = base_duties(recipe.model.family).duties if recipe.model.family else ()
+        duties = joined(read_duties(run.folder / "label"), read_duties(base), owed)
         write_duties(staging.folder / "model", duties)
         staging.facts |= {"duties": as_tags(duties)} if duties else {}
         staging.artefacts = ["model"]

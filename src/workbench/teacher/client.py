@@ -17,6 +17,11 @@ from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
 from workbench.teacher.wire import Reply, Request, read_reply
 
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+# Words for an account that has used up its credit or its own limit: trying again is of no use.
+SPENT = (
+    "insufficient_quota", "billing_error", "credit_balance_exhausted", "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded", "organization_usage_limit_exceeded", "enforced_spend_limit_reached",
+)  # fmt: skip
 RETIRED = ("deprecated", "retired", "decommissioned", "no longer available", "shut down", "sunset")
 MAX_RETRY_AFTER_S = 300.0
 Post = Callable[[Mapping[str, Any]], Awaitable[Any]]
@@ -122,10 +127,13 @@ def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncC
     )
 
     async def post(body: Mapping[str, Any]) -> Any:
-        # The SDK has no word for `temperature` any more; models that still take one do so on the wire.
+        # The current version of the API takes no `temperature`; the one before it does, for models that still have one.
         named = {key: value for key, value in body.items() if key != "temperature"}
-        more = {"temperature": body["temperature"]} if "temperature" in body else None
-        raw = await sdk.messages.with_raw_response.create(**named, extra_body=more)
+        older: dict[str, Any] = {}
+        if "temperature" in body:
+            older["extra_body"] = {"temperature": body["temperature"]}
+            older["extra_headers"] = {"anthropic-version": "2023-06-01"}
+        raw = await sdk.messages.with_raw_response.create(**named, **older)
         return raw.http_response.json()
 
     return post, sdk
@@ -145,7 +153,9 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
     if status is None:
         if not left:  # it never came to the choke point: the SDK itself would not have it
             told = f"{type(error).__name__}: {error}"
-            return TroubleError("stop", told, error=WorkbenchError(f"the SDK refuses the request: {told}", where="teacher"))
+            return TroubleError(
+                "stop", told, error=WorkbenchError(f"the SDK refuses the request: {told}", where="teacher")
+            )
         return TroubleError("again", f"{type(error).__name__}: {error}", charged=True, egress=left)
     said, code = message_of(error)
     key = os.environ.get(teacher.key_variable or "", "").strip()
@@ -168,12 +178,12 @@ def by_status(
             f"the provider does not accept the key ({said})", where="teacher.key_variable",
             remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
         ))  # fmt: skip
-    if status == 402 or code in ("insufficient_quota", "billing_error"):
+    if status == 402 or any(word in SPENT for word in code.split()):
         return stop(WorkbenchError(
             f"the account has no credit left ({said})", where=f"teacher {teacher.model}",
             remedy="add credit; the same command goes on from here",
         ))  # fmt: skip
-    if status == 404 or code in ("model_not_found", "not_found_error", "model_not_available"):
+    if status == 404 or {"model_not_found", "not_found_error"} & set(code.split()):
         retired = any(word in said.lower() for word in RETIRED)
         what = f"the provider has retired {teacher.model!r}" if retired else f"the provider knows no {teacher.model!r}"
         remedy = "choose its successor, and price it" if retired else "check teacher.model and teacher.base_url"
@@ -184,11 +194,13 @@ def by_status(
 
 
 def message_of(error: Any) -> tuple[str, str]:
-    """(message, code) from an error's JSON body."""
+    """(message, codes with blanks between) from an error's JSON body: its code, its type and its details' code."""
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(inner, dict):
-        return " ".join(str(inner.get("message", "")).split())[:300], str(inner.get("code") or inner.get("type") or "")
+        details = inner.get("details")
+        found = (inner.get("code"), inner.get("type"), details.get("error_code") if isinstance(details, dict) else None)
+        return " ".join(str(inner.get("message", "")).split())[:300], " ".join(str(word) for word in found if word)
     return " ".join(str(error).split())[:300], ""
 
 
