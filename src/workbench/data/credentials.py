@@ -82,7 +82,7 @@ def is_assigned(match: re.Match[str]) -> bool:
     value, sign = match["quoted"] or bare(match), match["to"] if "to" in match.groupdict() else "="
     if (
         len(value) < 4
-        or NOTHING.fullmatch(match["quoted"] or match["bare"].rstrip(".,;:"))
+        or NOTHING.fullmatch((match["quoted"] or match["bare"].rstrip(".,;:")).strip())
         or not re.search(r"[A-Za-z0-9]", value)
     ):
         return False
