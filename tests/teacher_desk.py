@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from teacher_project import RECIPE
-
 from workbench.recipe import Price, Teacher
 from workbench.records import Label
 from workbench.teacher.calls import Desk

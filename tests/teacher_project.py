@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sqlite3
@@ -9,10 +11,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from workbench.__main__ import main
 
 KEY = "sk-teacher-test-key"
 RECIPE = {
@@ -30,26 +34,43 @@ RECIPE = {
 
 
 @dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
 class Project:
     """The folder of the project."""
 
     folder: Path
 
-    def label(self, *words: str, key: str = KEY, timeout: float = 600.0) -> subprocess.CompletedProcess[str]:
-        """`python -m workbench label recipe=./mine.yaml …`, to its end."""
-        return self.start("label", "recipe=./mine.yaml", *words, key=key, wait=timeout)
+    def label(self, *words: str, key: str = KEY) -> Done:
+        """`workbench label recipe=./mine.yaml …`, to its end."""
+        return self.run("label", "recipe=./mine.yaml", *words, key=key)
 
-    def start(self, *words: str, key: str = KEY, wait: float | None = None) -> Any:
-        """Any command of the workbench; a running process when `wait` is None."""
-        env = os.environ | {"TEACHER_KEY": key, "COLUMNS": "200"}
+    def run(self, *words: str, key: str = KEY) -> Done:
+        """Any command of the workbench, to its end, in this process: importing everything anew takes seconds."""
+        shown, told = io.StringIO(), io.StringIO()
+        before = os.environ.get("TEACHER_KEY")
+        os.environ["TEACHER_KEY"] = key
+        try:
+            with contextlib.chdir(self.folder), redirect_stdout(shown), redirect_stderr(told):
+                code = main(list(words))
+        finally:
+            del os.environ["TEACHER_KEY"]
+            if before is not None:
+                os.environ["TEACHER_KEY"] = before
+        return Done(code, shown.getvalue(), told.getvalue())
+
+    def start(self, *words: str, key: str = KEY) -> subprocess.Popen[bytes]:
+        """Any command in a process of its own, to be killed."""
+        env = os.environ | {"TEACHER_KEY": key}
         command = [sys.executable, "-m", "workbench", *words]
-        if wait is None:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        return subprocess.run(
-            command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=wait, check=False
-        )
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @property
     def stage(self) -> Path:

@@ -223,7 +223,7 @@ def test_nothing_asks_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    finders.presidio.cache_clear()
+    finders.suffixes.cache_clear()
     assert leaks("jane@example.com, +49 30 1234567, 0171 2345678, 10.20.30.40") == {"EMAIL": 1, "PHONE": 2, "IP": 1}
 
 

@@ -1,4 +1,4 @@
-"""The wall: many calls at once never pass it, whatever the order in which they end; and the pace that providers want."""
+"""The wall: many calls at once never pass it, in whatever order they end; and the pace that providers want."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from teacher_desk import labelled, teacher_of
 from teacher_project import KEY, questions
 from teacher_server import teacher_server
-
 from workbench.errors import GateError
 from workbench.records import Message
 from workbench.teacher.labeller import Prompt
@@ -21,7 +21,10 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"row-{n}", (Message("user", text),)) for n, text in enumerate(questions(count))]
 
 
-@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 50), marks=pytest.mark.slow)])
+MANY = pytest.param(range(5, 50), marks=(pytest.mark.slow, pytest.mark.timeout(1200)))
+
+
+@pytest.mark.parametrize("seeds", [range(5), MANY])
 def test_64_calls_at_once_never_pass_a_budget_that_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: range
 ) -> None:
@@ -73,7 +76,7 @@ def test_a_reservation_that_would_pass_the_wall_is_not_made(tmp_path: Path) -> N
         assert ledger.reserve("c", "row", "t", 40, 100, "online")
 
 
-def test_a_429_halves_what_is_sent_at_once_and_calm_raises_it_again_by_one() -> None:
+def test_a_429_halves_what_is_sent_at_once_and_a_round_of_calm_raises_it_by_one() -> None:
     async def story() -> list[int]:
         pace = Pace(16, clock=lambda: 0.0)
         pace.in_flight = 16
@@ -85,7 +88,7 @@ def test_a_429_halves_what_is_sent_at_once_and_calm_raises_it_again_by_one() -> 
             pace.answered()
         return [*seen, pace.allowed]
 
-    assert asyncio.run(story()) == [8, 4, 5]
+    assert asyncio.run(story()) == [8, 4, 7]
 
 
 def test_limits_a_minute_space_the_requests_and_retry_after_stops_them_all() -> None:

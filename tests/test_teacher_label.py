@@ -53,10 +53,11 @@ def test_every_row_of_a_failing_teacher_has_exactly_one_outcome_and_the_books_ag
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_rows_with_thirty_percent_of_calls_failing(tmp_path: Path) -> None:
     with teacher_server(answer="json", faults=ALL_FAULTS, timeout_s=3.0, retry_after=0.2, slow_s=0.1) as server:
         made = project(tmp_path, questions(10_000), server.url + "/v1", timeout_s=2.0, concurrency=64, **YES_NO)
-        done = made.label(timeout=1500)
+        done = made.label()
         assert done.returncode == 0, done.stderr
         check_books(made, server, 10_000)
 
@@ -154,6 +155,7 @@ def test_a_killed_run_never_sends_a_finished_row_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_twenty_kills_in_two_thousand_rows(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.1) as server:
         made = project(tmp_path, questions(2_000), server.url + "/v1", concurrency=4, **YES_NO)
@@ -231,7 +233,7 @@ def test_prompts_that_repeat_an_evaluation_row_are_not_sent(tmp_path: Path) -> N
 def test_plan_says_what_labelling_would_cost_and_sends_nothing(tmp_path: Path) -> None:
     with teacher_server() as server:
         made = project(tmp_path, questions(50), server.url + "/v1", **YES_NO)
-        done = made.start("plan", "recipe=./mine.yaml", "output=json", wait=60.0)
+        done = made.run("plan", "recipe=./mine.yaml", "output=json")
         assert done.returncode == 0, done.stderr
         teacher = json.loads(done.stdout)["teacher"]
         assert "50 calls for 50 prompts" in teacher["asks"]

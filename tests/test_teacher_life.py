@@ -23,7 +23,7 @@ def test_a_student_of_a_llama_carries_its_duties_to_its_files_and_to_the_registr
             route="weights", family="llama-3.3",
         )  # fmt: skip
         words = [*SMALL, f"model.source=dir:{tiny_model}"]
-        done = made.start("train", "recipe=./mine.yaml", *words, wait=280.0)
+        done = made.run("train", "recipe=./mine.yaml", *words)
         assert done.returncode == 3, done.stderr  # a random model proves nothing, and the gate says so
         assert "40 training rows carry the answers of gpt-test" in done.stderr
         (run,) = [p.parent for p in made.folder.glob("experiments/mine/*/run.json")]
@@ -31,7 +31,7 @@ def test_a_student_of_a_llama_carries_its_duties_to_its_files_and_to_the_registr
         assert any("Llama" in duty["text"] for duty in duties), "the teacher's"
         assert any("MIT" in duty["text"] + duty["origin"] for duty in duties), "and the base model's"
         bought = len(server.calls())
-        again = made.start("train", "recipe=./mine.yaml", *words, wait=120.0)
+        again = made.run("train", "recipe=./mine.yaml", *words)
         assert "nothing left to do" in again.stderr
         assert len(server.calls()) == bought
 
@@ -44,6 +44,6 @@ def test_a_student_of_a_llama_carries_its_duties_to_its_files_and_to_the_registr
     tagged = " ".join(value for name, value in version.tags.items() if name.startswith("duty."))
     assert "Built with Llama" in tagged
 
-    public = made.start("label", "recipe=./mine.yaml", *words, "teacher.distribution=public", "seed=5", wait=60.0)
+    public = made.label(*words, "teacher.distribution=public", "seed=5")
     assert public.returncode == 2
     assert "tracking.registered_model" in public.stderr, "a public student of a Llama must be called one"

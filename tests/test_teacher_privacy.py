@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from identifiers import documents
 from teacher_project import project, questions
 from teacher_server import teacher_server
 
@@ -44,6 +45,20 @@ def test_internal_rows_leave_only_redacted_and_their_originals_are_written_nowhe
         assert b"[EMAIL_1]" in arrived
         log = [json.loads(line) for line in (tmp_path / "experiments" / "egress.jsonl").read_text().splitlines()]
         assert {"EMAIL": 1, "PHONE": 1} in [line["redacted"] for line in log]
+
+
+@pytest.mark.slow
+def test_of_two_thousand_identifiers_no_trace_is_sent_written_or_shown(tmp_path: Path) -> None:
+    rows = documents(2_000)
+    values = {text[start:end] for text, places in rows for _, start, end in places if end - start >= 9}
+    assert len(values) > 1_500
+    with teacher_server(answer="json", keep_bodies=True) as server:
+        made = project(tmp_path, [text for text, _ in rows], server.url + "/v1", privacy="internal", **YES_NO)
+        done = made.label()
+        assert done.returncode == 0, done.stderr
+        places_to_look = server.bytes_received() + made.everything() + (done.stdout + done.stderr).encode()
+    seen = [v for v in values if v.encode() in places_to_look or json.dumps(v)[1:-1].encode() in places_to_look]
+    assert not seen, f"{len(seen)} of {len(values)}: {seen[:5]}"
 
 
 def test_placeholders_in_an_answer_become_the_originals_in_training_rows_only(
@@ -88,18 +103,18 @@ def test_verify_egress_proves_the_log_and_finds_a_changed_a_moved_and_a_missing_
         assert made.label().returncode == 0
     log = tmp_path / "experiments" / "egress.jsonl"
     whole = log.read_bytes()
-    assert made.start("verify", "egress", wait=60.0).returncode == 0
+    assert made.run("verify", "egress").returncode == 0
     lines = whole.splitlines(keepends=True)
     assert len(lines) >= 9
     changed = [*lines[:3], lines[3].replace(b'"rule":"raw"', b'"rule":"RAW"'), *lines[4:]]
     moved = [*lines[:2], lines[3], lines[2], *lines[4:]]
     for broken, where in ((changed, ":4"), (moved, ":3"), (lines[1:], ":1"), (lines[:-1], "missing")):
         log.write_bytes(b"".join(broken))
-        found = made.start("verify", "egress", wait=60.0)
+        found = made.run("verify", "egress")
         assert found.returncode == 1
         assert where in found.stderr, found.stderr
     log.write_bytes(whole)
-    assert made.start("verify", "egress", wait=60.0).returncode == 0
+    assert made.run("verify", "egress").returncode == 0
 
 
 def test_terms_that_deny_or_want_a_person_stop_before_anything_is_sent(tmp_path: Path) -> None:

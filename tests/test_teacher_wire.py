@@ -100,6 +100,19 @@ def submitted(made: object) -> bool:
         return False
 
 
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+def test_a_batch_whose_receipt_was_lost_is_looked_for_and_not_sent_twice(tmp_path: Path, api: str) -> None:
+    paths = ["/v1/batches", "/v1/messages/batches"]
+    with teacher_server(answer="json", faults={"reset_after_work": 1.0}, fault_depth=1, fault_paths=paths) as server:
+        made = project(tmp_path, questions(12), at(server, api), **BATCH, **settings(api))
+        done = made.label()
+        assert done.returncode == 0, done.stderr
+        assert len({c["batch"] for c in server.calls() if c["batch"]}) == 1
+        paid = Counter(c["prompt"] for c in server.calls() if c["cost"] and c["prompt"].startswith("Is item"))
+        assert set(paid.values()) == {1}
+        assert len(made.lines("labels")) == 12
+
+
 def test_a_batch_that_the_provider_fails_whole_falls_back_to_single_calls(tmp_path: Path) -> None:
     with teacher_server(answer="json", batch_failure="token_limit_exceeded") as server:
         made = project(tmp_path, questions(10), server.url + "/v1", **BATCH, **YES_NO)

@@ -16,12 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from teacher_desk import labelled, teacher_of  # noqa: E402
-from teacher_project import KEY  # noqa: E402
-from teacher_server import teacher_server  # noqa: E402
-
-from workbench.records import Message  # noqa: E402
-from workbench.teacher.labeller import Prompt  # noqa: E402
+from teacher_desk import labelled, teacher_of
+from teacher_project import KEY
+from teacher_server import teacher_server
+from workbench.records import Message
+from workbench.teacher.labeller import Prompt
 
 
 def prompts(count: int) -> Iterator[Prompt]:

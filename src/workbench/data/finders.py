@@ -1,9 +1,6 @@
 """Each way of looking for identifiers in a text, but for phone numbers, which have a file of their own.
 
-Our tables of patterns come first. Presidio's recognisers find e-mail addresses, addresses of machines (both with
-patterns written here: its own miss `_10.1.2.3_` and take `mail=jane@…` for one name) and card numbers in odd groups;
-the checks in `identifiers` decide on what they propose. They are asked one by one: Presidio's engine would want a
-language model. Nothing is downloaded, and nothing is read but the libraries' own tables when they are first needed.
+Nothing is downloaded, and nothing is read but the libraries' own tables when they are first needed.
 
 An address (URL) counts only where it holds a password, a key or a person's data: licences, sources and manuals live
 at public addresses, and a teacher that cannot read those cannot answer.
@@ -12,9 +9,8 @@ at public addresses, and a teacher that cannot read those cannot answer.
 from __future__ import annotations
 
 import functools
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from workbench.data import credentials, identifiers
@@ -68,11 +64,10 @@ def addresses(text: str) -> Iterator[Find]:
 
 def e_mails(text: str) -> Iterator[Find]:
     """E-mail addresses under a public suffix or one of a local network."""
-    if "@" not in text:
-        return
-    for result in presidio()["EMAIL"].analyze(text, ["EMAIL_ADDRESS"]):
-        if not (text.startswith("git@", result.start) and text.startswith(":", result.end)):  # git@host:path
-            yield Find("EMAIL", result.start, result.end)
+    for match in identifiers.E_MAIL.finditer(text) if "@" in text else ():
+        remote = match[0].startswith("git@") and text.startswith(":", match.end())  # git@host:path
+        if not remote and suffixes()(match[0]).suffix:
+            yield Find("EMAIL", *match.span())
 
 
 def ibans(text: str) -> Iterator[Find]:
@@ -85,39 +80,18 @@ def ibans(text: str) -> Iterator[Find]:
 
 def hosts(text: str) -> Iterator[Find]:
     """Addresses of machines, versions 4 and 6."""
-    if not re.search(r"\d\.\d{1,3}\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]", text):
-        return
-    for result in presidio()["IP"].analyze(text, ["IP_ADDRESS"]):
-        value, before = text[result.start : result.end], text[max(0, result.start - 32) : result.start]
-        if identifiers.is_ip(value, before, text[result.end : result.end + 2]):
-            yield Find("IP", result.start, result.end)
-
-
-def cards(text: str) -> Iterator[Find]:
-    """Payment card numbers that the patterns' groupings miss."""
-    if not re.search(r"\d{3}[ -]?\d{3}", text):
-        return
-    for result in presidio()["CARD"].analyze(text, ["CREDIT_CARD"]):
-        around = text[max(0, result.start - 2) : result.start], text[result.end : result.end + 2]
-        parted = not (re.search(r"\w$|\d[.\-]$", around[0]) or re.match(r"\w|[.\-]\d", around[1]))
-        if parted and identifiers.is_card(text[result.start : result.end]):
-            yield Find("CARD", result.start, result.end)
+    for match in identifiers.MACHINE.finditer(text):
+        before, behind = text[max(0, match.start() - 32) : match.start()], text[match.end() : match.end() + 2]
+        if identifiers.is_ip(match[0], before, behind):
+            yield Find("IP", *match.span())
 
 
 @functools.cache
-def presidio() -> Mapping[str, Any]:
-    """Presidio's recognisers, by our kind: loaded when a text first needs one, and kept from network and log."""
+def suffixes() -> Callable[[str], Any]:
+    """The list of public suffixes that tldextract brings along: it would fetch a newer one if it were let."""
     import tldextract
-    from presidio_analyzer import Pattern as Proposal
-    from presidio_analyzer.predefined_recognizers import CreditCardRecognizer, EmailRecognizer, IpRecognizer
 
-    logging.getLogger("presidio-analyzer").disabled = True  # it writes what it cannot parse, which may be a secret
-    # Its e-mail check would fetch the list of public suffixes: the copy inside tldextract answers instead.
-    suffixes = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), extra_suffixes=identifiers.MACHINE_SUFFIXES)
-    e_mail: Any = EmailRecognizer(patterns=[Proposal("e-mail", identifiers.E_MAIL, 0.5)])
-    e_mail.validate_result = lambda value: bool(suffixes(value).suffix)
-    address = IpRecognizer(patterns=[Proposal("address", identifiers.MACHINE, 0.5)])
-    return {"EMAIL": e_mail, "IP": address, "CARD": CreditCardRecognizer()}
+    return tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), extra_suffixes=identifiers.MACHINE_SUFFIXES)
 
 
-FINDERS: tuple[Callable[[str], Iterator[Find]], ...] = (by_pattern, assigned, addresses, e_mails, ibans, hosts, cards)
+FINDERS: tuple[Callable[[str], Iterator[Find]], ...] = (by_pattern, assigned, addresses, e_mails, ibans, hosts)

@@ -118,7 +118,7 @@ NOT_A_HOST = re.compile(
     r"|chapter|paragraph|para|oid|python|sdk|api|kernel|driver|update|upgraded? to|downgraded? to))[.:#]?\s?|§ ?|"
     r"[=<>~!^]=\s?|[A-Za-z0-9]-|[A-Za-z]v|[~^]\s?)\Z"
 )
-MACHINE = (
+MACHINE = re.compile(
     r"(?<![0-9A-Za-z.])(?:\d{1,3}\.){3}\d{1,3}(?![0-9A-Za-z])|(?<![0-9A-Za-z])(?=[0-9A-Fa-f]|::)"
     r"(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{1,4}|(?<=::))(?![0-9A-Za-z]|:[0-9A-Fa-f:])"
 )
@@ -167,7 +167,7 @@ def behind(kind: str, label: str, regex: str, check: Callable[[str], object] = b
     return Pattern(kind, re.compile(rf"{WORD}(?i:{label})(?![a-z]){between}{value}"), check)
 
 
-E_MAIL = (
+E_MAIL = re.compile(
     r"(?<![\w.+\-])[\w.+\-]+(?:['’&][\w.+\-]+)?@"
     r"[^\W_](?:[\w\-]*[^\W_])?(?:\.[^\W_](?:[\w\-]*[^\W_])?)+"
 )

@@ -1,7 +1,6 @@
 """Phone numbers, and what tells them from dates, order numbers, decimals and time stamps.
 
-Google's numbering plans (`phonenumbers`) are asked directly, once a form or a label speaks for a number: Presidio's
-recogniser asks them country by country for every text, which took ten times as long.
+Google's numbering plans (`phonenumbers`) are asked only once a form or a label speaks for a number.
 """
 
 from __future__ import annotations

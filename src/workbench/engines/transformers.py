@@ -33,9 +33,9 @@ def transformers_engine(
     quantized linear layer is rounded to int8 with its own scale a token and multiplied back. The answers are the
     quantized model's; the speed is not, since the products themselves are taken in 16 bits.
 
-    Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The next token is always the most
-    likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole before it is yielded, and
-    `Answer.seconds` is its wall time over its rows. `tokens_out` counts the stop token.
+    Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The
+    next token is always the most likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole
+    before it is yielded, and `Answer.seconds` is its wall time over its rows. `tokens_out` counts the stop token.
     """
     import torch
 

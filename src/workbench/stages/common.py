@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from workbench.recipe import Recipe
 from workbench.runs import Run
 from workbench.stages.prompts import has_teacher, labelled, prepared
 
-SCREEN = Console(stderr=True, highlight=False)
+# A log file is as wide as the table of the arms; a terminal says itself how wide it is.
+SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
 
 
 def say(run: Run, stage: str, text: str) -> None:

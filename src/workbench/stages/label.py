@@ -22,7 +22,7 @@ from workbench.teacher import terms
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk
 from workbench.teacher.client import ADDRESSES, key_of, open_client
-from workbench.teacher.egress import ChokePoint, EgressLog, Sending, rule_for
+from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
 from workbench.teacher.ledger import open_ledger
 from workbench.teacher.local import gguf_of, local_server
@@ -105,8 +105,8 @@ async def open_desk(recipe: Recipe, run: Run, rule: str) -> AsyncIterator[Desk]:
     """Everything that a request passes, open."""
     teacher, experiments = recipe.teacher, Path(recipe.launch.experiments).resolve()
     scan = leaks if rule == "redacted" else (lambda text: {})
-    # The probe's own question is public; the rows go by their rule.
-    policy: Callable[[str], str] = lambda privacy: "raw" if privacy == "public" else rule  # noqa: E731
+    # The probe's own question and a look at a batch hold nothing of a row; the rows go by their rule.
+    policy: Callable[[str], str] = lambda privacy: "raw" if privacy == NO_ROW else rule  # noqa: E731
     with contextlib.ExitStack() as stack:
         base, identity = stack.enter_context(address(recipe))
         log = stack.enter_context(contextlib.closing(EgressLog(experiments / EGRESS)))

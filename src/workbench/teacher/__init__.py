@@ -1,1 +1,1 @@
-"""Closed teachers: labels bought once, within a budget, within the teacher's terms, and nothing sent that may not leave."""
+"""Closed teachers: labels bought once, within a budget and the teacher's terms, and nothing sent that may not leave."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import tenacity
 from workbench.errors import RequestError, WorkbenchError
 from workbench.teacher.calls import Desk, pause
 from workbench.teacher.client import TroubleError, sorted_out, wire_of
-from workbench.teacher.egress import SENDING, Sending, merged
+from workbench.teacher.egress import NO_ROW, SENDING, Sending, merged
 from workbench.teacher.ledger import Outcome
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.wire import Reply, Request, read_reply
@@ -77,7 +78,7 @@ async def collect_unfinished(desk: Desk, classed: Class, say: Say) -> None:
             continue
         desk.ledger.mark_batch(batch, "submitted", remote)
         say(f"batch {remote} of an earlier attempt, {requests:,} requests: waiting for it")
-        await collect(desk, batch, remote, Sending(f"batch {batch}", "public"), classed, say)
+        await collect(desk, batch, remote, Sending(f"batch {batch}", NO_ROW), classed, say)
 
 
 async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
@@ -96,15 +97,17 @@ async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classe
         return
     sending = joint([one for _, one in taken], batch)
     try:
-        remote = await patiently(desk, sending, lambda: submit(desk, [request for request, _ in taken], batch))
-    except (WorkbenchError, TroubleError) as error:
-        sent = not isinstance(error, TroubleError) or error.charged
+        remote = await submitted_once(desk, [request for request, _ in taken], batch, sending)
+    except TroubleError as error:
+        if error.charged:  # the provider may have it: the next attempt looks for it before anything is sent again
+            raise WorkbenchError(
+                f"nobody knows whether the batch was taken: {error}",
+                where="teacher.batch",
+                remedy="run the command again",
+            ) from error
         for ticket in desk.ledger.tickets(batch).values():
-            cost = ticket.worst if sent and not isinstance(error, WorkbenchError) else 0
-            desk.ledger.settle(ticket, "error", cost, error=str(error), assumed=bool(cost))
+            desk.ledger.settle(ticket, "error", 0, error=str(error))
         desk.ledger.mark_batch(batch, "done", None)
-        if isinstance(error, WorkbenchError):
-            raise
         raise WorkbenchError(
             f"the batch was not taken: {error}", where="teacher.batch", remedy="teacher.batch=false asks one by one"
         ) from error
@@ -159,8 +162,30 @@ async def gathered(lines: AsyncIterator[Line]) -> list[Line]:
     return [line async for line in lines]
 
 
-async def patiently(desk: Desk, sending: Sending, call: Callable[[], Awaitable[Any]]) -> Any:
-    """A control call through the choke point, again while that may help. Raises WorkbenchError or TroubleError."""
+async def submitted_once(desk: Desk, requests: Sequence[Request], batch: str, sending: Sending) -> str:
+    """Hand a batch in and give the provider's id; when the answer was lost, it is looked for, not sent twice."""
+    started = time.time()
+    for left in range(desk.teacher.attempts - 1, -1, -1):
+        try:
+            return str(await patiently(desk, sending, lambda: submit(desk, requests, batch), once_sent=True))
+        except TroubleError as trouble:
+            if not trouble.charged:
+                raise
+            remote = await find_remote(desk, batch, started, len(requests))
+            if remote is not None:
+                return remote
+            if not left:
+                raise
+    raise AssertionError("a loop of at least one attempt")
+
+
+async def patiently(
+    desk: Desk, sending: Sending, call: Callable[[], Awaitable[Any]], *, once_sent: bool = False
+) -> Any:
+    """A control call through the choke point, again while that may help. Raises WorkbenchError or TroubleError.
+
+    With `once_sent`, a call whose work may have been done is not tried again.
+    """
 
     async def once() -> Any:
         token = SENDING.set(sending)
@@ -175,7 +200,9 @@ async def patiently(desk: Desk, sending: Sending, call: Callable[[], Awaitable[A
 
     retrying = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(desk.teacher.attempts), wait=pause, reraise=True,
-        retry=tenacity.retry_if_exception(lambda e: isinstance(e, TroubleError) and e.kind == "again"),
+        retry=tenacity.retry_if_exception(
+            lambda e: isinstance(e, TroubleError) and e.kind == "again" and not (once_sent and e.charged)
+        ),
     )  # fmt: skip
     try:
         return await retrying(once)
@@ -263,7 +290,7 @@ async def find_remote(desk: Desk, batch: str, started: float, requests: int) -> 
     OpenAI keeps our own id with it. Anthropic does not: there it is the one batch we do not know, made after ours was
     written, with as many requests.
     """
-    sdk, sending = desk.client.sdk, Sending(f"batch {batch}", "public")
+    sdk, sending = desk.client.sdk, Sending(f"batch {batch}", NO_ROW)
     known = desk.ledger.known_remotes()
 
     async def listed() -> list[Any]:

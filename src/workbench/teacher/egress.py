@@ -21,6 +21,7 @@ from workbench.recipe import Teacher
 from workbench.records import canonical, digest
 from workbench.runs import now
 
+NO_ROW = "none"  # the class of what holds nothing of a row: a probe's question, a look at a batch
 START = "0" * 64  # what the first line holds as the hash before it
 TAIL_BYTES = 65_536
 

@@ -32,7 +32,7 @@ class Estimate:
 
 def estimate(teacher: Teacher, prompts: Sequence[tuple[Message, ...]], golds: Sequence[str], ledger: Path) -> Estimate:
     """The cost of asking these prompts once, samples included. Reads the ledger, sends nothing."""
-    pricing = pricing_of(teacher, batch=teacher.batch)
+    pricing = pricing_of(teacher, batch=teacher.batch, to_spend=False)
     pilot = answers_before(ledger, teacher.model)
     own = [len(gold) for gold in golds if gold]
     if pilot:
@@ -61,7 +61,8 @@ def answers_before(ledger: Path, model: str) -> float | None:
         return None
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
         count, mean = database.execute(
-            "SELECT COUNT(*), AVG(tokens_out) FROM attempts WHERE model = ? AND outcome = 'ok' AND kind != 'probe'",
+            "SELECT COUNT(*), AVG(tokens_out) FROM attempts "
+            "WHERE model LIKE ? || '%' AND outcome = 'ok' AND kind != 'probe'",
             (model,),
         ).fetchone()
     return float(mean) if count >= PILOT_CALLS else None

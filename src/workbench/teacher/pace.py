@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 
 from workbench.errors import WorkbenchError
 
-CALM_ANSWERS = 20  # answers in a row without a 429 before one more request at once is tried
-
 
 @dataclass
 class Pace:
-    """The pace of one run. `allowed` follows the provider: halved by a 429, raised by one after a calm stretch.
+    """The pace of one run. `allowed` follows the provider: halved by a 429, raised by one a round of calm answers.
 
-    The additive-increase, multiplicative-decrease rule of TCP (Chiu and Jain 1989), which shares a limit fairly
-    with whoever else uses the same key.
+    The additive-increase, multiplicative-decrease rule of TCP's congestion avoidance (Chiu and Jain 1989), which
+    shares a limit fairly with whoever else uses the same key.
     """
 
     most: int
@@ -79,5 +77,5 @@ class Pace:
     def answered(self) -> None:
         """An answer came."""
         self.calm += 1
-        if self.calm >= CALM_ANSWERS and self.allowed < self.most:
+        if self.calm >= self.allowed and self.allowed < self.most:
             self.allowed, self.calm = self.allowed + 1, 0

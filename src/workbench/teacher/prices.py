@@ -26,11 +26,11 @@ class Pricing:
         return self.cost(Usage(tokens_in=most_in, out=most_out))
 
 
-def pricing_of(teacher: Teacher, *, batch: bool = False) -> Pricing:
-    """The teacher's price; RequestError when nobody knows it, or when a price and no budget is given."""
+def pricing_of(teacher: Teacher, *, batch: bool = False, to_spend: bool = True) -> Pricing:
+    """The teacher's price; RequestError when nobody knows it, or when money would be spent without a budget."""
     share = 1.0 - teacher.batch_discount if batch else 1.0
     pricing = own_price(teacher, share) or table_price(teacher, share)
-    if not pricing.free and teacher.budget_usd is None:
+    if to_spend and not pricing.free and teacher.budget_usd is None:
         raise RequestError(
             f"this teacher costs money ({pricing.source}) and no budget is set",
             where="teacher.budget_usd",

@@ -12,7 +12,7 @@ from workbench.recipe import Teacher
 from workbench.records import Message, digest
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.client import wire_of
-from workbench.teacher.egress import Sending
+from workbench.teacher.egress import NO_ROW, Sending
 from workbench.teacher.wire import Reply, Request, make_request
 
 KEPT_DAYS = 7.0
@@ -39,7 +39,7 @@ async def probe(desk: Desk) -> dict[str, Any]:
         raise RequestError(
             f"the teacher does not answer a plain question: {error}",
             where="teacher",
-            remedy="its own words say what it does not take: often teacher.temperature=null or another teacher.limit_key",
+            remedy="its words say what it does not take: often teacher.temperature=null or another teacher.limit_key",
         ) from error
     found: dict[str, Any] = {"model": plain.model, "logprobs": 0, "json_schema": False, "seed": False, "echo": False}
     found["json_schema"] = await works(lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in reply.text)
@@ -63,7 +63,7 @@ async def ask(
         teacher, f"{desk.client.identity} probe {time.time_ns()}", "probe", QUESTION, 0,
         schema=schema, logprobs=logprobs, seed=seed,
     )  # fmt: skip
-    return await buy(desk, request, Sending("probe", "public"), lambda reply: "ok", kind="probe")
+    return await buy(desk, request, Sending("probe", NO_ROW), lambda reply: "ok", kind="probe")
 
 
 async def works(question: Callable[[], Awaitable[Reply]], shown: Callable[[Reply], bool]) -> bool:
@@ -98,7 +98,7 @@ async def echoes(desk: Desk, teacher: Teacher) -> bool:
     asking = replace(desk, client=replace(desk.client, post=post), asked={})
     request = Request("probe", body, digest({"echo": desk.client.identity, "at": time.time_ns()}, 40), 64, 16)
     try:
-        reply = await buy(asking, request, Sending("probe", "public"), lambda reply: "ok", kind="probe")
+        reply = await buy(asking, request, Sending("probe", NO_ROW), lambda reply: "ok", kind="probe")
     except Exception:  # no such path, or none that answers so: it does not echo, whatever the reason
         return False
     return reply.model == "echo"

@@ -76,7 +76,7 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
         "asks": f"{teacher.model or teacher.name}, {told.calls:,} calls for {len(asked.examples):,} prompts",
         "cost": f"low {told.low:.4f}, likely {told.likely:.4f}, at most {told.high:.4f} USD ({told.why})",
         "budget": wall,
-        "price": pricing_of(teacher).source,
+        "price": pricing_of(teacher, to_spend=False).source,
         "terms": f"{verdict.verdict}: {verdict.why}",
         "privacy": f"rows are {recipe.data.privacy}: they leave {rule_for(teacher, recipe.data.privacy)}"
         if not teacher.inside
