@@ -215,7 +215,7 @@ def test_the_ui_serves_the_store_and_a_server_takes_a_whole_registration(tmp_pat
         assert registry(experiments)["remote"][0] == 1
     finally:
         ui.send_signal(signal.SIGINT)
-        assert ui.wait(30) == 0
+        assert ui.wait(120) == 0
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(experiments).encode() in read(p)]
     assert not left, "a server was left behind"
 
