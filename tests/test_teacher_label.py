@@ -119,6 +119,13 @@ def test_unknown_retired_unpriced_unbudgeted_models_and_a_missing_key_end_with_2
             assert told in done.stderr, (words, done.stderr)
 
 
+def test_an_endpoint_that_is_not_there_is_said_in_one_line_and_is_no_wrong_request(tmp_path: Path) -> None:
+    made = project(tmp_path, questions(5), "http://127.0.0.1:9/v1", attempts=2)
+    done = made.label()
+    assert done.returncode == 1
+    assert "is it up?" in done.stderr
+
+
 def test_a_recipe_without_a_teacher_has_nothing_to_label(tmp_path: Path) -> None:
     made = project(tmp_path, questions(5), "http://127.0.0.1:9")
     done = made.label("teacher.api=none")

@@ -14,6 +14,21 @@ SMALL = [
 ]  # fmt: skip
 
 
+def test_prompts_alone_are_enough_validation_rows_are_answered_too_and_gold_must_be_named(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    with teacher_server(answer="json") as server:
+        made = project(tmp_path, questions(60), server.url + "/v1", labels=["yes", "no"])
+        words = [*SMALL, f"model.source=dir:{tiny_model}", "data.validation=null"]
+        done = made.run("train", "recipe=./mine.yaml", *words, "until=train")
+        assert done.returncode == 0, done.stderr
+        assert "54 training rows carry" in done.stderr
+        assert "validation loss" in done.stderr
+        refused = made.label(*words, "data.test=null", "seed=9")
+        assert refused.returncode == 2
+        assert "data.test" in refused.stderr
+
+
 def test_a_student_of_a_llama_carries_its_duties_to_its_files_and_to_the_registry(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.data.prepare import Splits, describe, prepare, readable, without_overlaps
 from workbench.data.split import drop_repeats
+from workbench.errors import RequestError
 from workbench.recipe import Data
 from workbench.records import Example
 
@@ -29,11 +30,19 @@ def gather(data: Data, prompts: str | None, limit: int | None, seed: int) -> Ask
     """
     splits = prepare(data, seed, unanswered=prompts is None)
     said = list(splits.said)
+    if any(not e.answer for e in splits.test):
+        raise RequestError(
+            "the test rows would be prompts without an answer, and a teacher cannot be its own judge",
+            where="data.test",
+            remedy="name rows with right answers: data.test=file:gold.jsonl",
+        )
     examples = beside(prompts, data, splits, said) if prompts else splits.train
     if limit is not None and limit < len(examples):
         said.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = [examples[i] for i in drawn]
+    # Validation rows that were split off prompts need answers too, for the evaluation loss.
+    examples = [*examples, *(e for e in splits.validation if not e.answer)]
     return Asked(examples, splits, said, [describe(examples, "prompts", prompts or data.train, data)])
 
 

@@ -68,24 +68,32 @@ def leak_finder(judging: Sequence[Example], words: int) -> Callable[[str], str |
 
 
 def labelled(recipe: Recipe, run: Run) -> Splits:
-    """The recipe's rows with the kept labels as training rows; originals are put back in memory only."""
+    """The recipe's rows with the kept labels as answers; originals are put back in memory only."""
     rule, asked = rule_for(recipe.teacher, recipe.data.privacy), gather(recipe)
-    by_id = {e.id: e for e in asked.examples}
-    rows = []
+    answers: dict[str, str] = {}
     with (run.folder / "label" / "labels.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             label = json.loads(line)
-            example = by_id[label["id"]]
-            # Only an answer with a placeholder in it needs its originals, and finding those takes a while.
-            swapped = rule == "redacted" and "[" in label["answer"]
-            originals = prompt_of(example, recipe.data.privacy, rule).originals if swapped else {}
-            answer = Message("assistant", put_back(label["answer"], originals))
-            rows.append(replace(example, messages=(*example.prompt, answer)))
+            answers[label["id"]] = label["answer"]
+
+    def answered(example: Example) -> Example:
+        answer = answers[example.id]
+        # Only an answer with a placeholder in it needs its originals, and finding those takes a while.
+        if rule == "redacted" and "[" in answer:
+            answer = put_back(answer, prompt_of(example, recipe.data.privacy, rule).originals)
+        return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+
+    judged = {e.id for e in asked.splits.validation}
+    train = [answered(e) for e in asked.examples if e.id in answers and e.id not in judged]
+    own = [e if e.answer else answered(e) for e in asked.splits.validation if e.answer or e.id in answers]
     summary = read_json(run.folder / "label" / "summary.json")
-    told = describe(rows, "train", "label/labels.jsonl", recipe.data)
-    datasets = [told if d["role"] == "training" else d for d in asked.splits.datasets]
-    said = [*asked.said, f"{len(rows):,} training rows carry the answers of {summary['teacher']}"]
-    return replace(asked.splits, train=rows, datasets=datasets, said=said)
+    told = {
+        "training": describe(train, "train", "label/labels.jsonl", recipe.data),
+        "validation": describe(own, "validation", recipe.data.validation or "label/labels.jsonl", recipe.data),
+    }
+    datasets = [told.get(d["role"], d) for d in asked.splits.datasets]
+    said = [*asked.said, f"{len(train):,} training rows carry the answers of {summary['teacher']}"]
+    return replace(asked.splits, train=train, validation=own, datasets=datasets, said=said)
 
 
 def put_back(answer: str, originals: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from workbench.errors import RequestError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Teacher
 from workbench.records import Message, digest
 from workbench.teacher.calls import Desk, RowError, buy
@@ -36,8 +36,12 @@ async def probe(desk: Desk) -> dict[str, Any]:
     try:
         plain = await ask(desk, teacher)
     except RowError as error:
+        if error.reason == "unanswered":
+            raise WorkbenchError(
+                f"the teacher does not answer: {error}", where="teacher", remedy="is it up? check teacher.base_url"
+            ) from error
         raise RequestError(
-            f"the teacher does not answer a plain question: {error}",
+            f"the teacher does not take a plain question: {error}",
             where="teacher",
             remedy="its words say what it does not take: often teacher.temperature=null or another teacher.limit_key",
         ) from error
