@@ -200,6 +200,38 @@ def test_samples_are_voted_on_and_disagreement_is_set_aside(tmp_path: Path) -> N
         assert (rejected["id"], rejected["reason"]) == ("row-1", "disagreement")
 
 
+def with_gold(made: Project, answers: list[str]) -> None:
+    """Give the project's prompts answers of their own."""
+    path = made.folder / "prompts.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.dumps(row | {"answer": answer}) for row, answer in zip(rows, answers, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_an_answer_that_differs_from_the_rows_own_is_set_aside_when_a_scorer_is_named(tmp_path: Path) -> None:
+    script = [["Is item", '{"label": "yes"}'], ["Reply", "yes"]]
+    with teacher_server(answer=script) as server:
+        made = project(
+            tmp_path, questions(4), server.url + "/v1", gold_scorer="exact_match", min_kept_share=0.2, **YES_NO
+        )
+        with_gold(made, ["yes", "no", "yes", "no"])
+        done = made.label()
+        assert done.returncode == 0, done.stderr
+        assert [line["id"] for line in made.lines("labels")] == ["row-0", "row-2"]
+        assert {line["reason"] for line in made.lines("rejected")} == {"differs_from_gold"}
+
+
+def test_an_answer_that_the_judge_grades_low_is_set_aside_and_the_grading_is_in_the_ledger(tmp_path: Path) -> None:
+    grades = [["Is item 0 of shelf 0 in stock?\n\nAnswer", '{"grade": 3}'], ["Grade the answer", '{"grade": 9}']]
+    with teacher_server(answer=[*grades, ["Is item", '{"label": "yes"}'], ["Reply", "yes"]]) as server:
+        made = project(tmp_path, questions(3), server.url + "/v1", judge_at_least=0.7, min_kept_share=0.2, **YES_NO)
+        done = made.label()
+        assert done.returncode == 0, done.stderr
+        (rejected,) = made.lines("rejected")
+        assert (rejected["id"], rejected["reason"]) == ("row-0", "judged_low")
+        assert outcomes(made)["ok"] == 6, "three answers and three grades"
+
+
 def test_too_low_a_kept_share_ends_with_3_and_names_the_file_with_the_reasons(tmp_path: Path) -> None:
     with teacher_server(faults={"refusal": 0.8}, fault_depth=0, answer="json") as server:
         made = project(tmp_path, questions(40), server.url + "/v1", **YES_NO)
