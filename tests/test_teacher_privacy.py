@@ -49,7 +49,7 @@ def test_internal_rows_leave_only_redacted_and_their_originals_are_written_nowhe
 
 @pytest.mark.slow
 def test_of_two_thousand_identifiers_no_trace_is_sent_written_or_shown(tmp_path: Path) -> None:
-    rows = documents(2_000)
+    rows = [row for row in documents(2_000) if row[0].strip()]
     values = {text[start:end] for text, places in rows for _, start, end in places if end - start >= 9}
     assert len(values) > 1_500
     with teacher_server(answer="json", keep_bodies=True) as server:
