@@ -76,6 +76,26 @@ def test_the_same_command_again_buys_nothing_and_so_does_another_run_on_the_same
         assert len(calls) == 60, "only the run whose requests differ buys"
 
 
+def test_two_runs_at_once_on_the_same_prompts_buy_each_answer_once(tmp_path: Path) -> None:
+    with teacher_server(answer="json", latency_s=0.05) as server:
+        made = project(tmp_path, questions(150), server.url + "/v1", concurrency=8, **YES_NO)
+        (tmp_path / "other.yaml").write_text((tmp_path / "mine.yaml").read_text())
+        both = [made.start("label", f"recipe=./{name}.yaml") for name in ("mine", "other")]
+        assert [process.wait(120) for process in both] == [0, 0]
+        asked = Counter(c["prompt"] for c in server.calls() if c["prompt"].startswith("Is item"))
+        assert len(asked) == 150
+        assert set(asked.values()) == {1}
+        for name in ("mine", "other"):
+            (labels,) = tmp_path.glob(f"experiments/{name}/*/label/labels.jsonl")
+            assert len(labels.read_text().splitlines()) == 150
+
+
+def test_several_samples_at_temperature_0_are_refused(tmp_path: Path) -> None:
+    done = project(tmp_path, questions(3), "http://127.0.0.1:9/v1").label("teacher.samples=3", "teacher.temperature=0")
+    assert done.returncode == 2
+    assert "teacher.samples" in done.stderr
+
+
 def test_a_budget_that_runs_out_ends_with_3_keeps_what_was_bought_and_goes_on_with_more(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.01) as server:
         made = project(tmp_path, questions(300), server.url + "/v1", budget_usd=0.004, concurrency=64, **YES_NO)

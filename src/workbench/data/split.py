@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -168,21 +168,30 @@ def drop_overlaps(
     before every row does not count.
     """
     exact: dict[str, str] = {}
-    runs: dict[tuple[str, ...], str] = {}
     for example in evaluation:
-        exact.setdefault(normalised(example.text), example.where)
-        for run in runs_of(words_of(example.text), words):
-            runs.setdefault(run, example.where)
+        exact.setdefault(normalised(example.text), example.where or example.id)
+    shared = overlap_finder(evaluation, words)
     kept, dropped = [], []
     for example in train:
-        where = exact.get(normalised(example.text))
-        if where is None:
-            where = next((runs[run] for run in runs_of(words_of(example.text), words) if run in runs), None)
+        where = exact.get(normalised(example.text)) or shared(example.text)
         if where is None:
             kept.append(example)
         else:
             dropped.append((example, where))
     return kept, dropped
+
+
+def overlap_finder(evaluation: Sequence[Example], words: int) -> Callable[[str], str | None]:
+    """A function that gives the `where` of an evaluation row with which a text shares a run of `words` words."""
+    runs: dict[tuple[str, ...], str] = {}
+    for example in evaluation:
+        for run in runs_of(words_of(example.text), words):
+            runs.setdefault(run, example.where or example.id)
+
+    def found(text: str) -> str | None:
+        return next((runs[run] for run in runs_of(words_of(text), words) if run in runs), None)
+
+    return found
 
 
 def drop_repeats(examples: Sequence[Example]) -> tuple[list[Example], int]:

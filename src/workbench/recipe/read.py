@@ -144,6 +144,12 @@ def check_sense(recipe: Recipe) -> None:
             where="method.micro_batch_size",
             remedy="choose a divisor, or leave it null",
         )
+    if recipe.teacher.samples > 1 and recipe.teacher.temperature == 0:
+        raise RequestError(
+            "every sample would be the same answer, paid for each time",
+            where="teacher.samples",
+            remedy="teacher.temperature=0.7, or teacher.samples=1",
+        )
     if recipe.evaluate.scorer == "json_fields" and not recipe.evaluate.fields:
         raise RequestError("json_fields needs the names of the fields", where="evaluate.fields")
     if recipe.evaluate.few_shot == 0 and recipe.gate.baseline == "base_few_shot":

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from workbench.data.prepare import Splits
+from workbench.data.prepare import Splits, prepare
 from workbench.errors import WorkbenchError
 from workbench.recipe import Recipe
 from workbench.runs import Run
-from workbench.stages.prompts import has_teacher, labelled, prepared
+from workbench.stages.prompts import has_teacher, labelled
 
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
 SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
@@ -48,7 +48,7 @@ def rows(recipe: Recipe, run: Run) -> Splits:
     if has_teacher(recipe):
         need(run, "label", "train")
         return labelled(recipe, run)
-    return prepared(recipe)
+    return prepare(recipe.data, recipe.seed)
 
 
 def log_datasets(run: Run, stage: str, datasets: Sequence[dict[str, Any]], roles: Sequence[str]) -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.privacy import leaks
+from workbench.data.split import overlap_finder
 from workbench.errors import GateError, RequestError
 from workbench.recipe import Recipe, Teacher
 from workbench.records import Label
 from workbench.runs import Run, Staging, stage
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
-from workbench.stages.prompts import Asked, gather, has_teacher, leak_finder, prompt_of, put_back, scorer
+from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
 from workbench.teacher import terms
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk
@@ -36,10 +37,8 @@ LEDGER, EGRESS = "ledger.db", "egress.jsonl"
 
 
 def run(recipe: Recipe, run: Run) -> bool:
-    """Label unless it is done, or no teacher is asked. An answer that was ever paid for is not bought again."""
+    """Label unless it is done. An answer that was ever paid for is not bought again."""
     teacher = recipe.teacher
-    if not has_teacher(recipe):
-        return False
     terms.require(teacher)
     if is_done(run, "label", run.digest):
         return False
@@ -56,7 +55,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "label", line)
         log_datasets(run, "label", asked.datasets, ("prompts",))
         say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
-        say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and leave {rule}")
+        way = "stay within your walls" if teacher.inside else f"leave {rule}"
+        say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and {way}")
         terms.write_duties(staging.folder, duties)
         summary = asyncio.run(work(recipe, run, asked, staging, rule))
         summary |= {
@@ -136,7 +136,7 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
             able,
             put_back,
             scorer(recipe),
-            leak_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
+            overlap_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
             recipe.seed,
         )
         await by_batches(desk, asked, recipe.data.privacy, rule, rules, hear)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from workbench.data import prompts
-from workbench.data.prepare import Splits, describe, prepare
+from workbench.data.prepare import Splits, describe
 from workbench.data.privacy import redact, restore
 from workbench.data.prompts import Asked
-from workbench.data.split import runs_of, words_of
 from workbench.evaluation.scorers import score
 from workbench.recipe import Recipe
 from workbench.records import Example, Message
@@ -22,12 +21,6 @@ from workbench.teacher.labeller import Prompt
 def has_teacher(recipe: Recipe) -> bool:
     """Whether a teacher answers the prompts."""
     return recipe.teacher.api != "none"
-
-
-def prepared(recipe: Recipe) -> Splits:
-    """The recipe's rows; those that a teacher will answer need no answer of their own."""
-    unanswered = has_teacher(recipe) and recipe.teacher.prompts is None
-    return prepare(recipe.data, recipe.seed, unanswered=unanswered)
 
 
 def gather(recipe: Recipe) -> Asked:
@@ -45,7 +38,7 @@ def prompt_of(example: Example, privacy: str, rule: str) -> Prompt:
 
 
 def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
-    """How an answer is held against the row's own, when the recipe wants that: its scorer's first metric."""
+    """How an answer is held against the row's own, when the recipe wants that: right in every metric, or not."""
     name = recipe.teacher.gold_scorer
     if name is None:
         return None
@@ -55,16 +48,6 @@ def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
         return min(score(name, fields, gold, answer).values())
 
     return full_marks
-
-
-def leak_finder(judging: Sequence[Example], words: int) -> Callable[[str], str | None]:
-    """Which evaluation row a text repeats, if any: answers are held against the test as prompts were."""
-    runs = {r: e.where for e in judging for r in runs_of(words_of(e.text), words)}
-
-    def found(text: str) -> str | None:
-        return next((runs[r] for r in runs_of(words_of(text), words) if r in runs), None)
-
-    return found
 
 
 def labelled(recipe: Recipe, run: Run) -> Splits:

@@ -109,9 +109,9 @@ def parse(teacher: Teacher, text: str) -> Told:
     return Told(next(iter(found.values())).strip(), rationale)
 
 
-def plea(error: MalformedError) -> Message:
+def plea(why: str) -> Message:
     """The user turn that asks to mend a malformed answer."""
-    return Message("user", f"That answer cannot be used: {error}. Give the whole answer again, mended, nothing else.")
+    return Message("user", f"That answer cannot be used: {why}. Give the whole answer again, mended, nothing else.")
 
 
 def vote(told: Sequence[Told]) -> tuple[Told, int]:

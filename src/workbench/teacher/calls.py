@@ -12,7 +12,7 @@ from workbench.errors import GateError, WorkbenchError
 from workbench.recipe import Teacher
 from workbench.teacher.client import Client, TroubleError
 from workbench.teacher.egress import Sending
-from workbench.teacher.ledger import NANO, Ledger, Outcome, Ticket
+from workbench.teacher.ledger import NANO, Ledger, Outcome, TakenError, Ticket
 from workbench.teacher.pace import Pace
 from workbench.teacher.prices import Pricing
 from workbench.teacher.wire import Reply, Request
@@ -24,9 +24,9 @@ Check = Callable[[Reply], Outcome]
 class RowError(Exception):
     """This row gets no answer; `reason` is a short word for the count, the message says more."""
 
-    def __init__(self, reason: str, message: str):
+    def __init__(self, reason: str, message: str, answer: str = ""):
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.answer = reason, answer
 
 
 @dataclass
@@ -64,11 +64,16 @@ async def buy(desk: Desk, request: Request, sending: Sending, check: Check, kind
         if known is not None:
             desk.from_ledger += 1
             return known
-        if request.hash in desk.asked:  # an equal row is being asked right now
-            return await asyncio.shield(desk.asked[request.hash])
-        if not desk.ledger.in_flight(request.hash):
-            break
-        await asyncio.sleep(0.2)  # another run has asked this very thing and will have its answer
+        try:
+            if request.hash in desk.asked:  # an equal row is being asked right now
+                return await asyncio.shield(desk.asked[request.hash])
+            return await alone(desk, request, sending, check, kind)
+        except TakenError:
+            await asyncio.sleep(0.2)  # another run is asking this very thing and will have its answer
+
+
+async def alone(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
+    """Buy for all equal rows of this run: those that come meanwhile wait for this one's outcome."""
     future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
     desk.asked[request.hash] = future
     try:

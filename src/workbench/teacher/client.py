@@ -6,6 +6,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
@@ -206,9 +208,6 @@ def message_of(error: Any) -> tuple[str, str]:
 
 def retry_after_of(error: Any) -> float | None:
     """Seconds to wait, from `retry-after-ms`, or `retry-after` in seconds or as a date (RFC 9110, 10.2.3)."""
-    from datetime import UTC, datetime
-    from email.utils import parsedate_to_datetime
-
     headers = error.response.headers
     try:
         if "retry-after-ms" in headers:

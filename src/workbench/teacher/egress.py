@@ -7,7 +7,9 @@ missing line. It names row, destination, class, what was swapped out, and the di
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -155,8 +157,6 @@ class ChokePoint(httpx.AsyncBaseTransport):
 
 def sha256(body: bytes) -> str:
     """Hex digest of what left."""
-    import hashlib
-
     return hashlib.sha256(body).hexdigest()
 
 
@@ -167,8 +167,6 @@ def host_of(url: httpx.URL) -> tuple[str, str, int | None]:
 
 def proxy_for(base_url: str) -> str | None:
     """The proxy that the environment names for this address; loopback has none."""
-    import os
-
     url = httpx.URL(base_url)
     if url.host in ("127.0.0.1", "localhost", "::1"):
         return None

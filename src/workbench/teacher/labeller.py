@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.recipe import Teacher
 from workbench.records import Label, Message
 from workbench.teacher.answers import MalformedError, Told, asked, parse, plea, schema_of, vote
 from workbench.teacher.calls import Desk, RowError, buy
@@ -107,7 +109,7 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     good = [s for s in samples if isinstance(s, Answered)]
     if not good:
         first = next(s for s in samples if isinstance(s, RowError))
-        return Rejected(prompt.id, first.reason, str(first), getattr(first, "answer", ""))
+        return Rejected(prompt.id, first.reason, str(first), first.answer)
     told, votes = vote([one.told for one in good])
     agreement = votes / teacher.samples
     chosen = next(one for one in good if one.told is told)
@@ -150,19 +152,18 @@ class Answered:
 
 async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> Answered:
     """One sample, mended up to `repairs` times. Raises RowError when it ends without a usable answer."""
-    teacher, replies = desk.teacher, []
+    replies = []
     turns = opening(desk, prompt, rules)
-    for left in range(teacher.repairs, -1, -1):
+    for left in range(desk.teacher.repairs, -1, -1):
         request = request_of(desk, prompt, turns, sample, rules)
         reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply))
         replies.append(reply)
-        outcome = outcome_of(desk, reply)
-        if outcome == "ok":
-            return Answered(parse(teacher, reply.text), request.hash, tuple(replies))
+        outcome, told, why = reading(desk.teacher, reply)
+        if told is not None:
+            return Answered(told, request.hash, tuple(replies))
         if outcome != "malformed" or not left:
-            raise unusable(desk, outcome, reply)
-        mistake = Message("assistant", reply.text or "(empty)")
-        turns = (*turns, mistake, plea(flaw(desk, reply)))
+            raise RowError(outcome, why, reply.text)
+        turns = (*turns, Message("assistant", reply.text or "(empty)"), plea(why))
     raise AssertionError("a loop of at least one turn")
 
 
@@ -189,38 +190,22 @@ async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[
 
 def outcome_of(desk: Desk, reply: Reply) -> Outcome:
     """How a reply is classed in the ledger."""
+    return reading(desk.teacher, reply)[0]
+
+
+def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, Told | None, str]:
+    """(outcome, the answer if it can be used, why not)."""
     match reply.finish:
         case "refusal":
-            return "refusal"
+            return "refusal", None, "the teacher would not answer"
         case "filter":
-            return "filtered"
+            return "filtered", None, "the provider's filter stopped the answer"
         case "length":
-            return "truncated"
+            return "truncated", None, f"the answer was cut at {teacher.max_new_tokens} tokens"
     try:
-        parse(desk.teacher, reply.text)
-    except MalformedError:
-        return "malformed"
-    return "ok"
-
-
-def flaw(desk: Desk, reply: Reply) -> MalformedError:
-    """What is wrong with a malformed answer."""
-    try:
-        parse(desk.teacher, reply.text)
+        return "ok", parse(teacher, reply.text), ""
     except MalformedError as error:
-        return error
-    return MalformedError("it is not what was asked for")
-
-
-def unusable(desk: Desk, outcome: Outcome, reply: Reply) -> RowError:
-    """The error for an answer that is set aside, the answer with it."""
-    words = {
-        "refusal": "the teacher would not answer", "filtered": "the provider's filter stopped the answer",
-        "truncated": f"the answer was cut at {desk.teacher.max_new_tokens} tokens",
-    }  # fmt: skip
-    error = RowError(outcome, words.get(outcome) or str(flaw(desk, reply)))
-    error.answer = reply.text  # type: ignore[attr-defined]
-    return error
+        return "malformed", None, str(error)
 
 
 async def judged(desk: Desk, prompt: Prompt, told: Told, rules: Rules) -> float:
@@ -240,8 +225,6 @@ async def judged(desk: Desk, prompt: Prompt, told: Told, rules: Rules) -> float:
 
 def grade_in(text: str) -> int | None:
     """The grade in a judge's JSON."""
-    import json
-
     try:
         grade = json.loads(text)["grade"]
     except (ValueError, KeyError, TypeError):

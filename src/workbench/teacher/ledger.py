@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from workbench.errors import WorkbenchError
 from workbench.teacher.wire import Reply, Usage
 
@@ -42,6 +44,10 @@ CREATE TABLE IF NOT EXISTS batches (
   started REAL NOT NULL, requests INTEGER NOT NULL, owner TEXT NOT NULL
 );
 """
+
+
+class TakenError(Exception):
+    """Another run has bought this request, or is buying it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class Ledger:
         if found is None:
             return None
         text, finish, model, *tokens, logprobs, attempt, cost = found
-        return Reply(text or "", finish, model or "", Usage(*(n or 0 for n in tokens)), logprobs, attempt, cost)
+        # A prompt that a provider's filter refused has no answer, and asking again brings none.
+        return Reply(
+            text or "", finish or "filter", model or "", Usage(*(n or 0 for n in tokens)), logprobs, attempt, cost
+        )
 
     def in_flight(self, request: str) -> bool:
         """Whether another live process is waiting for this very request's answer."""
@@ -83,8 +92,13 @@ class Ledger:
     def reserve(
         self, request: str, row: str, teacher: str, worst: int, budget: int | None, kind: str, batch: str | None = None
     ) -> Ticket | None:
-        """Set the worst case aside and write the attempt; None when spent, reserved and this would pass `budget`."""
+        """Set the worst case aside and write the attempt; None when spent, reserved and this would pass `budget`.
+
+        Raises TakenError when the request was answered, or is being asked by another run, since it was looked up.
+        """
         with self.transaction():
+            if self.answer(request) or self.in_flight(request):
+                raise TakenError(request)
             spent, reserved = self.spending()
             if budget is not None and spent + reserved + worst > budget:
                 return None
@@ -263,19 +277,16 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
 
 def lives(owner: str | None) -> bool:
     """Whether the process that wrote a reservation may still be at work; another machine's is taken to be."""
-    host, _, rest = (owner or "").partition(":")
-    process = rest.partition(":")[0]
-    if not process.isdigit():
+    host, process, opened = ((owner or "") + "::").split(":")[:3]
+    if not process.isdigit() or not opened.isdigit():
         return False
     if host != socket.gethostname():
         return True
     try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
+        # A number is given out again: a process younger than the reservation's ledger is another one.
+        return psutil.Process(int(process)).create_time() <= int(opened) / NANO
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True
 
 
 def egress_hashes(path: Path) -> Sequence[tuple[int, str]]:

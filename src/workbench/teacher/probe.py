@@ -95,10 +95,10 @@ async def echoes(desk: Desk, teacher: Teacher) -> bool:
         choice = told["choices"][0]
         scored = (choice.get("logprobs") or {}).get("token_logprobs") or []
         told["choices"] = [{"message": {"content": choice["text"]}, "finish_reason": "stop"}]
-        told["choices"][0]["message"]["refusal"] = None
         told["model"] = "echo" if len(scored) > 1 and choice["text"].startswith("yes") else "no echo"
         return told
 
+    # On a copy of the desk: a refusal that closes it does not end the run.
     asking = replace(desk, client=replace(desk.client, post=post), asked={})
     request = Request("probe", body, digest({"echo": desk.client.identity, "at": time.time_ns()}, 40), 64, 16)
     try:
