@@ -70,7 +70,7 @@ class Project:
         """Any command in a process of its own, to be killed."""
         env = os.environ | {"TEACHER_KEY": key}
         command = [sys.executable, "-m", "workbench", *words]
-        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdout=subprocess.DEVNULL)
 
     @property
     def stage(self) -> Path:

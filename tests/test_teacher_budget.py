@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,19 @@ def test_reservations_of_a_dead_process_count_at_their_worst_and_those_of_a_livi
         assert ledger.spending() == (500, 500)
         assert ledger.in_flight("a")
         assert not ledger.in_flight("b")
+
+
+def test_a_ledger_that_many_runs_make_at_the_same_moment_opens_for_all(tmp_path: Path) -> None:
+    def spent(path: Path, gate: threading.Barrier) -> tuple[int, int]:
+        gate.wait()
+        with open_ledger(path, "run") as ledger:
+            return ledger.spending()
+
+    with ThreadPoolExecutor(4) as pool:
+        for n in range(25):
+            gate = threading.Barrier(4)
+            opened = [pool.submit(spent, tmp_path / str(n) / "ledger.db", gate) for _ in range(4)]
+            assert [each.result() for each in opened] == [(0, 0)] * 4
 
 
 def test_a_reservation_that_would_pass_the_wall_is_not_made(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from filelock import FileLock
 
 from workbench.errors import WorkbenchError
 from workbench.teacher.wire import Reply, Usage
@@ -263,9 +264,10 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
     database = sqlite3.connect(path, timeout=30.0, isolation_level=None)
     try:
         try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.executescript(SCHEMA)
+            with FileLock(f"{path}.lock"):  # SQLite does not wait for its turn to turn WAL on: two would collide
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = NORMAL")
+                database.executescript(SCHEMA)
         except sqlite3.DatabaseError as error:
             raise WorkbenchError(
                 f"this is not a ledger: {error}", where=str(path), remedy="restore it, or move it away"
