@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Bundles are signed with a key of the tests' own, never with the user's.
+os.environ["WORKBENCH_KEYS"] = tempfile.mkdtemp(prefix="workbench-keys-")
+os.environ.pop("WORKBENCH_SIGNING_KEY", None)
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

@@ -50,6 +50,7 @@ def test_a_merged_model_agrees_with_its_adapter_and_carries_tokenizer_template_a
     )
     assert facts["kl"] < 0.01
     assert facts["positions"] == 3
+    assert "merges" not in facts
     assert (tmp_path / "model" / "chat_template.jinja").read_text() == (tiny_model / "chat_template.jinja").read_text()
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["eos_token_id"] == 2
     assert not list((tmp_path / "model").glob("adapter*"))
@@ -81,6 +82,47 @@ def test_a_merge_that_went_wrong_is_refused(tiny_model: Path, tmp_path: Path, mo
         )
 
 
+def test_an_adapter_merged_twice_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from workbench.compress import merge as module
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.get_output_embeddings().weight.data *= 20  # a random head is so flat that no merge could show in it
+    model.save_pretrained(base)
+    made = adapter(base, tmp_path / "adapter", 0.2)
+    given = {"tokenizer": tokenizer_of(tiny_model), "probe": [ROW], "dtype": "bfloat16"}
+    assert module.merge(base, made, tmp_path / "once", **given)["kl"] < module.MOST_KL / 3
+    once = module.merged_in_fp32
+    monkeypatch.setattr(module, "merged_in_fp32", lambda m, d: once(module.adapted(once(m, d), made), d))
+    with pytest.raises(WorkbenchError, match=r"differs from its adapter.*\n.*not been merged into it before"):
+        module.merge(base, made, tmp_path / "twice", **given)
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_qlora_is_merged_into_both_bases_and_the_closer_one_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from workbench.compress.merge import merge
+
+    made = adapter(tiny_model, tmp_path / "adapter", 0.05)
+    facts = merge(
+        tiny_model, made, tmp_path / "model", tokenizer=tokenizer_of(tiny_model), probe=[ROW], dtype="bfloat16",
+        kind="qlora",
+    )  # fmt: skip
+    assert facts["kept"] == "dequantized_base"
+    assert facts["kl"] == facts["merges"]["dequantized_base"] < facts["merges"]["original_base"]
+    assert "quantization_config" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    weight = "model.layers.0.self_attn.q_proj.weight"
+    kept, base = (
+        AutoModelForCausalLM.from_pretrained(p).state_dict()[weight] for p in (tmp_path / "model", tiny_model)
+    )
+    assert len(kept.unique()) > 16
+    assert 0 < (kept - base).abs().mean() < 0.02
+
+
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536}
 
 
@@ -91,7 +133,52 @@ def test_shapes_that_k_quants_cannot_divide_are_said_and_allowed() -> None:
     assert "q8_0" in verdict.why
 
 
-@pytest.mark.parametrize("name", ["gguf_q8_0", "gguf_q4_k_m", "w8a8"])
+def test_four_bit_weights_take_the_largest_group_that_divides_else_a_whole_row() -> None:
+    (verdict,) = preflight(SHAPE, None, ["w4a16"])
+    assert (verdict.ok, verdict.why) == (True, "groups of 64, the largest of 128, 64, 32 to divide 576, 1536")
+    (verdict,) = preflight({"hidden_size": 560, "intermediate_size": 1536}, None, ["w4a16"])
+    assert verdict.ok
+    assert "one scale a channel" in verdict.why
+    heads = {"hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 5, "head_dim": 96}
+    (verdict,) = preflight(heads, None, ["w4a16"])
+    assert verdict.why.startswith("groups of 32"), "the output projection's width is heads × head_dim"
+
+
+def test_awq_without_a_gpu_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.compress.preflight.cuda_is_here", lambda: False)
+    (verdict,) = preflight(SHAPE, None, ["awq"])
+    assert not verdict.ok
+    assert "CUDA" in verdict.why
+    assert "w4a16" in verdict.remedy
+    monkeypatch.setattr("workbench.compress.preflight.cuda_is_here", lambda: True)
+    (verdict,) = preflight(SHAPE, None, ["awq"])
+    assert verdict.ok
+
+
+def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.compress.preflight import cuda_is_here
+
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert cuda_is_here()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not cuda_is_here()
+
+
+def test_formats_without_blocks_take_any_shape() -> None:
+    odd = {"hidden_size": 560, "intermediate_size": 1544}
+    assert [v.ok for v in preflight(odd, None, ["gguf_f16", "nf4", "fp8_dynamic"])] == [True, False, False]
+    fine = {"hidden_size": 560, "intermediate_size": 1536}
+    assert [v.ok for v in preflight(fine, None, ["gguf_f16", "nf4", "fp8_dynamic"])] == [True, True, True]
+
+
+def test_k_quants_that_would_have_no_row_of_their_own_type_are_refused() -> None:
+    (verdict,) = preflight({"hidden_size": 576, "intermediate_size": 1504}, None, ["gguf_q5_k_m"])
+    assert not verdict.ok
+    assert "gguf_q8_0" in verdict.remedy
+
+
+@pytest.mark.parametrize("name", ["gguf_q8_0", "gguf_q4_k_m", "w8a8", "w4a16", "fp8_dynamic"])
 def test_shapes_that_no_block_divides_are_refused_with_a_way_out(name: str) -> None:
     (verdict,) = preflight({"hidden_size": 570, "intermediate_size": 1536}, None, [name])
     assert not verdict.ok
@@ -140,12 +227,13 @@ def test_a_real_model_s_tokenizer_is_known_to_the_converter(small_model: Path) -
 
 @pytest.mark.slow
 def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_path: Path) -> None:
-    from workbench.compress.tensors import write_w8a8
+    from workbench.compress.tensors import write_tensors
     from workbench.engines import transformers_engine
     from workbench.records import Message
 
-    facts = write_w8a8(small_model, tmp_path, TEXTS, rows=16, tokens=64)
-    assert facts["int8_bytes"] > 1e8
+    facts = write_tensors(small_model, tmp_path, "w8a8", TEXTS, rows=16, tokens=64)
+    assert 8 < facts["bits_per_weight"] < 8.1
+    assert facts["dtypes"]["I8"] > 1e8
     size = sum(p.stat().st_size for p in tmp_path.glob("*.safetensors"))
     assert size < 0.75 * (small_model / "model.safetensors").stat().st_size
     with transformers_engine(tmp_path) as ask:
@@ -162,7 +250,7 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
     from workbench.records import Message
 
     facts = write_gguf(small_model, tmp_path, "gguf_q8_0", TEXTS, rows=96, tokens=64)
-    assert 8 < facts["bits_per_weight"] < 9
+    assert facts["bits_per_weight"] == 8.5
     assert [p.name for p in tmp_path.iterdir()] == [facts["file"]]
     prompts = [(Message("user", text),) for text in ("What is the capital of France?", "v 2.0\n 5 x² ½", "利用 ☃")]
     with llamacpp_engine(tmp_path / facts["file"], parallel=2) as ask:
@@ -179,3 +267,19 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
         inspect(tmp_path / facts["file"], other, "gguf_q8_0")
     with pytest.raises(WorkbenchError, match="no Q4_K tensor"):
         inspect(tmp_path / facts["file"], small_model, "gguf_q4_k_m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q5_k_m", 5.5, 7)])
+def test_other_gguf_types_load_and_answer(
+    small_model: Path, tmp_path: Path, name: str, least: float, most: float
+) -> None:
+    from workbench.compress.gguf import write_gguf
+    from workbench.engines import llamacpp_engine
+    from workbench.records import Message
+
+    facts = write_gguf(small_model, tmp_path, name, TEXTS, rows=96, tokens=64)
+    assert least <= facts["bits_per_weight"] <= most
+    with llamacpp_engine(tmp_path / facts["file"], parallel=1) as ask:
+        ((_, answer),) = ask([(Message("user", "What is the capital of France?"),)], 24)
+    assert "Paris" in answer.text

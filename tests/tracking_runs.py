@@ -131,5 +131,11 @@ def whole_run(experiments: Path, digest: str = "0badcafe") -> HandMade:
     run.write("evaluate/report.html", "<h1>report</h1>")
     run.event("file", "evaluate", path="evaluate/report.html", title="report")
     run.done("evaluate", "evaluate")
+    for name, made in (("student", "merge/model"), ("gguf_q8_0", "quantize/gguf_q8_0")):
+        run.event("stage_started", f"bundle/{name}")
+        for path in (run.folder / made).iterdir():
+            run.write(f"bundle/{name}/{path.name}", path.read_bytes())
+        run.write(f"bundle/{name}/MANIFEST.json", "{}")
+        run.done(f"bundle/{name}", f"bundle/{name}")
     run.event("stage_started", "register")
     return run

@@ -21,17 +21,30 @@ VERBS: dict[str, str] = {
     "merge": "that one stage: the adapter into 16-bit weights",
     "quantize": "that one stage: the merged model in each wanted format",
     "evaluate": "that one stage: every arm on the test rows, and the gate",
-    "register": "that one stage: the proven model into the MLflow registry",
+    "bundle": "that one stage: what may ship, loaded and asked in the engine that will serve it",
+    "register": "that one stage: the proven bundles into the MLflow registry",
     "plan": "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
     "preview": "rows as the model will see them, the trained tokens in colour",
-    "verify": "verify egress: every line of the log of what has left, against its chain and the ledger",
+    "verify": "prove a bundle in its real engine: verify bundle=FOLDER; or the log of what has left: verify egress",
+    "serve": "the right engine on a bundle, on loopback, with a curl line that works: serve bundle=FOLDER",
+    "export": "a proven bundle to a folder or an object store: export from=models:/NAME@champion to=FOLDER_OR_URL",
     "compare": "runs side by side, paired item by item: compare runs=NAME/DIGEST,NAME/DIGEST",
     "ui": "the MLflow UI on this project's store, loopback only",
     "doctor": "versions, devices, disk, store, and which keys are set",
 }
 WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
     "compare": {"runs": "", "metric": "", "experiments": "experiments", "output": "text", "debug": False},
-    "verify": {"egress": False, "experiments": "experiments", "output": "text", "debug": False},
+    "verify": {
+        "bundle": "",
+        "engine": "auto",
+        "key": "",
+        "egress": False,
+        "experiments": "experiments",
+        "output": "text",
+        "debug": False,
+    },
+    "serve": {"bundle": "", "engine": "auto", "key": "", "port": 8000, "context": 0, "debug": False},
+    "export": {"from": "", "to": "", "key": "", "debug": False},
     "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
     "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
 }
@@ -129,14 +142,20 @@ def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
 
 
 def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
-    """The views that look at what is already there."""
-    from workbench.views import compare, doctor, ui, verify
+    """The verbs that need no recipe: they look at what is already there, or hand it on."""
+    from workbench.views import compare, doctor, serve, ui, verify
 
     match verb:
+        case "export":
+            from workbench.stages import export
+
+            return export.run(values["from"], values["to"], values["key"])
+        case "serve":
+            return serve.run(values["bundle"], values["engine"], values["key"], values["port"], values["context"])
         case "compare":
             return compare.run(values["runs"], values["metric"], values["experiments"], values["output"])
         case "verify":
-            return verify.run(values["egress"], values["experiments"], values["output"])
+            return verify.run(values)
         case "ui":
             return ui.run(values["experiments"], values["uri"], values["port"])
         case _:

@@ -6,17 +6,14 @@ import json
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.compress.proof import gguf_facts
 from workbench.engines.child import call
 from workbench.errors import WorkbenchError
 
-# The type most weights of a format have; rows that its blocks do not divide fall back to a larger one.
-MAIN_TYPES = {"gguf_q8_0": "Q8_0", "gguf_q4_k_m": "Q4_K"}
-LEGACY = {"Q5_0", "Q5_1", "Q8_0"}
 CALIBRATION_TOKENS = 64
 
 
@@ -25,17 +22,22 @@ def write_gguf(
 ) -> dict[str, Any]:
     """Write one `.gguf` into `out_dir` and prove what it holds.
 
-    `texts` are rendered training rows for calibration. Returns file name, bits a weight, tensor types and
-    seconds. Raises WorkbenchError when the file's types, chat template or stop token are not the wanted ones.
+    `texts` are rendered training rows for calibration; 16-bit weights are written without. Returns file name,
+    seconds and the proof's facts. Raises WorkbenchError when the file's types, chat template or stop token are not
+    the wanted ones.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=out_dir) as temporary:
         folder = Path(temporary)
-        samples = folder / "calibration.json"
-        samples.write_text(json.dumps([{"text": text} for text in joined(texts[:rows], tokens)]), encoding="utf-8")
-        paths = {"model": model_dir, "out": folder / "out", "samples": samples}
-        request = {key: str(path.resolve()) for key, path in paths.items()}
-        call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
+        paths = {"model": model_dir, "out": folder / "out"}
+        if format == "gguf_f16":
+            request = {key: str(path.resolve()) for key, path in paths.items()}
+            call("workbench.compress.gguf:convert_wide_here", request, what="the GGUF converter (gguf_f16)")
+        else:
+            samples = folder / "calibration.json"
+            samples.write_text(json.dumps([{"text": text} for text in joined(texts[:rows], tokens)]), encoding="utf-8")
+            request = {key: str(path.resolve()) for key, path in (paths | {"samples": samples}).items()}
+            call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
         made = sorted((folder / "out").rglob("*.gguf"))
         if len(made) != 1:
             raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format}")
@@ -60,15 +62,9 @@ def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
     """Read a GGUF file back and hold it against the model it was made from."""
     from gguf import GGUFReader
 
-    reader = GGUFReader(path)
-    types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-    weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
     where = f"quantize.{format}"
-    wanted = MAIN_TYPES[format]
-    linear = Counter({k: n for k, n in types.items() if k not in ("F32", "F16", "BF16")})
-    if wanted not in linear or (linear.keys() & {"F16", "BF16"}):
-        raise WorkbenchError(f"no {wanted} tensor in the file: {dict(types)}", where=where)
-    fields = reader.fields
+    facts = gguf_facts(path, format, where)
+    fields = GGUFReader(path).fields
     template = fields["tokenizer.chat_template"].contents() if "tokenizer.chat_template" in fields else None
     trained = (model_dir / "chat_template.jinja").read_text(encoding="utf-8")
     if template is None or template.strip() != trained.strip():
@@ -78,11 +74,7 @@ def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
     eos = fields["tokenizer.ggml.eos_token_id"].contents()
     if eos not in stops:
         raise WorkbenchError(f"the file's stop token is {eos}, trained were {stops}", where=where)
-    return {
-        "bits_per_weight": round(path.stat().st_size * 8 / weights, 2),
-        "tensor_types": dict(types),
-        "fallback": sorted(linear.keys() & LEGACY - {wanted}),
-    }
+    return facts
 
 
 def convert_here(model: str, out: str, samples: str, format: str) -> None:
@@ -100,3 +92,22 @@ def convert_here(model: str, out: str, samples: str, format: str) -> None:
         batch_size=8,
     )
     rounding.quantize_and_save(output_dir=out, format=f"gguf:{scheme}")
+
+
+def convert_wide_here(model: str, out: str) -> None:
+    """In a child process: llama.cpp's own converter, which comes with AutoRound, to 16-bit floats."""
+    import gguf
+    import torch
+    from auto_round.export.export_to_gguf.config import ModelType
+    from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
+
+    folder = Path(out)
+    folder.mkdir()
+    conversion = get_conversion(model, model_type=ModelType.TEXT)
+    shape = conversion.ModelBase.load_hparams(Path(model), False)
+    name = conversion.get_model_architecture(shape, conversion.model_type(ModelType.TEXT))
+    with torch.inference_mode():
+        conversion.get_model_class(name, model_type=ModelType.TEXT)(
+            dir_model=Path(model), ftype=gguf.LlamaFileType.MOSTLY_F16, fname_out=folder / "model.gguf", hparams=shape,
+            model_name="model",
+        ).write()  # fmt: skip

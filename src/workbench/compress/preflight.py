@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from workbench.compress.schemes import GROUPS, SCHEMES, group_size
+
 K_BLOCK = 256  # weights in a block of llama.cpp's K-quants
 SMALL_BLOCK = 32  # weights in a block of its older types, Q8_0 among them
+ROW_STEP = 16  # kernels for 8-bit and 4-bit rows read so many weights at a time
+NF4_BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
 
 
 @dataclass(frozen=True)
@@ -35,33 +40,76 @@ def preflight(shape: Mapping[str, Any], tokenizer_json: Path | None, formats: Se
     return [gguf(shape, tokenizer_json, f) if f.startswith("gguf_") else tensors(shape, f) for f in formats]
 
 
+def widths_of(shape: Mapping[str, Any]) -> dict[str, int]:
+    """Input widths of the linear layers by their names in config.json; 0 where it does not say."""
+    shape = shape.get("text_config") or shape
+    widths = {name: int(shape.get(name) or 0) for name in ("hidden_size", "intermediate_size", "moe_intermediate_size")}
+    heads, width = int(shape.get("num_attention_heads") or 0), int(shape.get("head_dim") or 0)
+    if heads and width and heads * width != widths["hidden_size"]:
+        widths["num_attention_heads × head_dim"] = heads * width
+    return {name: width for name, width in widths.items() if width or name != "moe_intermediate_size"}
+
+
+def refused(format: str, why: str, remedy: str = "") -> Verdict:
+    """The verdict that a format cannot be made."""
+    return Verdict(format, False, why, remedy or f"leave {format} out of quantize")
+
+
 def tensors(shape: Mapping[str, Any], format: str) -> Verdict:
-    """W8A8 has one scale a channel: no group must divide a row. Its kernels want rows in 16s."""
-    odd = [name for name in ("hidden_size", "intermediate_size") if int(shape.get(name) or 0) % 16]
+    """Row lengths against what kernels read at once, the group that 4-bit weights will take, and the device."""
+    widths = widths_of(shape)
+    if format == "awq" and not cuda_is_here():
+        return refused(
+            format, "llm-compressor's AWQ needs a CUDA device, and none is here",
+            "take w4a16 (GPTQ, 4 bits too), or run quantize on a machine with a GPU",
+        )  # fmt: skip
+    odd = [f"{name} {width}" for name, width in widths.items() if width % ROW_STEP]
     if odd:
-        return Verdict(format, False, f"{odd[0]} {shape[odd[0]]} is no multiple of 16", "leave w8a8 out of quantize")
-    return Verdict(format, True, "one scale a channel, no group to divide")
+        return refused(format, f"{odd[0]} is no multiple of {ROW_STEP}")
+    if format == "nf4":
+        ragged = [f"{name} {width}" for name, width in widths.items() if width % NF4_BLOCK]
+        seen = f"{ragged[0]} is no multiple of {NF4_BLOCK}: a block runs on into the next row" if ragged else ""
+        return Verdict(format, True, seen or f"blocks of {NF4_BLOCK} divide every row")
+    if not SCHEMES[format].grouped:
+        return Verdict(format, True, "one scale a channel, no group to divide")
+    if not all(widths.values()):
+        return Verdict(format, True, "the group is chosen once the model's widths are known")
+    group, told = group_size(widths.values()), ", ".join(map(str, sorted(set(widths.values()))))
+    if group is None:
+        return Verdict(format, True, f"no group of {', '.join(map(str, GROUPS))} divides {told}: one scale a channel")
+    return Verdict(format, True, f"groups of {group}, the largest of {', '.join(map(str, GROUPS))} to divide {told}")
+
+
+def cuda_is_here() -> bool:
+    """Whether an NVIDIA driver serves this machine; asked without torch, which takes seconds to import."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return not hidden and (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists())
 
 
 def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> Verdict:
     """Block sizes against row lengths, and the tokenizer against those the converter knows."""
-    widths = {n: int(shape.get(n) or 0) for n in ("hidden_size", "intermediate_size")}
+    widths = {} if format == "gguf_f16" else widths_of(shape)
     odd = [f"{name} {width}" for name, width in widths.items() if width % SMALL_BLOCK]
     if odd:
-        return Verdict(format, False, f"{odd[0]} is no multiple of {SMALL_BLOCK}", f"leave {format} out of quantize")
-    if tokenizer_json is not None and not known_tokenizer(tokenizer_json):
-        return Verdict(
-            format,
-            False,
-            "the GGUF converter does not know this tokenizer's pre-tokenizer",
-            f"leave {format} out of quantize, or take a model whose tokenizer is unchanged",
-        )
+        return refused(format, f"{odd[0]} is no multiple of {SMALL_BLOCK}")
     wide = [f"{name} {width}" for name, width in widths.items() if width % K_BLOCK]
+    if "_k" in format and wide and len(wide) == len(widths):
+        return refused(
+            format, f"none of {', '.join(wide)} is a multiple of {K_BLOCK}: no row could have the format's own type",
+            "take gguf_q8_0, whose blocks are of 32",
+        )  # fmt: skip
+    if tokenizer_json is not None and not known_tokenizer(tokenizer_json):
+        return refused(
+            format, "the GGUF converter does not know this tokenizer's pre-tokenizer",
+            f"leave {format} out of quantize, or take a model whose tokenizer is unchanged",
+        )  # fmt: skip
     if wide and "_k" in format:
-        return Verdict(format, True, f"{wide[0]} is no multiple of {K_BLOCK}: such rows fall back to q5_0 and q8_0")
+        small = {"gguf_q4_k_m": "q5_0", "gguf_q5_k_m": "q5_1"}[format]
+        return Verdict(format, True, f"{wide[0]} is no multiple of {K_BLOCK}: such rows fall back to {small} and q8_0")
+    fit = "shapes fit" if widths else "no blocks to divide"
     if tokenizer_json is None:
-        return Verdict(format, True, "shapes fit; the tokenizer is checked once the model is here")
-    return Verdict(format, True, "shapes and tokenizer fit")
+        return Verdict(format, True, f"{fit}; the tokenizer is checked once the model is here")
+    return Verdict(format, True, f"{fit}, and the tokenizer is known")
 
 
 def known_tokenizer(tokenizer_json: Path) -> bool:

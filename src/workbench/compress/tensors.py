@@ -1,54 +1,52 @@
-"""8-bit weights and activations (W8A8) in compressed-tensors form, by llm-compressor, calibrated on training rows."""
+"""Weights in compressed-tensors form (w8a8, fp8_dynamic, w4a16, awq), by llm-compressor; vLLM and SGLang load it."""
 
 from __future__ import annotations
 
 import json
-import struct
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.compress.proof import really_quantized
+from workbench.compress.schemes import SCHEMES, group_size
 from workbench.engines.child import call
-from workbench.errors import WorkbenchError
 
 REQUEST = ".request.json"
+# What a library writes anew, or is no part of the model: all else beside the weights is its parent's, byte for byte.
+OWN = ("config.json", "duties.json", "model.safetensors.index.json")
 
 
-def write_w8a8(model_dir: Path, out_dir: Path, texts: Sequence[str], *, rows: int, tokens: int) -> dict[str, Any]:
-    """Quantize every linear layer but the head: int8 weights by GPTQ (arXiv 2210.17323), int8 activations a token.
+def write_tensors(
+    model_dir: Path, out_dir: Path, format: str, texts: Sequence[str], *, rows: int, tokens: int
+) -> dict[str, Any]:
+    """Quantize every linear layer but the head as `SCHEMES[format]` says, and prove what was written.
 
-    `texts` are rendered training rows; `rows` of them, cut at `tokens` tokens, are shown. Returns seconds and
-    dtype counts. Raises WorkbenchError when what was written is not 8-bit.
+    `texts` are rendered training rows; `rows` of them, cut at `tokens` tokens, are shown to GPTQ (arXiv 2210.17323)
+    and AWQ (arXiv 2306.00978), none where weights go to their nearest value. Returns seconds, the group size (null:
+    a whole row shares a scale), and the proof's facts. Raises WorkbenchError when what was written is not `format`.
     """
     started = time.monotonic()
-    request = {"model": str(model_dir), "out": str(out_dir), "texts": list(texts[:rows]), "tokens": tokens}
-    call("workbench.compress.tensors:quantize_here", {"request_file": written(request, out_dir)}, what="llm-compressor")
-    (out_dir / REQUEST).unlink()
-    dtypes = dtype_bytes(out_dir)
-    linear = sum(count for kind, count in dtypes.items() if kind != "I8")
-    if dtypes.get("I8", 0) == 0 or "quantization_config" not in json.loads((out_dir / "config.json").read_text()):
-        raise WorkbenchError(f"the result is not 8-bit: bytes by type {dtypes}", where="quantize.w8a8")
-    return {
-        "seconds": round(time.monotonic() - started, 1),
-        "int8_bytes": dtypes["I8"],
-        "other_bytes": linear,
-        "calibration_rows": min(rows, len(texts)),
-    }
+    shown = [] if SCHEMES[format].method == "nearest" else list(texts[:rows])
+    request = {"model": str(model_dir.resolve()), "out": str(out_dir.resolve()), "format": format}
+    told = call(
+        "workbench.compress.tensors:quantize_here",
+        {"request_file": written(request | {"texts": shown, "tokens": tokens}, out_dir)},
+        what=f"llm-compressor ({format})",
+    )
+    for name in (REQUEST, "recipe.yaml"):  # the library's own record; what it did stands in config.json
+        (out_dir / name).unlink(missing_ok=True)
+    keep_company(model_dir, out_dir)
+    facts = really_quantized(out_dir, format)
+    return facts | told | {"calibration_rows": len(shown), "seconds": round(time.monotonic() - started, 1)}
 
 
-def dtype_bytes(folder: Path) -> dict[str, int]:
-    """Bytes by type over a folder's safetensors, read from their headers alone."""
-    found: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = tensor["data_offsets"]
-                found[tensor["dtype"]] = found.get(tensor["dtype"], 0) + end - start
-    return found
+def keep_company(model_dir: Path, out_dir: Path) -> None:
+    """Copy tokenizer, chat template and generation_config.json: rewritten by a library, stop tokens can get lost."""
+    for path in sorted(model_dir.iterdir()):
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in OWN:
+            shutil.copyfile(path, out_dir / path.name)
 
 
 def written(request: dict[str, Any], folder: Path) -> str:
@@ -58,27 +56,53 @@ def written(request: dict[str, Any], folder: Path) -> str:
     return str(path.resolve())
 
 
-def quantize_here(request_file: str) -> None:
+def quantize_here(request_file: str) -> dict[str, Any]:
     """In a child process, which llm-compressor fills with its talk and state: one quantization."""
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot
-    from llmcompressor.modifiers.quantization import GPTQModifier
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(request["model"], dtype=torch.bfloat16, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        request["model"], dtype="auto", local_files_only=True, use_safetensors=True
+    )
     tokenizer = AutoTokenizer.from_pretrained(request["model"], local_files_only=True)
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
+    group = group_size(m.in_features for m in linear.values()) if SCHEMES[request["format"]].grouped else None
     shown = [
         tokenizer(text, add_special_tokens=False, truncation=True, max_length=request["tokens"])
         for text in request["texts"]
     ]
-    oneshot(
-        model=model,
-        dataset=Dataset.from_list([dict(row) for row in shown]),
-        recipe=[GPTQModifier(targets="Linear", scheme="W8A8", ignore=["lm_head"])],
-        max_seq_length=request["tokens"],
-        num_calibration_samples=len(shown),
-    )
+    seen: dict[str, Any] = {}
+    if shown:
+        rows = Dataset.from_list([dict(row) for row in shown])
+        seen = {"dataset": rows, "max_seq_length": request["tokens"], "num_calibration_samples": len(shown)}
+    oneshot(model=model, recipe=modifiers(request["format"], group), **seen)
     model.save_pretrained(request["out"], save_compressed=True)
-    tokenizer.save_pretrained(request["out"])
+    return {"group_size": group}
+
+
+def modifiers(format: str, group: int | None) -> list[Any]:
+    """What llm-compressor is to do, in its own words."""
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    of = SCHEMES[format]
+    weights = QuantizationArgs(
+        num_bits=of.bits, type=of.kind, symmetric=of.symmetric, strategy="group" if group else "channel",
+        group_size=group,
+    )  # fmt: skip
+    inputs = None
+    if of.input_bits:
+        inputs = QuantizationArgs(num_bits=of.input_bits, type=of.kind, strategy="token", dynamic=True)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
+    wanted = {"config_groups": {"group_0": scheme}, "ignore": ["lm_head"]}
+    match of.method:
+        case "gptq":
+            return [GPTQModifier(**wanted)]
+        case "awq":
+            return [AWQModifier(), QuantizationModifier(**wanted)]
+        case _:
+            return [QuantizationModifier(**wanted)]

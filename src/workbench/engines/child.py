@@ -1,31 +1,38 @@
-"""Run one function in a child process that is quiet, offline, in a folder of its own, and never outlives its parent."""
+"""Run a function or a program in a child: quiet, offline, in a folder of its own, never outliving its parent."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
 
 LOG, RESULT = "log.txt", "result.json"
+GRACE_S = 15.0  # what a server may take to end by itself
 
 
 @contextmanager
-def child(function: str, arguments: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def child(
+    function: str, arguments: dict[str, Any], *, group: bool = False
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Start `module:function` with JSON arguments; gives the process and its temporary folder, and ends both.
 
     The folder is the child's working directory; all it prints goes to `log.txt` there, what it returns to
     `result.json`. The network is forbidden to Hugging Face's libraries. Native code that crashes takes only the
     child down; and when the parent dies, even by kill -9, the child's standard input closes and it exits.
+    With `group` it leads a process group of its own, and whatever it has started ends with it.
     """
     package_root = str(Path(__file__).resolve().parents[2])
     env = os.environ | {
@@ -41,14 +48,52 @@ def child(function: str, arguments: dict[str, Any]) -> Iterator[tuple[subprocess
             process = subprocess.Popen(
                 [sys.executable, "-m", "workbench.engines.child", function, json.dumps(arguments)],
                 cwd=folder, env=env, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=group,
             )  # fmt: skip
         try:
             yield process, folder
         finally:
+            if group:
+                end_group(process)
             process.kill()
             process.wait()
             if process.stdin:
                 process.stdin.close()
+
+
+@contextmanager
+def program(command: Sequence[str], environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run a program of another environment as `child` runs a function; it and all it starts end with us.
+
+    It inherits our environment variables, less the ones that point Python at our packages, and `environment`; its
+    temporary files lie in its own folder.
+    """
+    arguments = {"command": list(command), "environment": environment}
+    with child("workbench.engines.child:run_here", arguments, group=True) as started:
+        yield started
+
+
+def run_here(command: list[str], environment: dict[str, str]) -> None:
+    """Run a program until it ends; this process then exits with its code."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the group's end reaches the program too: stay until it has ended
+    env = outside_environment() | {"TMPDIR": os.getcwd()} | environment
+    code = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
+    sys.stdout.flush()
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def outside_environment() -> dict[str, str]:
+    """Our environment variables without those that would point another environment's Python at our packages."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process group to end, so that it can put its shared memory away, and kill what is left of it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def call(function: str, arguments: dict[str, Any], *, what: str, timeout_s: float | None = None) -> Any:
@@ -63,6 +108,32 @@ def call(function: str, arguments: dict[str, Any], *, what: str, timeout_s: floa
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
+def wait_until(
+    ready: Callable[[], bool],
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    *,
+    what: str,
+    where: str,
+    timeout_s: float,
+    remedy: str,
+) -> None:
+    """Wait for a server to be ready; WorkbenchError with the end of its log when it ends before, or takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = "ended" if process.poll() is not None else f"was not ready after {timeout_s:.0f} s"
+            raise WorkbenchError(f"{what} {state}\n{tail(folder)}", where=where, remedy=remedy)
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def tail(folder: Path, lines: int = 15) -> str:
     """The last lines a child printed, indented; progress bars count as one line each."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
@@ -73,6 +144,10 @@ def tail(folder: Path, lines: int = 15) -> str:
 def _exit_with_parent() -> None:
     while os.read(0, 1):
         pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os.killpg(0, signal.SIGKILL)
     os._exit(130)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from workbench.engines.child import child, tail
+from workbench.engines.child import child, tail, wait_until
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
+T = TypeVar("T")
 START_TIMEOUT_S = 120.0
 ADDRESS = "address.txt"
 # Without proxies: a server on loopback is never behind one, whatever the environment says.
@@ -55,24 +56,28 @@ def llamacpp_engine(
 
         def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
-            pool = ThreadPoolExecutor(at_once)
-            try:
-                jobs = [pool.submit(one, i, prompt, max_new_tokens, at_once) for i, prompt in enumerate(prompts)]
-                for job in as_completed(jobs):
-                    yield job.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            yield from as_they_come(lambda i: one(i, prompts[i], max_new_tokens, at_once), len(prompts), at_once)
 
         yield ask
 
 
+def as_they_come(one: Callable[[int], T], count: int, at_once: int) -> Iterator[T]:
+    """`one(0)` to `one(count - 1)`, so many at once, each as it finishes; on an error the waiting ones are dropped."""
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for job in as_completed([pool.submit(one, index) for index in range(count)]):
+            yield job.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 @contextmanager
 def serve(
-    gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None
+    gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None, port: int = 0
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """A healthy llama.cpp server: its base URL, and a function that gives the end of its log.
 
-    WorkbenchError with that end when it does not come up in two minutes.
+    Port 0 is any free one. WorkbenchError with that end when it does not come up in two minutes.
     """
     if not gguf.is_file():
         raise RequestError("there is no such GGUF file", where=str(gguf))
@@ -81,29 +86,25 @@ def serve(
         "parallel": parallel,
         "context": context,
         "threads": threads or os.cpu_count() or 1,
+        "port": port,
     }
     with child("workbench.engines.llamacpp:serve_here", arguments) as (process, folder):
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _healthy(folder / ADDRESS):
-            if process.poll() is not None or time.monotonic() > deadline:
-                state = "ended" if process.poll() is not None else f"was not ready after {START_TIMEOUT_S:.0f} s"
-                raise WorkbenchError(
-                    f"llama.cpp's server {state}\n{tail(folder)}",
-                    where=str(gguf),
-                    remedy="the last lines above are the server's own; a file it cannot read must be quantized again",
-                )
-            time.sleep(0.05)
+        wait_until(
+            lambda: _healthy(folder / ADDRESS), process, folder,
+            what="llama.cpp's server", where=str(gguf), timeout_s=START_TIMEOUT_S,
+            remedy="the last lines above are the server's own; a file it cannot read must be quantized again",
+        )  # fmt: skip
         yield (folder / ADDRESS).read_text(), lambda: tail(folder)
 
 
-def serve_here(path: str, parallel: int, context: int, threads: int) -> None:
+def serve_here(path: str, parallel: int, context: int, threads: int, port: int) -> None:
     """Serve in this process until it is killed; the address goes to `address.txt` in the working directory."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.model_alias = {Path(path).name}
-    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx = parallel, context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.fit_params = False  # a context cut to fit memory would cut prompts without a word

@@ -16,7 +16,7 @@ from workbench.evaluation.statistics import Estimate, Floats, Ints
 from workbench.recipe.nouns import Evaluate
 
 STUDENT = "student"
-BASELINES = ("base", "base_few_shot", "teacher", "champion")  # what the student is held against
+BASELINES = ("base", "base_few_shot", "teacher", "adapter", "champion")  # what the student is held against
 MOST_LABELS = 50  # beyond, a macro-F1 would average classes of one or two items
 DIGITS = 6
 
@@ -61,6 +61,7 @@ def build_report(
         )
     pairs = [(STUDENT, arm) for arm in predictions if arm in BASELINES and STUDENT in predictions]
     pairs += [(arm, STUDENT) for arm in predictions if arm not in (*BASELINES, STUDENT) and STUDENT in predictions]
+    pairs += [("adapter", "teacher")] if {"adapter", "teacher"} <= set(predictions) else []
     return {
         "task": task,
         "n": len(measured.clusters_n),

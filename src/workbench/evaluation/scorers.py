@@ -59,6 +59,12 @@ def primary_metric(evaluate: Evaluate) -> str:
     return evaluate.primary
 
 
+def deciding_score(evaluate: Evaluate, expected: str, answer: str) -> float:
+    """The metric the gate decides by, of one answer; the scorer's first where that one is no single answer's."""
+    found = score(evaluate.scorer, evaluate.fields, expected, answer)
+    return found.get(primary_metric(evaluate), next(iter(found.values())))
+
+
 def find(name: str) -> Scorer:
     """The scorer of that name, ours or an installed package's. RequestError with the nearest name otherwise."""
     if name in SCORERS:

@@ -1,6 +1,7 @@
 """The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
 
 from workbench.recipe.nouns import (
+    Bundle,
     Columns,
     Data,
     Evaluate,
@@ -23,6 +24,7 @@ from workbench.recipe.read import (
 from workbench.recipe.teacher import Price, Teacher
 
 __all__ = [
+    "Bundle",
     "Columns",
     "Data",
     "Evaluate",

@@ -66,6 +66,7 @@ class Data:
     max_bad_share: float = key(0.01, "refuse when more rows cannot be read", at_least=0, at_most=1, makes_weights=False)
     overlap_words: int = key(13, "drop a training row that shares such a run with an evaluation row", at_least=5)
     licence: str = key("", "the rows' licence", makes_weights=False)
+    attribution: str = key("", "what that licence wants said wherever a model of theirs goes", makes_weights=False)
     privacy: str = key(
         "internal",
         "who outside may read a prompt: public anyone, internal once redacted, restricted nobody",
@@ -110,7 +111,13 @@ class Method:
 class Quantize:
     """One format the merged model is written in."""
 
-    format: str = key("", "the format", choices=("gguf_q8_0", "gguf_q4_k_m", "w8a8"))
+    format: str = key(
+        "",
+        "the format",
+        choices=(
+            "gguf_f16", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "w8a8", "w4a16", "fp8_dynamic", "awq", "nf4",
+        ),
+    )  # fmt: skip
     calibration_rows: int = key(128, "training rows shown", unit="rows", at_least=1)
     calibration_tokens: int = key(128, "length of a calibration row", unit="tokens", at_least=16)
 
@@ -123,6 +130,7 @@ class Evaluate:
     scorer: str = key("exact_match", "a scorer's name: json_fields, exact_match, or an entry point's")
     fields: list[str] = key(list, "fields of a JSON answer that are scored")
     primary: str | None = key(None, "the metric the gate decides by; null: the scorer's first")
+    adapter: bool = key(True, "also ask the unmerged adapter: the first joint of the chain")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
     max_new_tokens: int = key(64, "longest answer", unit="tokens", at_least=1)
@@ -143,6 +151,20 @@ class Gate:
     validity: float = key(0.0, "least share of valid answers, lower end", at_least=0, at_most=1)
     quantized_margin: float = key(0.03, "most a format may lose against the student, lower end", at_least=0, at_most=1)
     every_format: bool = key(False, "a refused format refuses the whole run")
+
+
+@dataclass
+class Bundle:
+    """What serving receives, and what a real engine must have shown before it is called a bundle."""
+
+    adapter: bool = key(False, "also bundle the unmerged adapter, for servers that load LoRA")
+    parity_rows: int = key(50, "test rows asked of the engine that loaded the bundle", unit="rows", at_least=1)
+    most_kl: float = key(0.1, "most KL of the student's answers, as served, on those rows", unit="nats", above=0)
+    least_agreement: float = key(0.8, "least share of answer tokens with the same first choice", at_least=0, at_most=1)
+    score_margin: float = key(0.1, "most the served answers may score below the student's there", at_least=0, at_most=1)
+    fallback: bool = key(True, "without vLLM, let transformers load a safetensors bundle and say so")
+    context: int = key(2048, "longest prompt and answer its launch files allow", unit="tokens", at_least=64)
+    intended_use: str = key("", "for the model card: what it is for, and what not")
 
 
 @dataclass
@@ -176,6 +198,7 @@ class Recipe:
     quantize: dict[str, Quantize] = field(default_factory=dict)
     evaluate: Evaluate = field(default_factory=Evaluate)
     gate: Gate = field(default_factory=Gate)
+    bundle: Bundle = field(default_factory=Bundle)
     tracking: Tracking = field(default_factory=Tracking)
     launch: Launch = field(default_factory=Launch)
     seed: int = key(17, "seed of everything random", at_least=0)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from workbench.data.chat import load_tokenizer
 from workbench.data.prepare import Splits
-from workbench.engines import Ask, llamacpp_engine, transformers_engine
+from workbench.engines import Ask, transformers_engine
+from workbench.engines.served import served_engine
 from workbench.recipe import Recipe
 from workbench.records import Example, digest
 from workbench.runs import Run
+from workbench.serving.prove import choose_engine
 from workbench.sources import model_folder
 from workbench.stages.common import merged_model, need
 
@@ -26,31 +28,45 @@ class Arm:
     name: str
     digest: str
     bytes: int
+    served_by: str
     engine: Callable[[], AbstractContextManager[Ask]]
     few_shot: bool = False
 
 
 def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
-    """Base with and without examples, the student, and each quantized format in the engine that serves it."""
+    """Base with and without examples, the unmerged adapter, the student, and each format in the engine that serves it.
+
+    Where vLLM cannot be started here, a compressed-tensors format is answered for by transformers.
+    """
     launch, evaluate = recipe.launch, recipe.evaluate
     plain = partial(
         transformers_engine, device=launch.device, batch_tokens=evaluate.batch_tokens, threads=launch.threads
     )
-    served = partial(llamacpp_engine, parallel=evaluate.parallel, threads=launch.threads)
+    served = partial(served_engine, parallel=evaluate.parallel, threads=launch.threads)
     base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
     template = load_tokenizer(base, recipe.model.chat_template).chat_template
     asked = partial(plain, base, chat_template=template if isinstance(template, str) else None)
     base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)
-    arms = [Arm("base", base_digest, weights_bytes(base), asked)]
+    arms = [Arm("base", base_digest, weights_bytes(base), "transformers", asked)]
     if evaluate.few_shot:
-        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), asked, few_shot=True))
-    arms.append(Arm("student", run.output_digest("merge"), weights_bytes(merged), partial(plain, merged)))
+        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", asked, few_shot=True))
+    adapter = run.folder / "train" / "adapter"
+    if evaluate.adapter and recipe.method.kind == "lora":
+        size = weights_bytes(base) + weights_bytes(adapter)
+        unmerged = partial(asked, adapter_dir=adapter)
+        arms.append(Arm("adapter", run.output_digest("train"), size, "transformers", unmerged))
+    arms.append(
+        Arm("student", run.output_digest("merge"), weights_bytes(merged), "transformers", partial(plain, merged))
+    )
     for name in recipe.quantize:
         folder = run.folder / "quantize" / name
-        facts = need(run, f"quantize/{name}", "evaluate")["facts"]
-        engine = partial(served, folder / facts["file"]) if "file" in facts else partial(plain, folder)
-        arms.append(Arm(name, run.output_digest(f"quantize/{name}"), weights_bytes(folder), engine))
+        need(run, f"quantize/{name}", "evaluate")
+        engine = choose_engine(folder, recipe.quantize[name].format)
+        ask = partial(plain, folder) if engine == "transformers" else partial(served, folder, engine)
+        # One set of weights in two engines is two arms: answers of the one are not taken for the other's.
+        key = run.output_digest(f"quantize/{name}") + ("" if engine != "vllm" else "-vllm")
+        arms.append(Arm(name, key, weights_bytes(folder), engine, ask))
     return arms
 
 

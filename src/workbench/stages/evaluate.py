@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.data.chat import few_shot
 from workbench.evaluation.answers import Prediction, ask_arm
+from workbench.evaluation.chain import joints
 from workbench.evaluation.gate import judge
 from workbench.evaluation.page import write_page
 from workbench.evaluation.report import build_report
@@ -41,6 +42,9 @@ def run(recipe: Recipe, run: Run) -> bool:
         predictions = {arm.name: answers_of(recipe, run, arm, items, shots, staging.folder) for arm in arms}
         facts = {arm.name: {"bytes": float(arm.bytes)} for arm in arms}
         report = build_report(recipe.data.name or recipe.name, recipe.evaluate, predictions, facts, recipe.seed)
+        report["formats"] = list(recipe.quantize)
+        report["engines"] = {arm.name: arm.served_by for arm in arms}
+        report["chain"] = joints(report, distances(recipe, run))
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
         write_whole(staging.folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
         manifest = run.manifest()
@@ -89,6 +93,12 @@ def answers_of(
             out=out,
             cached=earlier if earlier.exists() else None,
         )
+
+
+def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
+    """How far each arm's token probabilities are from its parent's, as merging and quantizing have measured it."""
+    stages = {"student": "merge", **{name: f"quantize/{name}" for name in recipe.quantize}}
+    return {arm: need(run, stage, "evaluate")["facts"] for arm, stage in stages.items()}
 
 
 def drop_stale(folder: Path, arms: list[str]) -> None:

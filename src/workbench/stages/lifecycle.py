@@ -15,7 +15,7 @@ from workbench.sources import content_digests
 from workbench.stages.common import SCREEN, say
 from workbench.stages.prompts import has_teacher
 
-ORDER = ("label", "train", "merge", "quantize", "evaluate", "register")
+ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
 
 def run(recipe: Recipe, only: str | None = None) -> int:
@@ -47,7 +47,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
 
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     """The stage's function, imported when its turn comes."""
-    from workbench.stages import evaluate, label, merge, quantize, register, train
+    from workbench.stages import bundle, evaluate, label, merge, quantize, register, train
 
     stages = {
         "label": label,
@@ -55,6 +55,7 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
         "merge": merge,
         "quantize": quantize,
         "evaluate": evaluate,
+        "bundle": bundle,
         "register": register,
     }
     return stages[name].run
@@ -93,6 +94,7 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
         coming = next(name for name in names if run.done(name) is None)
         SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
         return errors.OK
+    from workbench.evaluation.chain import chain_lines
     from workbench.evaluation.tables import arms_table, gate_lines
     from workbench.stages.evaluate import read_report
 
@@ -100,7 +102,9 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     SCREEN.print(arms_table(report))
     for verdict in gate_lines(report):
         SCREEN.print(verdict)
-    for line in next_commands(recipe, run, report["gate"]["shipped"]):
+    for told in chain_lines(report.get("chain", []), report["confidence"]):
+        SCREEN.print(told, markup=False)
+    for line in next_commands(recipe, run):
         SCREEN.print(line, markup=False, soft_wrap=True)
     if judged and not report["gate"]["passed"]:
         raise GateError("the gate said no: nothing was promoted", where=f"gate.{recipe.gate.name}",
@@ -108,16 +112,15 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     return errors.OK
 
 
-def next_commands(recipe: Recipe, run: Run, shipped: list[str]) -> list[str]:
+def next_commands(recipe: Recipe, run: Run) -> list[str]:
     """What a user types next, with real paths."""
-    lines = ["", "next:"]
+    home = run.folder
     with suppress(ValueError):
-        lines.append(f"  open {run.folder.relative_to(Path.cwd()) / 'evaluate' / 'report.html'}")
-    lines.append("  python -m workbench ui")
-    for name in shipped:
-        entry = run.done(f"quantize/{name}")
-        if entry and "file" in entry["facts"]:
-            lines.append(f"  llama-server -m {run.folder / 'quantize' / name / entry['facts']['file']} --jinja")
-        elif entry:
-            lines.append(f"  vllm serve {run.folder / 'quantize' / name}")
+        home = run.folder.relative_to(Path.cwd())
+    lines = ["", "next:", f"  open {home / 'evaluate' / 'report.html'}", "  python -m workbench ui"]
+    made = [name for name in run.manifest()["stages"] if name.startswith("bundle/")]
+    lines += [f"  python -m workbench serve bundle={home / name}" for name in made]
+    if run.done("register") and made:
+        model = recipe.tracking.registered_model or recipe.name
+        lines.append(f"  python -m workbench export from=models:/{model}@champion to=FOLDER_OR_URL")
     return lines

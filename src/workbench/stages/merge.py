@@ -39,8 +39,12 @@ def run(recipe: Recipe, run: Run) -> bool:
                 tokenizer=load_tokenizer(base, recipe.model.chat_template),
                 probe=probe,
                 dtype=recipe.model.dtype,
+                kind=recipe.method.kind,
             )
             facts = staging.facts
+            if "merges" in facts:
+                told = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())
+                say(run, "merge", f"KL of each merge: {told}; kept: {facts['kept'].replace('_', ' ')}")
             say(
                 run,
                 "merge",

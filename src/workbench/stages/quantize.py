@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.sources import model_folder
 from workbench.stages.common import is_done, merged_model, need, rows, say
+from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.train import rendered
 from workbench.teacher.duties import read_duties, write_duties
 
@@ -17,9 +19,12 @@ from workbench.teacher.duties import read_duties, write_duties
 def run(recipe: Recipe, run: Run) -> bool:
     """Make every wanted format that is not done."""
     need(run, "merge", "quantize")
-    worked = False
+    worked, student = False, None
     for name, wanted in recipe.quantize.items():
-        fingerprint = digest({"merge": run.output_digest("merge"), "format": asdict(wanted), "seed": recipe.seed}, 16)
+        fingerprint = digest(
+            {"merge": run.output_digest("merge"), "format": asdict(wanted), "seed": recipe.seed, "probe": PROBE_ROWS},
+            16,
+        )
         if is_done(run, f"quantize/{name}", fingerprint):
             continue
         worked = True
@@ -34,12 +39,28 @@ def run(recipe: Recipe, run: Run) -> bool:
                 rows=len(texts),
                 role="calibration",
             )
-            staging.facts = write_format(run, wanted, staging.folder, texts)
+            staging.facts = write_format(run, wanted, staging.folder, texts) | {"format": wanted.format}
+            student = student or student_logprobs(recipe, run)
+            staging.facts |= distance(recipe, run, staging.folder, engine_for(staging.folder), student)
             write_duties(staging.folder, read_duties(merged_model(run)))
             size = sum(p.stat().st_size for p in staging.folder.rglob("*") if p.is_file())
             staging.facts["bytes"] = size
-            say(run, f"quantize/{name}", f"{name}: {size / 1e6:.0f} MB")
+            facts = staging.facts
+            say(
+                run,
+                f"quantize/{name}",
+                f"{name}: {size / 1e6:.0f} MB, {facts['bits_per_weight']:.3g} bits a weight; against the student on "
+                f"{facts['rows']} held-out rows ({facts['measured_in']}): KL {facts['kl']:.2g}, "
+                f"same first choice {facts['top_token_agreement']:.1%}",
+            )
     return worked
+
+
+def student_logprobs(recipe: Recipe, run: Run) -> list[Any]:
+    """The student's log-probabilities on the probe rows, taken once for all formats."""
+    from workbench.compress.distance import folder_logprobs
+
+    return folder_logprobs(merged_model(run), probe_rows(recipe, run), device=recipe.launch.device)
 
 
 def calibration_texts(recipe: Recipe, run: Run, wanted: Quantize) -> list[str]:
@@ -56,10 +77,14 @@ def write_format(run: Run, wanted: Quantize, folder: Any, texts: list[str]) -> d
     """One format into `folder`; returns its facts."""
     limits = {"rows": wanted.calibration_rows, "tokens": wanted.calibration_tokens}
     match wanted.format:
-        case "w8a8":
-            from workbench.compress.tensors import write_w8a8
+        case "w8a8" | "fp8_dynamic" | "w4a16" | "awq":
+            from workbench.compress.tensors import write_tensors
 
-            return write_w8a8(merged_model(run), folder, texts, **limits)
+            return write_tensors(merged_model(run), folder, wanted.format, texts, **limits)
+        case "nf4":
+            from workbench.compress.nf4 import write_nf4
+
+            return write_nf4(merged_model(run), folder)
         case _:
             from workbench.compress.gguf import write_gguf
 

@@ -10,13 +10,15 @@ from workbench.errors import WorkbenchError
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, read_json, stage, write_whole
+from workbench.stages.bundle import bundles_of, stand_in_registry
 from workbench.stages.common import is_done, need, say
 from workbench.tracking import catch_up, register, shown, store_uri
 
 
 def run(recipe: Recipe, run: Run) -> bool:
     """Register unless it is done. A gate that said no leaves the student a challenger, never champion."""
-    need(run, "evaluate", "register")
+    for name in bundles_of(recipe, run):
+        need(run, f"bundle/{name}", "register")
     experiments = Path(recipe.launch.experiments).resolve()
     fingerprint = fingerprint_of(recipe, run, experiments)
     if is_done(run, "register", fingerprint):
@@ -24,7 +26,12 @@ def run(recipe: Recipe, run: Run) -> bool:
     gate = read_json(run.folder / "evaluate" / "report.json")["gate"]
     with stage(run, "register", fingerprint) as staging:
         made = register(
-            run.folder, recipe.tracking, experiments, passed=gate["passed"], shipped=gate.get("shipped", [])
+            run.folder,
+            recipe.tracking,
+            experiments,
+            passed=gate["passed"],
+            shipped=gate.get("shipped", []),
+            verify=stand_in_registry,
         )
         for line in made.pop("said"):
             say(run, "register", line)
@@ -41,6 +48,8 @@ def run(recipe: Recipe, run: Run) -> bool:
 def fingerprint_of(recipe: Recipe, run: Run, experiments: Path) -> str:
     """What the registration rests on: the verdict, the bytes, and the registry they go to."""
     tracking = asdict(recipe.tracking) | {"uri": shown(store_uri(recipe.tracking, experiments))}
-    names = [name for name in run.manifest()["stages"] if name.partition("/")[0] in ("train", "merge", "quantize")]
+    names = [
+        name for name in run.manifest()["stages"] if name.partition("/")[0] in ("train", "merge", "quantize", "bundle")
+    ]
     made = {name: run.output_digest(name) for name in names}
     return digest({"tracking": tracking, "evaluate": run.output_digest("evaluate"), "made": made}, 16)

@@ -33,7 +33,8 @@ def find_parts(
 ) -> list[Part]:
     """The run's models, parents first: the adapter (unless every weight was trained), the student, each format.
 
-    Raises WorkbenchError when files on disk are no longer the ones the manifest proves.
+    What ships is registered as its bundle, which a real engine has loaded. Raises RequestError when such a bundle is
+    missing, WorkbenchError when files on disk are no longer the ones the manifest proves.
     """
     done = manifest.get("stages", {})
     if "merge" not in done:
@@ -43,17 +44,36 @@ def find_parts(
     if adapter.is_dir() and "train" in done:
         sha = proven(folder, done["train"], adapter)
         parts.append(Part("adapter", "adapter", "train", adapter, sha, "peft", None, None, passed, None))
-    sha = proven(folder, done["merge"], merged)
     parent = parts[0].label if parts else None
-    parts.append(Part("merged", "merged", "merge", merged, sha, "safetensors", parent, "student", passed, name))
-    for stage, entry in done.items():
+    home, entry = (
+        bundled(folder, done, "student", manifest) if passed and "student" in shipped else (merged, done["merge"])
+    )
+    sha = proven(folder, entry, home)
+    parts.append(Part("merged", "merged", "merge", home, sha, "safetensors", parent, "student", passed, name))
+    for stage, made in done.items():
         if stage.startswith("quantize/"):
             arm = stage.removeprefix("quantize/")
-            sha, fits = proven(folder, entry, folder / stage), arm in shipped
-            format = str(entry.get("facts", {}).get("format") or arm)
+            fits = arm in shipped
+            home, entry = bundled(folder, done, arm, manifest) if fits else (folder / stage, made)
+            sha = proven(folder, entry, home)
+            format = str(made.get("facts", {}).get("format") or arm)
             offered = f"{name}-{arm}" if fits else None
-            parts.append(Part(arm, "quantized", stage, folder / stage, sha, format, "merged", arm, fits, offered))
+            parts.append(Part(arm, "quantized", stage, home, sha, format, "merged", arm, fits, offered))
     return parts
+
+
+def bundled(
+    folder: Path, done: Mapping[str, Any], arm: str, manifest: Mapping[str, Any]
+) -> tuple[Path, Mapping[str, Any]]:
+    """The folder and the manifest's entry of an arm's bundle."""
+    stage = f"bundle/{arm}"
+    if stage not in done:
+        raise RequestError(
+            f"{arm} may ship, but no engine has loaded its bundle yet",
+            where=str(folder),
+            remedy=f"python -m workbench bundle recipe={manifest['recipe']}",
+        )
+    return folder / stage, done[stage]
 
 
 def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 Download = Callable[[str, str, Path], Path]
+Verify = Callable[[Path], None]
 
 
 def register(
@@ -36,14 +37,15 @@ def register(
     *,
     passed: bool,
     shipped: Sequence[str],
+    verify: Verify = lambda folder: None,
     download: Download = fetch.download,
 ) -> dict[str, Any]:
     """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
 
-    `challenger` moves to a version only after its files were downloaded again and had the hashes of
-    `run.json`; `champion` only when the gate has `passed` as well, and it is taken from a version that the
-    gate now refuses. Returns `{"models": {label: id}, "versions": {name: version}, "aliases": {name: […]},
-    "refused": [label], "said": […]}`. `download(uri, location, into)` fetches what is proven.
+    `challenger` moves to a version only after its files were downloaded again, had the hashes of `run.json` and
+    stood `verify(folder)`, which raises WorkbenchError; `champion` only when the gate has `passed` as well, and it is
+    taken from a version that the gate now refuses. Returns `{"models": {label: id}, "versions": {name: version},
+    "aliases": {name: […]}, "refused": [label], "said": […]}`. `download(uri, location, into)` fetches what is proven.
     Raises WorkbenchError when the store is away or gives back other bytes.
     """
     fed = catch_up(folder, tracking, experiments)
@@ -69,7 +71,7 @@ def register(
                 continue
             tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, tags)
-            prove(store, version, part, experiments, download)
+            prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             said += move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
@@ -157,14 +159,18 @@ def registered_version(store: Store, part: Part, model: LoggedModel, tags: Mappi
     return version
 
 
-def prove(store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download) -> None:
-    """Download the version again and hash it. One that fails is marked, so that the next attempt stores it anew."""
+def prove(
+    store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download, verify: Verify
+) -> None:
+    """Download the version again and prove it. One that fails is marked, so that the next attempt stores it anew."""
     client, into = store.client, experiments / ".verify"
     shutil.rmtree(into, ignore_errors=True)  # a killed attempt's leavings; the store's lock is ours
     try:
         location = client.get_model_version_download_uri(version.name, version.version)
         download(store.uri, location, into)
         fetch.check(into, part.sha256, f"models:/{version.name}/{version.version}")
+        if part.passed:
+            verify(into)
     except WorkbenchError:
         client.set_model_version_tag(version.name, version.version, "verified", "false")
         client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})

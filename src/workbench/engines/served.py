@@ -1,0 +1,209 @@
+"""Ask a real serving engine three things: what it makes of a chat, how likely it finds an answer, and what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
+from workbench.engines.llamacpp import as_they_come, request
+from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.records import Answer, Message, message_dicts
+
+ENGINES = ("llamacpp", "vllm", "sglang", "ollama")
+EXACT = ("llamacpp", "vllm")  # these tell their token ids and log-probabilities; of the others only answers are known
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running engine: its base URL (no /v1), the name that requests call the model by, and the end of its log."""
+
+    engine: str
+    url: str
+    model: str
+    log: Callable[[], str]
+    parallel: int = 1
+
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        try:
+            return bool(request(f"{self.url}/v1/models", timeout_s=10.0)["data"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+def engine_for(folder: Path) -> str:
+    """The engine that takes a folder: llama.cpp where there is a GGUF file, else vLLM."""
+    return "llamacpp" if any(folder.glob("*.gguf")) else "vllm"
+
+
+def available(engine: str) -> str | None:
+    """None when the engine can be started here, else why not and what to do."""
+    match engine:
+        case "llamacpp":
+            found = importlib.util.find_spec("xllamacpp")
+            return None if found else "xllamacpp is not installed: pip install xllamacpp"
+        case "vllm":
+            return vllm.available()
+        case "sglang":
+            return sglang.available()
+        case "ollama":
+            return None if shutil.which("ollama") else "there is no `ollama` command on PATH: install Ollama"
+    raise RequestError(f"unknown engine {engine!r}", where="engine", remedy=nearest(engine, ENGINES))
+
+
+@contextmanager
+def serve_bundle(
+    folder: Path,
+    engine: str,
+    *,
+    context: int = 2048,
+    parallel: int = 4,
+    threads: int | None = None,
+    port: int = 0,
+    base: Path | None = None,
+) -> Iterator[Served]:
+    """Start the engine on a bundle's, model's or format's folder; it answers from the first line of the `with` block.
+
+    `context` is the longest prompt and answer together, in tokens; `base` is the model under an unmerged adapter.
+    RequestError when the engine is not installed, or does not take such a folder.
+    """
+    folder = folder.resolve()
+    missing = available(engine)
+    if missing:
+        raise RequestError(f"{engine} cannot be started here", where=engine, remedy=missing)
+    options: dict[str, Any] = {"context": context, "parallel": parallel, "port": port}
+    match engine:
+        case "llamacpp":
+            gguf = only_gguf(folder)
+            with llamacpp.serve(gguf, threads=threads, **options) as (url, log):
+                yield Served(engine, url, gguf.name, log, parallel)
+        case "vllm":
+            python = Path(os.environ[vllm.VARIABLE])
+            with vllm.serve(folder, python=python, threads=threads, base=base, **options) as (url, log):
+                yield Served(engine, url, folder.name, log, parallel)
+        case "sglang":
+            with sglang.serve(folder, python=Path(os.environ[sglang.VARIABLE]), **options) as (url, log):
+                yield Served(engine, url, folder.name, log, parallel)
+        case _:
+            with ollama.serve(folder, **options) as (url, log):
+                yield Served(engine, url, ollama.model_name(folder), log, parallel)
+
+
+@contextmanager
+def served_engine(
+    folder: Path, engine: str, *, context: int = 2048, parallel: int = 8, threads: int | None = None
+) -> Iterator[Ask]:
+    """Start the engine and give the function that asks it, `parallel` requests at once, greedy.
+
+    `Answer.seconds` is a request's wall time over the requests in flight: what an answer costs at this load.
+    """
+    with serve_bundle(folder, engine, context=context, parallel=parallel, threads=threads) as server:
+
+        def ask_all(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+            at_once = max(1, min(parallel, len(prompts)))
+
+            def one(index: int) -> tuple[int, Answer]:
+                answer = chat(server, prompts[index], max_new_tokens)
+                return index, replace(answer, seconds=answer.seconds / at_once)
+
+            yield from as_they_come(one, len(prompts), at_once)
+
+        yield ask_all
+
+
+def prompt_ids(server: Served, messages: Sequence[Message]) -> list[int]:
+    """The token ids that the engine itself makes of a chat, by its template and its tokenizer, as its chat does.
+
+    llama.cpp's chat renders the template, takes off a BOS that the file wants added anyway, and tokenizes the rest
+    with special tokens added; its /apply-template and /tokenize are those two halves.
+    """
+    if server.engine == "vllm":
+        body = {"model": server.model, "messages": message_dicts(messages), "add_generation_prompt": True}
+        return list(ask(server, "/tokenize", body)["tokens"])
+    if server.engine == "llamacpp":
+        text = ask(server, "/apply-template", {"messages": message_dicts(messages)})["prompt"]
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return list(ask(server, "/tokenize", body)["tokens"])
+    raise WorkbenchError(f"{server.engine} does not tell what tokens it makes of a chat", where=server.engine)
+
+
+def forced(
+    server: Served, prompt_ids: Sequence[int], answer_ids: Sequence[int], top: int, slot: int = -1
+) -> list[dict[int, float]]:
+    """For every answer position, the engine's `top` most likely tokens given all before it: token id → log-probability.
+
+    In nats, of the whole softmax, before temperature and sampling. vLLM reads prompt and answer in one request. To
+    llama.cpp it is one request a position: a `slot` of its own keeps what was read, so each reads one token more.
+    """
+    if server.engine == "vllm":
+        return forced_vllm(server, prompt_ids, answer_ids, top)
+    if server.engine == "llamacpp":
+        row = [*prompt_ids, *answer_ids]
+        return [forced_llamacpp(server, row[:end], top, slot) for end in range(len(prompt_ids), len(row))]
+    raise WorkbenchError(f"{server.engine} gives no log-probabilities of given tokens", where=server.engine)
+
+
+def forced_llamacpp(server: Served, ids: Sequence[int], top: int, slot: int) -> dict[int, float]:
+    """The next token's log-probabilities."""
+    body = {
+        "prompt": list(ids), "n_predict": 1, "n_probs": top, "post_sampling_probs": False,
+        "temperature": 0.0, "cache_prompt": True, "id_slot": slot,
+    }  # fmt: skip
+    told = ask(server, "/completion", body)["completion_probabilities"][0]["top_logprobs"]
+    return {entry["id"]: float(entry["logprob"]) for entry in told}
+
+
+def forced_vllm(
+    server: Served, prompt_ids: Sequence[int], answer_ids: Sequence[int], top: int
+) -> list[dict[int, float]]:
+    """Log-probabilities of the answer, read as part of a prompt."""
+    row = [*prompt_ids, *answer_ids]
+    body = {
+        "model": server.model, "prompt": row, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top,
+    }  # fmt: skip
+    told = ask(server, "/v1/completions", body)["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
+    # vLLM adds the given token where it is not among the most likely ones.
+    return [{int(token): entry["logprob"] for token, entry in at.items() if entry["rank"] <= top} for at in told]
+
+
+def chat(server: Served, messages: Sequence[Message], max_new_tokens: int, slot: int = -1) -> Answer:
+    """The engine's greedy answer to a chat; `seconds` is the request's wall time. `slot` as in `forced`."""
+    body = {
+        "model": server.model,
+        "messages": message_dicts(messages),
+        "max_tokens": max_new_tokens,
+        "temperature": 0.0,
+    } | ({"id_slot": slot} if server.engine == "llamacpp" else {})
+    started = time.perf_counter()
+    told = ask(server, "/v1/chat/completions", body)
+    seconds = time.perf_counter() - started
+    choice, usage = told["choices"][0], told["usage"]
+    finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+    text = choice["message"]["content"] or ""
+    return Answer(text, finish, usage["prompt_tokens"], usage["completion_tokens"], seconds)
+
+
+def ask(server: Served, path: str, body: dict[str, Any]) -> Any:
+    """One request; WorkbenchError with the engine's own words and the end of its log when it fails."""
+    try:
+        return request(server.url + path, body)
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{server.engine} did not answer {path}: {error}\n{server.log()}") from error
+
+
+def only_gguf(folder: Path) -> Path:
+    """The one GGUF file of a folder."""
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) != 1:
+        raise RequestError(
+            f"{len(found)} GGUF files where one was wanted", where=str(folder), remedy="llama.cpp takes a GGUF format"
+        )
+    return found[0]

@@ -1,0 +1,160 @@
+"""Serve a model folder, or an adapter on its base, through vLLM, which lives in a Python environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workbench.engines.child import free_port, outside_environment, program, tail, wait_until
+from workbench.engines.llamacpp import request
+from workbench.errors import RequestError
+
+VARIABLE = "VLLM_PYTHON"  # names the interpreter of that environment
+REQUIREMENTS = Path(__file__).with_name("vllm_cpu.txt")
+START_TIMEOUT_S = 900.0  # reading a large model, and compiling it on a GPU, takes minutes
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+
+
+@contextmanager
+def serve(
+    folder: Path,
+    *,
+    python: Path,
+    context: int = 2048,
+    parallel: int = 8,
+    threads: int | None = None,
+    port: int = 0,
+    base: Path | None = None,
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """A healthy vLLM server: its base URL, and a function that gives the end of its log.
+
+    The model is served under its folder's name. An adapter is served unmerged on `base`, or on the folder that its
+    adapter_config.json names. `context` is the longest prompt and answer together, in tokens; port 0 is any free one.
+    On a CPU it runs eagerly with `threads` threads and 1 GiB of keys and values (VLLM_CPU_KVCACHE_SPACE says
+    otherwise). WorkbenchError with the log's end when it does not come up.
+    """
+    folder = folder.resolve()
+    on_cpu = not has_gpu(python)
+    number = port or free_port()
+    # Not `vllm serve`: that command looks for a package named vllm, and the build for the CPU is named vllm-cpu.
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *model_options(folder, base)]
+    command += ["--host", "127.0.0.1", "--port", str(number)]
+    command += ["--max-model-len", str(context), "--max-num-seqs", str(parallel)]
+    command += ["--disable-uvicorn-access-log", *(["--enforce-eager"] if on_cpu else [])]
+    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | (cpu_environment(threads) if on_cpu else {})
+    url = f"http://127.0.0.1:{number}"
+    with program(command, environment) as (process, log):
+        wait_until(
+            lambda: serves(url, folder.name), process, log,
+            what="vLLM's server", where=str(folder), timeout_s=START_TIMEOUT_S,
+            remedy="the last lines above are the server's own",
+        )  # fmt: skip
+        yield url, lambda: tail(log)
+
+
+def model_options(folder: Path, base: Path | None) -> list[str]:
+    """What to load and by which name: a model folder, or an adapter with its own tokenizer and template on its base."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return ["--model", str(folder), "--served-model-name", folder.name, "--dtype", saved_dtype(folder)]
+    settings = json.loads(adapter.read_text(encoding="utf-8"))
+    under = (base or Path(settings.get("base_model_name_or_path") or "")).expanduser()
+    if not (under / "config.json").is_file():
+        raise RequestError(
+            f"the adapter's base model is not a folder here: {under}",
+            where=str(adapter),
+            remedy="give the folder of the base model's weights",
+        )
+    rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
+    options = ["--model", str(under.resolve()), "--dtype", saved_dtype(under)]
+    options += [
+        "--served-model-name",
+        f"{folder.name}-base",
+        "--enable-lora",
+        "--lora-modules",
+        f"{folder.name}={folder}",
+    ]
+    options += ["--max-lora-rank", str(next((size for size in ADAPTER_RANKS if size >= rank), rank))]
+    for option, name in (("--tokenizer", "tokenizer.json"), ("--generation-config", "generation_config.json")):
+        options += [option, str(folder)] if (folder / name).is_file() else []
+    template = folder / "chat_template.jinja"
+    return options + (["--chat-template", str(template)] if template.is_file() else [])
+
+
+def saved_dtype(folder: Path) -> str:
+    """The dtype that config.json names: vLLM's own choice would round float32 weights to 16 bits."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")
+
+
+def cpu_environment(threads: int | None) -> dict[str, str]:
+    """Threads are counted but bound to no core: binding reads the machine's layout, which containers often hide."""
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+        "OMP_NUM_THREADS": str(threads or os.cpu_count() or 1),
+    }
+
+
+@cache
+def has_gpu(python: Path) -> bool:
+    """Whether that environment's torch sees a GPU; asked once."""
+    code = "import torch; print(torch.cuda.is_available())"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=outside_environment())
+    if done.returncode != 0:
+        words = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise RequestError(f"its torch does not load: {words}", where=f"{VARIABLE}={python}", remedy=how_to())
+    return done.stdout.strip() == "True"
+
+
+@cache
+def version() -> str:
+    """The version of vLLM in that environment; the CPU build is a package of another name."""
+    code = (
+        "import importlib.metadata as m\n"
+        "print(next((d.version for d in m.distributions() if d.name.lower().replace('_', '-') in "
+        "('vllm', 'vllm-cpu')), ''))"
+    )
+    done = subprocess.run(
+        [os.environ.get(VARIABLE, ""), "-c", code],
+        capture_output=True,
+        text=True,
+        env=outside_environment(),
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def available() -> str | None:
+    """None when vLLM can be started here, else why not and what to do."""
+    named = os.environ.get(VARIABLE, "")
+    if not named:
+        return f"{VARIABLE} is not set: {how_to()}"
+    if not os.access(named, os.X_OK):
+        return f"{VARIABLE}={named} is no interpreter: {how_to()}"
+    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    if subprocess.run([named, "-c", code], capture_output=True, env=outside_environment()).returncode != 0:
+        return f"{VARIABLE}={named} has no vLLM: {how_to()}"
+    return None
+
+
+def how_to() -> str:
+    """How that environment is made, in one line."""
+    return (
+        f"python3 -m venv ENV && ENV/bin/pip install --no-deps -r {REQUIREMENTS}, "
+        f"then set {VARIABLE}=ENV/bin/python; the README has more"
+    )
+
+
+def serves(url: str, model: str) -> bool:
+    """Whether the server is healthy and lists the model: another program may have taken the port."""
+    try:
+        return any(entry["id"] == model for entry in request(f"{url}/v1/models", timeout_s=5.0)["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

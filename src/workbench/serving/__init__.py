@@ -1,0 +1,1 @@
+"""Serving: what a bundle holds, that it holds what it says, and how it is handed out."""

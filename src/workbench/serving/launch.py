@@ -1,0 +1,177 @@
+"""Launch files: a POSIX script for each engine that takes the bundle, an Ollama Modelfile, and the table of engines."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.serving.about import About, gguf_file
+from workbench.serving.hardware import LARGEST_RANK, NAMES, engine_table, largest_rank, takers
+
+SCRIPTS = ("serve_vllm.sh", "serve_sglang.sh", "serve_llamacpp.sh", "serve_lora_vllm.sh")
+MODELFILE, ENGINES = "Modelfile", "ENGINES.md"
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, LARGEST_RANK)  # what vLLM can be told as the largest
+DEFAULT_CONTEXT = 2048
+GREEDY = """'{"temperature": 0}'"""
+TEMPLATE = '"$here/chat_template.jinja"'
+RUN_VLLM = """# VLLM_PYTHON is the interpreter of an environment with vLLM; without it, vllm is looked for on the PATH.
+if [ -n "${VLLM_PYTHON:-}" ]; then exec "$VLLM_PYTHON" -m vllm.entrypoints.cli.main "$@"; fi
+exec vllm "$@"
+"""
+
+
+def write_launch(folder: Path, about: About) -> list[str]:
+    """Write the launch files for the engines that take this bundle, and ENGINES.md; returns the names written."""
+    engines = [taker.engine for taker in takers(about, folder)]
+    texts: dict[str, str] = {}
+    if about.kind == "adapter":
+        if "vllm" in engines:
+            texts["serve_lora_vllm.sh"] = lora_vllm(about, folder)
+    else:
+        writers: dict[str, tuple[str, Callable[[About], str]]] = {
+            "vllm": ("serve_vllm.sh", vllm),
+            "sglang": ("serve_sglang.sh", sglang),
+            "llamacpp": ("serve_llamacpp.sh", llamacpp),
+            "ollama": (MODELFILE, modelfile),
+        }
+        texts = {writers[e][0]: writers[e][1](about) for e in engines if e in writers}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+    started = "\n".join(f"- `{how_to_start(name, about)}`" for name in texts)
+    heading = f"# Engines for {about.name} ({about.format})\n\n{engine_table(about, folder)}\n"
+    (folder / ENGINES).write_text(heading + (f"\nTo start one:\n\n{started}\n" if started else ""), encoding="utf-8")
+    return [*texts, ENGINES]
+
+
+def how_to_start(name: str, about: About) -> str:
+    """The command for a launch file; `sh` because an object store keeps no executable bit."""
+    if name == MODELFILE:
+        return f"ollama create {shlex.quote(about.name.lower())} -f {MODELFILE}"
+    return f"sh {name}"
+
+
+def head(about: About, engine: str, port: int, more: str = "") -> str:
+    """What every script begins with: what it starts, its variables, its own folder as `$here`."""
+    address = f"http://127.0.0.1:{port}/v1/chat/completions"
+    return f"""#!/bin/sh
+# {one_line(about.name)} ({about.format}) in {NAMES[engine]}: {address}
+# HOST and PORT change the address, CONTEXT the longest prompt and answer together, in tokens; arguments are passed on.
+{more}set -eu
+CDPATH='' cd -- "$(dirname -- "$0")"
+here=$(pwd)
+"""
+
+
+def one_line(text: str) -> str:
+    """Text that cannot end a comment."""
+    return " ".join(text.split())
+
+
+def address(port: int) -> str:
+    """Loopback unless it is said otherwise."""
+    return f'--host "${{HOST:-127.0.0.1}}" --port "${{PORT:-{port}}}"'
+
+
+def context(about: About) -> str:
+    """The longest prompt and answer together."""
+    return f'"${{CONTEXT:-{about.context_length or DEFAULT_CONTEXT}}}"'
+
+
+def vllm(about: About) -> str:
+    """vLLM reads compressed-tensors from config.json; bitsandbytes it wants to be told."""
+    flags = " --quantization bitsandbytes" if about.format == "nf4" else ""
+    more = "# vLLM 0.28 and later need `pip install vllm-bnb-plugin` for this format.\n" if flags else ""
+    return (
+        head(about, "vllm", 8000, more)
+        + f"""export HF_HUB_OFFLINE=1
+set -- serve "$here" \\
+  {address(8000)} \\
+  --served-model-name {shlex.quote(about.name)} \\
+  --max-model-len {context(about)}{flags} \\
+  --chat-template {TEMPLATE} \\
+  --generation-config "$here" --override-generation-config {GREEDY} "$@"
+{RUN_VLLM}"""
+    )
+
+
+def lora_vllm(about: About, folder: Path) -> str:
+    """The base model with the adapter beside it, both under their names, with the adapter's tokenizer and template."""
+    rank = next((r for r in RANKS if r >= largest_rank(folder)), LARGEST_RANK)
+    hub, source = about.base.hub, one_line(about.base.source)
+    tokenizer = ' --tokenizer "$here"' if (folder / "tokenizer.json").is_file() else ""
+    revision = about.base.source.partition("@")[2] if about.base.source.startswith("hf:") else ""
+    base = f"${{BASE:-{hub}}}" if hub else "${BASE:?name the folder of the base model}"
+    pinned = f' --revision "${{REVISION:-{revision}}}"' if revision else ""
+    more = f"# BASE is the base model, {source}, as a folder or a hub name; the weights must be the very same.\n"
+    return (
+        head(about, "vllm", 8000, more)
+        + f"""set -- serve "{base}"{pinned}{tokenizer} \\
+  {address(8000)} \\
+  --served-model-name {shlex.quote(about.base.name or "base")} \\
+  --enable-lora --lora-modules {shlex.quote(about.name)}="$here" --max-loras 1 --max-lora-rank {rank} \\
+  --max-model-len {context(about)} \\
+  --chat-template {TEMPLATE} \\
+  --generation-config "$here" --override-generation-config {GREEDY} "$@"
+{RUN_VLLM}"""
+    )
+
+
+def sglang(about: About) -> str:
+    """SGLang reads the quantization from config.json and generation_config.json's stop tokens by itself."""
+    more = "# Requests must say `temperature: 0` to get the answers that were measured.\n"
+    return (
+        head(about, "sglang", 30000, more)
+        + f"""export HF_HUB_OFFLINE=1
+exec "${{SGLANG_PYTHON:-python3}}" -m sglang.launch_server --model-path "$here" \\
+  {address(30000)} \\
+  --served-model-name {shlex.quote(about.name)} \\
+  --context-length {context(about)} \\
+  --chat-template {TEMPLATE} "$@"
+"""
+    )
+
+
+def llamacpp(about: About) -> str:
+    """llama-server shares its context among the slots, so it is told the product."""
+    more = "# PARALLEL requests are answered at once, each with a CONTEXT of its own.\n"
+    return (
+        head(about, "llamacpp", 8080, more)
+        + f"""parallel=${{PARALLEL:-4}}
+context={context(about)}
+exec "${{LLAMA_SERVER:-llama-server}}" --model "$here"/{shlex.quote(the_gguf(about))} \\
+  {address(8080)} \\
+  --alias {shlex.quote(about.name)} \\
+  --ctx-size $((context * parallel)) --parallel "$parallel" \\
+  --jinja --chat-template-file {TEMPLATE} --reasoning-format none --temp 0 "$@"
+"""
+    )
+
+
+def modelfile(about: About) -> str:
+    """Ollama: no TEMPLATE is given, for Ollama's own language is not Jinja and a guessed one would differ."""
+    stops = "".join(f"PARAMETER stop {quoted(token)}\n" for token in about.stop_tokens)
+    return f"""# {one_line(about.name)} ({about.format}) in Ollama:
+#   {how_to_start(MODELFILE, about)} && ollama run {shlex.quote(about.name.lower())}
+# Ollama renders no Jinja: it takes the one of its own templates that is nearest to the file's. Look at what it took,
+#   ollama show --template {shlex.quote(about.name.lower())}
+# and hold it against chat_template.jinja, or let `python -m workbench verify` do that with this engine.
+FROM ./{the_gguf(about)}
+PARAMETER temperature 0
+PARAMETER num_ctx {about.context_length or DEFAULT_CONTEXT}
+{stops}"""
+
+
+def quoted(token: str) -> str:
+    """A stop token as a Modelfile's string."""
+    return f'"""{token}"""' if '"' in token or "\n" in token else f'"{token}"'
+
+
+def the_gguf(about: About) -> str:
+    """The bundle's one GGUF file; WorkbenchError when it names none."""
+    name = gguf_file(about)
+    if name is None:
+        raise WorkbenchError("no .gguf file among the weights", where=f"bundle.{about.format}")
+    return name

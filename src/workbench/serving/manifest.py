@@ -1,0 +1,175 @@
+"""MANIFEST.json: every file of a bundle with its SHA-256 and size, and the facts that checks hold the files against."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.records import file_sha256
+
+MANIFEST, SIGNATURE = "MANIFEST.json", "signature.json"
+SCHEMA = 1
+KINDS = ("merged", "quantized", "adapter")
+# Every fact a manifest must tell, and its type; others may be added.
+FACTS: Mapping[str, type] = {
+    "name": str,
+    "kind": str,
+    "format": str,
+    "recipe": str,
+    "run": str,
+    "digest": str,
+    "template_sha256": str,
+    "stop_ids": list,
+    "stop_tokens": list,
+    "weights": list,
+    "made": str,
+}
+SHOWN = 3  # names told of a long list
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a manifest says of one file."""
+
+    sha256: str
+    bytes: int
+
+
+def template_digest(text: str) -> str:
+    """SHA-256 of a chat template; outer white space does not count, for some writers strip a last line break."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()
+
+
+def write_manifest(
+    folder: Path, facts: Mapping[str, Any], hashed: Mapping[str, FileFacts] | None = None
+) -> dict[str, Any]:
+    """Write MANIFEST.json over every file of the folder but itself and the signature; returns its content.
+
+    `hashed` may give the digests of files that were hashed already, as `hash_files` does; they must not have changed.
+    """
+    known = dict(hashed or {})
+    names = [name for name in bundle_files(folder) if name not in (MANIFEST, SIGNATURE)]
+    known |= hash_files(folder, [name for name in names if name not in known])
+    listed = {name: {"sha256": known[name].sha256, "bytes": known[name].bytes} for name in names}
+    content = {"schema": SCHEMA, **facts, "files": listed}
+    problem = wrong_content(content)
+    if problem:
+        raise WorkbenchError(f"the manifest to be written is wrong: {problem}", where=str(folder))
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return content
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A bundle's manifest; RequestError when the folder is no bundle, or its manifest cannot be understood."""
+    remedy = "name a folder that `python -m workbench train recipe=NAME` has made under bundle/, or an exported one"
+    if not (folder / MANIFEST).is_file():
+        what = f"there is no {MANIFEST}: not a bundle" if folder.is_dir() else "there is no such folder"
+        raise RequestError(what, where=str(folder), remedy=remedy)
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{MANIFEST} cannot be read: {error}", where=str(folder), remedy=remedy) from None
+    problem = wrong_content(content)
+    if problem:
+        raise RequestError(f"{MANIFEST} is not as a bundle's: {problem}", where=str(folder), remedy=remedy)
+    return dict(content)
+
+
+def wrong_content(content: Any) -> str | None:
+    """What is wrong with a manifest's content, or None."""
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        return f"schema {SCHEMA} was wanted"
+    for name, wanted in FACTS.items():
+        if not isinstance(content.get(name), wanted):
+            return f"{name} is missing, or no {wanted.__name__}"
+    if content["kind"] not in KINDS:
+        return f"kind {content['kind']!r} is none of {', '.join(KINDS)}"
+    if not content["stop_ids"] or not all(type(i) is int for i in content["stop_ids"]):
+        return "stop_ids names no token"
+    files = content.get("files")
+    if not isinstance(files, dict) or not files:
+        return "files is missing, or empty"
+    for name, facts in files.items():
+        if not is_inside(name) or name in (MANIFEST, SIGNATURE):
+            return f"{name!r} is no file's path below the folder"
+        told = (facts.get("sha256"), facts.get("bytes")) if isinstance(facts, dict) else (None, None)
+        if not isinstance(told[0], str) or type(told[1]) is not int:
+            return f"{name} has no sha256 and bytes"
+    stray = [name for name in content["weights"] if name not in files]
+    return f"the weights {listed_names(stray)} are not among its files" if stray else None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a manifest's path is a plain one that stays below the bundle's folder, on any system."""
+    parts = PurePosixPath(name).parts
+    plain = bool(name) and "\\" not in name and ":" not in name and "\0" not in name and not name.startswith("/")
+    return plain and str(PurePosixPath(name)) == name and not {"..", "."} & set(parts)
+
+
+def bundle_files(folder: Path) -> list[str]:
+    """Every file below the folder as a relative POSIX path, sorted; WorkbenchError for a link or a special file."""
+    names = []
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(root) / name
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                raise WorkbenchError(f"{relative} is a symbolic link to {os.readlink(path)}", where=str(folder))
+            if name in files:
+                if not path.is_file():
+                    raise WorkbenchError(f"{relative} is not a plain file", where=str(folder))
+                names.append(relative)
+    return sorted(names)
+
+
+def hash_files(folder: Path, names: Iterable[str] | None = None) -> dict[str, FileFacts]:
+    """SHA-256 and size of the named files, or of all but the signature; several at once, each read in pieces."""
+    wanted = [n for n in bundle_files(folder) if n != SIGNATURE] if names is None else list(names)
+
+    def one(name: str) -> tuple[str, FileFacts]:
+        path = folder / name
+        return name, FileFacts(file_sha256(path), path.stat().st_size)
+
+    # hashlib gives up the interpreter's lock while it hashes; the largest first, so that none is left for the end.
+    wanted.sort(key=lambda name: -(folder / name).stat().st_size)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return dict(pool.map(one, wanted))
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], hashed: Mapping[str, FileFacts] | None = None) -> str:
+    """That the folder holds the manifest's files and no others; `hashed` is what `hash_files` found, if it was asked.
+
+    Returns a sentence; WorkbenchError naming files that have changed, are missing, or are not listed.
+    """
+    found = dict(hash_files(folder) if hashed is None else hashed)
+    found.pop(MANIFEST, None)
+    listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    faults = {
+        "changed": [n for n in listed if n in found and differs(found[n], listed[n])],
+        "missing": [n for n in listed if n not in found],
+        "not in the manifest": [n for n in found if n not in listed],
+    }
+    told = [f"{what}: {listed_names(names)}" for what, names in faults.items() if names]
+    if told:
+        raise WorkbenchError("; ".join(told), where=str(folder), remedy="fetch the bundle again from where it was made")
+    return f"{len(listed)} files, {sum(facts['bytes'] for facts in listed.values()) / 1e6:.1f} MB, as listed"
+
+
+def differs(found: FileFacts, listed: Mapping[str, Any]) -> bool:
+    """Whether a file is another one than the manifest lists."""
+    return found.bytes != listed["bytes"] or found.sha256 != listed["sha256"]
+
+
+def listed_names(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - SHOWN
+    return ", ".join(ordered[:SHOWN]) + (f" and {more} more" if more > 0 else "")

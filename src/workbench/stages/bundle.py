@@ -1,0 +1,220 @@
+"""Bundle: what may ship, with all that serving needs, kept only when a real engine has loaded it and agreed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from workbench.compress.proof import really_quantized
+from workbench.data.chat import load_tokenizer
+from workbench.errors import RequestError
+from workbench.evaluation.report import STUDENT
+from workbench.evaluation.scorers import deciding_score
+from workbench.recipe import Recipe
+from workbench.records import digest
+from workbench.runs import Run, forget, read_json, stage
+from workbench.serving.about import About
+from workbench.serving.bom import write_bom
+from workbench.serving.card import write_card
+from workbench.serving.checks import Check, static_checks
+from workbench.serving.launch import write_launch
+from workbench.serving.manifest import hash_files, template_digest, write_manifest
+from workbench.serving.notices import write_notices
+from workbench.serving.parity import Reference, write_parity
+from workbench.serving.prove import (
+    HERE,
+    Limits,
+    ask_engine,
+    choose_engine,
+    figures,
+    stand,
+    trusted_key,
+    verified_in,
+)
+from workbench.serving.signature import fingerprint, public_key_of, sign, signing_key
+from workbench.sources import model_folder
+from workbench.stages.about import about_of
+from workbench.stages.common import is_done, merged_model, need, say
+from workbench.stages.held_out import references
+from workbench.teacher.duties import name_ok, read_duties
+
+ADAPTER = "adapter"
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Bundle everything that the gate lets ship and that is not bundled yet; take back what it no longer lets."""
+    need(run, "evaluate", "bundle")
+    wanted = bundles_of(recipe, run)
+    worked = take_back(run, wanted)
+    if not wanted:
+        say(run, "bundle", "the gate lets nothing ship, so nothing is bundled")
+        return worked
+    refuse_name(recipe, run)
+    rows: list[Reference] = []
+    for name in wanted:
+        folder, format, base = source_of(recipe, run, name)
+        engine = choose_engine(folder, format)
+        if is_proven(recipe, run, name, engine):
+            continue
+        if engine == HERE and not recipe.bundle.fallback:
+            choose_engine(folder, format, "vllm")  # raises, saying why it cannot be started
+        rows = rows or references(recipe, run)
+        worked = True
+        with stage(run, f"bundle/{name}", fingerprint_of(recipe, run, name, engine)) as staging:
+            staging.facts = assemble(recipe, run, name, staging.folder, engine, rows, base)
+            for check in staging.facts["checks"]:
+                say(run, f"bundle/{name}", f"{'✓' if check['passed'] else '✗'} {check['name']}: {check['why']}")
+    return worked
+
+
+def bundles_of(recipe: Recipe, run: Run) -> list[str]:
+    """The names of what the gate lets ship, and the adapter when the recipe wants it too."""
+    gate = read_json(run.folder / "evaluate" / "report.json")["gate"]
+    shipped = list(gate.get("shipped", []))
+    return shipped + [ADAPTER] * (recipe.bundle.adapter and recipe.method.kind != "full" and STUDENT in shipped)
+
+
+def take_back(run: Run, wanted: Sequence[str]) -> bool:
+    """Delete bundles that may no longer ship; whether there were any."""
+    stale = [s for s in run.manifest()["stages"] if s.startswith("bundle/") and s.removeprefix("bundle/") not in wanted]
+    for name in stale:
+        forget(run, name)
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+        say(run, name, f"{name} was taken back: the gate no longer lets it ship")
+    return bool(stale)
+
+
+def refuse_name(recipe: Recipe, run: Run) -> None:
+    """A licence may want its own name at the front of every model's that comes from it."""
+    problem = name_ok(recipe.tracking.registered_model or recipe.name, read_duties(merged_model(run)))
+    if problem:
+        raise RequestError(problem, where="tracking.registered_model", remedy="give it that name, then run this again")
+
+
+def source_of(recipe: Recipe, run: Run, name: str) -> tuple[Path, str, Path | None]:
+    """A bundle's weights, their format, and for an adapter the folder of its base model."""
+    if name == STUDENT:
+        return merged_model(run), recipe.model.dtype, None
+    if name == ADAPTER:
+        base = model_folder(recipe.model.source, recipe.model.sha256)
+        return run.folder / "train" / "adapter", recipe.model.dtype, base
+    return run.folder / "quantize" / name, recipe.quantize[name].format, None
+
+
+def is_proven(recipe: Recipe, run: Run, name: str, engine: str) -> bool:
+    """Whether the bundle is whole; one that its serving engine proved stays so where that engine is not here now."""
+    engines = {engine, "vllm"} if engine == HERE else {engine}
+    return any(is_done(run, f"bundle/{name}", fingerprint_of(recipe, run, name, each)) for each in engines)
+
+
+def fingerprint_of(recipe: Recipe, run: Run, name: str, engine: str) -> str:
+    """What a bundle rests on: its weights, the verdict, its own settings, the engine, and who signs."""
+    stages = {STUDENT: "merge", ADAPTER: "train"}
+    made = run.output_digest(stages.get(name, f"quantize/{name}"))
+    key = fingerprint(public_key_of(signing_key()))
+    settings = asdict(recipe.bundle) | {"privacy": recipe.data.privacy, "engine": engine, "key": key}
+    return digest({"weights": made, "report": run.output_digest("evaluate"), "settings": settings}, 16)
+
+
+def assemble(
+    recipe: Recipe, run: Run, name: str, folder: Path, engine: str, rows: Sequence[Reference], base: Path | None
+) -> dict[str, Any]:
+    """Fill a bundle's folder, ask the engine, sign it, and check it as a stranger would; GateError when it fails."""
+    source, format, _ = source_of(recipe, run, name)
+    weights = copy_files(run, source, folder)
+    limits = Limits(
+        recipe.bundle.most_kl,
+        recipe.bundle.least_agreement,
+        recipe.bundle.score_margin,
+        recipe.evaluate.max_new_tokens,
+        recipe.bundle.context,
+    )
+    say(run, f"bundle/{name}", f"loading {name} in {engine} …")
+    tokenizer = load_tokenizer(merged_model(run), None)
+    parity, asked = ask_engine(
+        folder, engine, rows, limits, score=partial(deciding_score, recipe.evaluate), threads=recipe.launch.threads,
+        base=base, token_text=lambda token: tokenizer.decode([token]),
+    )  # fmt: skip
+    stand(asked, f"bundle/{name}")
+    stops = stop_ids(folder)
+    about = about_of(recipe, run, name, format, weights, verified_in(engine), [tokenizer.decode([i]) for i in stops])
+    write_company(recipe, run, folder, run.folder / "bundle" / name, about, rows)
+    facts = {
+        "name": about.name, "kind": about.kind, "format": format, "recipe": run.recipe_name,
+        "run": f"{run.recipe_name}/{run.digest}", "digest": run.digest,
+        "template_sha256": template_digest((merged_model(run) / "chat_template.jinja").read_text(encoding="utf-8")),
+        "stop_ids": trained_stops(rows), "stop_tokens": [tokenizer.decode([i]) for i in trained_stops(rows)],
+        "weights": weights, "made": about.made, "context": recipe.bundle.context,
+        "verified_in": asdict(about.verified[0]), "parity": figures(parity), "limits": asdict(limits),
+        "scoring": {"scorer": recipe.evaluate.scorer, "fields": list(recipe.evaluate.fields),
+                    "primary": recipe.evaluate.primary},
+        **({"base": {"source": recipe.model.source, "sha256": recipe.model.sha256}} if base else {}),
+    }  # fmt: skip
+    hashed = hash_files(folder)
+    write_manifest(folder, facts, hashed)
+    sign(folder, signing_key())
+    checks = bundle_checks(folder)
+    stand(checks, f"bundle/{name}")
+    told = [asdict(check) for check in (*checks, *asked)]
+    return {"engine": engine, "parity": figures(parity), "checks": told, "format": format, "kind": about.kind}
+
+
+def copy_files(run: Run, source: Path, folder: Path) -> list[str]:
+    """Weights with their configuration, and training's tokenizer, template and stop tokens; the weights' names."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name not in ("README.md", "duties.json"):
+            shutil.copyfile(path, folder / path.name)
+    for name in TOKENIZER:
+        if (merged_model(run) / name).is_file():
+            shutil.copyfile(merged_model(run) / name, folder / name)
+    if (merged_model(run) / "duties.json").is_file():
+        shutil.copyfile(merged_model(run) / "duties.json", folder / "duties.json")
+    return sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf"))
+
+
+def write_company(recipe: Recipe, run: Run, folder: Path, final: Path, about: About, rows: Sequence[Reference]) -> None:
+    """Card, notices, launch files, report, recipe and bill of materials; held-out rows only where data are public."""
+    shutil.copyfile(run.folder / "evaluate" / "report.json", folder / "report.json")
+    shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
+    parity = write_parity(folder, rows, made_by=f"transformers, {recipe.model.dtype}")
+    if recipe.data.privacy != "public":
+        os.replace(parity, parity_beside(final))
+    write_notices(folder, about, model_folder(recipe.model.source, recipe.model.sha256))
+    write_card(folder, about, write_launch(folder, about))
+    write_bom(folder, about)
+
+
+def parity_beside(bundle: Path) -> Path:
+    """Where the held-out rows of a bundle lie that may not go with it: beside it, in the run."""
+    return bundle.with_name(f"{bundle.name}.parity.json")
+
+
+def stop_ids(folder: Path) -> list[int]:
+    """Every token that ends an answer, by the bundle's generation_config.json."""
+    named = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    return list(named) if isinstance(named, list) else [named]
+
+
+def trained_stops(rows: Sequence[Reference]) -> list[int]:
+    """The tokens that answers were trained to end with."""
+    return sorted({row.answer_ids[-1] for row in rows})
+
+
+def bundle_checks(folder: Path, key: str = "") -> list[Check]:
+    """Every check that needs no engine, against the key named or this user's own."""
+    return static_checks(folder, public_key=trusted_key(key), really_quantized=really_quantized)
+
+
+def stand_in_registry(folder: Path) -> None:
+    """What `register` asks of a version it has downloaded again."""
+    stand(bundle_checks(folder), str(folder))

@@ -1,0 +1,40 @@
+"""Export: a proven bundle, from the registry or a run, to a folder or an object store; the very same bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from workbench.errors import RequestError
+from workbench.serving.export import copy_bundle
+from workbench.serving.prove import stand
+from workbench.stages.bundle import bundle_checks
+from workbench.tracking import resolve_source
+
+SCREEN = Console(stderr=True, highlight=False)
+MODELS = ("models:/", "mlflow:models:/")
+
+
+def run(source: str, to: str, key: str) -> int:
+    """Copy the bundle that `source` names to `to`: `models:/NAME@ALIAS`, `models:/NAME/3`, or a bundle's folder.
+
+    Nothing is sent that does not stand hashes, signature and the other static checks.
+    """
+    if not source or not to:
+        raise RequestError(
+            "what is exported, and where to?",
+            where="to" if source else "from",
+            remedy="python -m workbench export from=models:/NAME@champion to=FOLDER_OR_URL",
+        )
+    with tempfile.TemporaryDirectory(prefix="workbench-export-") as temporary:
+        folder = Path(source).expanduser()
+        if source.startswith(MODELS):
+            folder = resolve_source(f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle")
+        stand(bundle_checks(folder, key), source)
+        copy_bundle(folder, to)
+    SCREEN.print(f"exported {source} to {to}", markup=False, soft_wrap=True)
+    if "://" not in to:
+        SCREEN.print(f"next: python -m workbench serve bundle={to}", markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,104 @@
+"""Held-out rows as token ids: what a format, and later a served bundle, is held against the student on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workbench.data.chat import load_tokenizer, render
+from workbench.engines.served import forced, serve_bundle
+from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.answers import read_predictions
+from workbench.evaluation.scorers import deciding_score
+from workbench.recipe import Recipe
+from workbench.records import Message, TokenRow
+from workbench.runs import Run
+from workbench.serving.parity import TOP, Reference, kl_on_shared, top_of
+from workbench.stages.common import merged_model, rows
+
+PROBE_ROWS = 32  # validation rows that a format is held against the student on
+SERVED_TOP = 100  # alternatives a served engine is asked for at each position
+
+
+def probe_rows(recipe: Recipe, run: Run) -> list[TokenRow]:
+    """Validation rows as they were trained on, of which the last answer carries the loss."""
+    tokenizer = load_tokenizer(merged_model(run), None)
+    chosen = rows(recipe, run).validation[:PROBE_ROWS]
+    return [render(e, tokenizer, train_on="last_answer", max_length=recipe.method.max_length) for e in chosen]
+
+
+def parted(row: TokenRow) -> tuple[list[int], list[int]]:
+    """A row's prompt, and its last answer with the stop token."""
+    start = len(row.trained) - row.trained[::-1].index(False)
+    return list(row.input_ids[:start]), list(row.input_ids[start:])
+
+
+def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Sequence[Any]) -> dict[str, Any]:
+    """How far a quantized folder is from the student on the probe rows: mean KL in nats, agreement, flip rate.
+
+    `student` are the student's log-probabilities [N, V] a row. In llama.cpp the KL is over its SERVED_TOP likeliest
+    tokens and one bucket for the rest, a lower bound of the whole.
+    """
+    from workbench.compress.distance import agreement, folder_logprobs
+
+    wanted = probe_rows(recipe, run)
+    if engine != "llamacpp":
+        facts = agreement(student, folder_logprobs(folder, wanted, device=recipe.launch.device))
+        return facts | {"measured_in": "transformers"}
+    total, same, positions = 0.0, 0, 0
+    with serve_bundle(folder, engine, context=recipe.bundle.context, parallel=1, threads=recipe.launch.threads) as at:
+        for row, logprobs in zip(wanted, student, strict=True):
+            told = forced(at, *parted(row), SERVED_TOP)
+            for mine, theirs in zip(top_of(logprobs, SERVED_TOP), told, strict=True):
+                total += kl_on_shared(mine, theirs)
+                same += max(mine, key=mine.__getitem__) == max(theirs, key=theirs.__getitem__)
+                positions += 1
+    share = same / positions
+    facts = {"kl": total / positions, "top_token_agreement": share, "flip_rate": 1 - share}
+    return facts | {"rows": len(wanted), "positions": positions, "measured_in": "llama.cpp"}
+
+
+def references(recipe: Recipe, run: Run) -> list[Reference]:
+    """Test rows with what the student answered in training's own engine, and how likely it held each token.
+
+    A row whose answer cannot be rendered again (it holds a special token, or is empty) is followed along the wanted
+    answer instead.
+    """
+    from workbench.compress.distance import folder_logprobs
+
+    tokenizer = load_tokenizer(merged_model(run), None)
+    said = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
+    items = [e for e in rows(recipe, run).test if e.id in said][: recipe.bundle.parity_rows]
+    longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
+    rendered = []
+    for item in items:
+        for answer in (said[item.id].answer, item.answer):
+            answered = replace(item, messages=(*item.prompt, Message("assistant", answer)))
+            try:
+                rendered.append(render(answered, tokenizer, train_on="last_answer", max_length=longest))
+                break
+            except RequestError:
+                continue
+        else:
+            raise WorkbenchError("this row cannot be rendered with its wanted answer", where=item.where)
+    likely = folder_logprobs(merged_model(run), rendered, device=recipe.launch.device)
+    found = []
+    for item, row, values in zip(items, rendered, likely, strict=True):
+        prompt, answer_ids = parted(row)
+        own = said[item.id]
+        found.append(
+            Reference(
+                id=item.id,
+                messages=tuple(item.prompt),
+                prompt_ids=tuple(prompt),
+                answer_ids=tuple(answer_ids),
+                top=tuple(top_of(values, TOP)),
+                answer=own.answer,
+                score=deciding_score(recipe.evaluate, own.expected, own.answer),
+                finish="stop" if own.finish == "stop" else "length",
+                expected=own.expected,
+            )
+        )
+    return found
