@@ -165,11 +165,13 @@ def test_a_hidden_gpu_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cuda_is_here()
 
 
-def test_formats_without_blocks_take_any_shape() -> None:
+def test_formats_without_blocks_take_what_their_kernels_read_at_once() -> None:
     odd = {"hidden_size": 560, "intermediate_size": 1544}
     assert [v.ok for v in preflight(odd, None, ["gguf_f16", "nf4", "fp8_dynamic"])] == [True, False, False]
     fine = {"hidden_size": 560, "intermediate_size": 1536}
-    assert [v.ok for v in preflight(fine, None, ["gguf_f16", "nf4", "fp8_dynamic"])] == [True, True, True]
+    verdicts = preflight(fine, None, ["gguf_f16", "fp8_dynamic", "nf4"])
+    assert [v.ok for v in verdicts] == [True, True, False]
+    assert "560 is no multiple of 64" in verdicts[2].why
 
 
 def test_k_quants_that_would_have_no_row_of_their_own_type_are_refused() -> None:

@@ -321,13 +321,31 @@ def no_gguf_at_all(folder: Path) -> None:
     (folder / "model-q8_0.gguf").write_bytes(b"GGUF" + bytes(64))
 
 
+def a_torn_gguf(folder: Path) -> None:
+    path = folder / "model-q8_0.gguf"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def a_template_twice(folder: Path) -> None:
+    """Two values under one key: what one reader takes, another may not."""
+    path = folder / "model-q8_0.gguf"
+    write_gguf(path, (folder / "chat_template.jinja").read_text(), xxxx=POISONED)
+    content = bytearray(path.read_bytes())
+    longer, key = b"tokenizer.chat_template.xxxx", b"tokenizer.chat_template"
+    at = content.index(longer)
+    content[at - 8 : at + len(longer)] = struct.pack("<Q", len(key)) + key
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("plant", "caught", "says"),
     [
         (another_in_the_gguf, {"template"}, "model-q8_0.gguf (tokenizer.chat_template)"),
         (one_beside_it_in_the_gguf, {"template"}, "tool_use"),
         (another_eos_in_the_gguf, {"stop_tokens"}, "stops at 0"),
-        (no_gguf_at_all, {"template", "stop_tokens"}, "could not be looked at"),
+        (no_gguf_at_all, {"template", "stop_tokens"}, "no whole GGUF"),
+        (a_torn_gguf, {"template", "stop_tokens"}, "no whole GGUF"),
+        (a_template_twice, {"template", "stop_tokens"}, "is there twice"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -55,7 +55,7 @@ def test_the_student_and_its_shipped_formats_become_linked_and_proven_versions(e
     adapter, merged, q8, q4 = (there[f"tiny-{n}"] for n in ("adapter", "merged", "gguf_q8_0", "gguf_q4_k_m"))
     assert merged.tags["parent_model_id"] == adapter.model_id
     assert q8.tags["parent_model_id"] == merged.model_id
-    assert q8.params["sha256"] == run.manifest["stages"]["quantize/gguf_q8_0"]["artefacts"][0]["sha256"]
+    assert q8.params["sha256"] == run.manifest["stages"]["bundle/gguf_q8_0"]["artefacts"][0]["sha256"]
     assert (q8.tags["gate"], str(q8.status)) == ("passed", "READY")
     assert (q4.tags["gate"], q4.tags["weights"], str(q4.status)) == ("refused", "in the run folder", "FAILED")
     assert {m.key: m.value for m in q4.metrics}["category_accuracy"] == 0.60
@@ -121,9 +121,28 @@ def test_a_copy_damaged_in_the_store_gets_no_alias_and_is_stored_anew_next_time(
     assert (count, int(aliases["champion"])) == (2, 2)
 
 
+def test_what_ships_without_a_bundle_is_not_registered(experiments: Path) -> None:
+    run = whole_run(experiments)
+    del run.manifest["stages"]["bundle/student"]
+    run.save()
+    with pytest.raises(RequestError, match="no engine has loaded its bundle"):
+        register(run.folder, Tracking(), experiments, passed=True, shipped=SHIPPED)
+    assert registry(experiments) == {}
+
+
+def test_a_version_that_does_not_stand_after_download_gets_no_alias(experiments: Path) -> None:
+    def refuse(folder: Path) -> None:
+        assert (folder / "MANIFEST.json").is_file()
+        raise WorkbenchError("signature: not signed")
+
+    with pytest.raises(WorkbenchError, match="not signed"):
+        register(whole_run(experiments).folder, Tracking(), experiments, passed=True, shipped=SHIPPED, verify=refuse)
+    assert registry(experiments) == {"tiny": (1, {})}
+
+
 def test_a_run_folder_damaged_after_its_stage_is_not_registered(experiments: Path) -> None:
     run = whole_run(experiments)
-    run.write("merge/model/model.safetensors", b"merged Weights")
+    run.write("bundle/student/model.safetensors", b"merged Weights")
     with pytest.raises(WorkbenchError, match="not the ones the stage made"):
         register(run.folder, Tracking(), experiments, passed=True, shipped=SHIPPED)
     assert registry(experiments) == {}
@@ -166,7 +185,7 @@ def test_a_registered_model_comes_back_by_alias_and_by_version(
         into = tmp_path / source[-1]
         into.mkdir()
         assert resolve_source(source, into) == into
-        assert artefact(into, into).sha256 == run.manifest["stages"]["merge"]["artefacts"][0]["sha256"]
+        assert artefact(into, into).sha256 == run.manifest["stages"]["bundle/student"]["artefacts"][0]["sha256"]
 
 
 def test_a_registered_model_changed_in_the_store_is_refused(

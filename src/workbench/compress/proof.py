@@ -27,7 +27,7 @@ class Stored:
 
     dtype: str
     shape: tuple[int, ...]
-    bytes: int
+    size: int  # bytes
     path: Path
     offset: int  # of its first byte in the file
 
@@ -35,7 +35,7 @@ class Stored:
         """Its bytes; asked only of the few that tell a packed layer's shape."""
         with self.path.open("rb") as stream:
             stream.seek(self.offset)
-            return stream.read(self.bytes)
+            return stream.read(self.size)
 
 
 # A layer's tensors by what follows ".weight" in their names: "" the weights, "_scale", "_packed", ".absmax" …
@@ -74,8 +74,8 @@ def really_quantized(folder: Path, format: str) -> dict[str, Any]:
     others = sum(prod(t.shape) for n, layer in layers.items() if n not in counts for t in layer.values())
     dtypes: Counter[str] = Counter()
     for tensor in (t for layer in layers.values() for t in layer.values()):
-        dtypes[tensor.dtype] += tensor.bytes
-    linear = sum(tensor.bytes for name in counts for tensor in layers[name].values())
+        dtypes[tensor.dtype] += tensor.size
+    linear = sum(tensor.size for name in counts for tensor in layers[name].values())
     return {
         "bits_per_weight": round(linear * 8 / sum(counts.values()), 3),
         "file_bits_per_weight": round(size * 8 / (sum(counts.values()) + others), 3),
@@ -173,7 +173,7 @@ def compressed_weights(
             )
         shape = layer.get("_shape")
         counts[name] = prod(struct.unpack(f"<{shape.shape[0]}q", shape.read())) if shape else prod(weight.shape)
-        check_bits(name, weight.bytes, counts[name], scheme.bits, where)
+        check_bits(name, weight.size, counts[name], scheme.bits, where)
     return counts
 
 
@@ -196,7 +196,7 @@ def nf4_weights(config: Mapping[str, Any], layers: Mapping[str, Layer], where: s
         if state is None or layer[""].dtype != "U8":
             raise WorkbenchError(f"{name} is stored as {layer[''].dtype} with {sorted(layer)}, not as NF4", where=where)
         counts[name] = prod(json.loads(state.read())["shape"])
-        check_bits(name, layer[""].bytes, counts[name], 4, where)
+        check_bits(name, layer[""].size, counts[name], 4, where)
     return counts
 
 

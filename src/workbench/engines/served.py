@@ -146,16 +146,21 @@ def forced(
     if server.engine == "vllm":
         return forced_vllm(server, prompt_ids, answer_ids, top)
     if server.engine == "llamacpp":
-        row = [*prompt_ids, *answer_ids]
-        return [forced_llamacpp(server, row[:end], top, slot) for end in range(len(prompt_ids), len(row))]
+        row, letter = [*prompt_ids, *answer_ids], ask(server, "/tokenize", {"content": "a"})["tokens"][-1]
+        return [forced_llamacpp(server, row[:end], top, slot, letter) for end in range(len(prompt_ids), len(row))]
     raise WorkbenchError(f"{server.engine} gives no log-probabilities of given tokens", where=server.engine)
 
 
-def forced_llamacpp(server: Served, ids: Sequence[int], top: int, slot: int) -> dict[int, float]:
-    """The next token's log-probabilities."""
+def forced_llamacpp(server: Served, ids: Sequence[int], top: int, slot: int, letter: int) -> dict[int, float]:
+    """The next token's log-probabilities.
+
+    A `letter` is what it is made to say: the bias leaves the probabilities alone, and llama.cpp gives none for a token
+    that ends within a character.
+    """
     body = {
         "prompt": list(ids), "n_predict": 1, "n_probs": top, "post_sampling_probs": False,
         "temperature": 0.0, "cache_prompt": True, "id_slot": slot,
+        "logit_bias": [[letter, 1000.0]],
     }  # fmt: skip
     told = ask(server, "/completion", body)["completion_probabilities"][0]["top_logprobs"]
     return {entry["id"]: float(entry["logprob"]) for entry in told}

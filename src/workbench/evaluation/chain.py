@@ -59,7 +59,7 @@ def chain_lines(chain: Sequence[Mapping[str, Any]], confidence: float) -> list[s
         ends = DASH
         if joint["ci_low"] is not None:
             ends = interval_in_points(joint["ci_low"], joint["ci_high"], confidence)
-        word = "lost here" if joint["lost"] else "nothing certain"
+        word = "lost here" if joint["lost"] else "no certain loss"
         lines.append(
             f"{joint['before']} → {joint['after']} ({joint['joint']}): "
             f"{points(joint['delta'], sign=True)} points ({ends}){near}: {word}"

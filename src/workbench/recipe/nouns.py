@@ -159,7 +159,7 @@ class Bundle:
 
     adapter: bool = key(False, "also bundle the unmerged adapter, for servers that load LoRA")
     parity_rows: int = key(50, "test rows asked of the engine that loaded the bundle", unit="rows", at_least=1)
-    most_kl: float = key(0.1, "most KL of the student's answers, as served, on those rows", unit="nats", above=0)
+    most_kl: float = key(0.02, "most KL of the student as served, beyond what quantizing cost", unit="nats", above=0)
     least_agreement: float = key(0.8, "least share of answer tokens with the same first choice", at_least=0, at_most=1)
     score_margin: float = key(0.1, "most the served answers may score below the student's there", at_least=0, at_most=1)
     fallback: bool = key(True, "without vLLM, let transformers load a safetensors bundle and say so")

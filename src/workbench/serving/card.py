@@ -81,7 +81,7 @@ def base(about: About) -> str:
     rows = [
         ("source", f"`{facts.source}`" if facts.source else unknown("model.source")),
         ("licence", facts.licence or unknown("model.licence")),
-        ("licence text", facts.licence_url or unknown("model.licence_url")),
+        ("licence, read at", facts.licence_url or unknown("model.licence_url")),
     ]
     rows += [("SHA-256", f"`{facts.sha256}`")] if facts.sha256 else []
     rows += [("parameters", f"{facts.parameters:,}")] if facts.parameters else []

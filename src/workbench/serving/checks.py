@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.serving.gguf_header import gguf_header
 from workbench.serving.launch import SCRIPTS
 from workbench.serving.manifest import (
     MANIFEST,
@@ -128,12 +129,12 @@ def template(folder: Path, manifest: Mapping[str, Any]) -> str:
     for path in sorted((folder / "additional_chat_templates").glob("*")):
         found[f"additional_chat_templates/{path.name}"] = path.read_text(encoding="utf-8")
     for path in sorted(folder.glob("*.gguf")):
-        fields = gguf_fields(path)
+        fields = gguf_header(path)
         if "tokenizer.chat_template" not in fields:
             raise WorkbenchError(f"{path.name} has no chat template", where=str(folder))
         for key in fields:
             if key.startswith("tokenizer.chat_template") and key != "tokenizer.chat_templates":
-                found[f"{path.name} ({key})"] = str(fields[key].contents())
+                found[f"{path.name} ({key})"] = str(fields[key])
     strangers = [name for name, text in found.items() if template_digest(text) != wanted]
     if strangers:
         raise WorkbenchError(f"not the template of training: {listed_names(strangers)}", where=str(folder))
@@ -166,8 +167,7 @@ def stop_tokens(folder: Path, manifest: Mapping[str, Any]) -> str:
         raise WorkbenchError(f"generation_config.json does not stop at {missing}", where=where)
     places = ["generation_config.json"]
     for path in sorted(folder.glob("*.gguf")):
-        field = gguf_fields(path).get("tokenizer.ggml.eos_token_id")
-        eos = None if field is None else int(field.contents())
+        eos = gguf_header(path).get("tokenizer.ggml.eos_token_id")
         if eos not in known:
             raise WorkbenchError(f"{path.name} stops at {eos}, which is none of {sorted(known)}", where=where)
         places.append(path.name)
@@ -207,13 +207,6 @@ def quantized(
         return "an adapter: its base's weights are not in the folder"
     bits = really_quantized(folder, manifest["format"]).get("bits_per_weight")
     return f"{manifest['format']}" + (f", {bits} bits a weight" if bits else "")
-
-
-def gguf_fields(path: Path) -> Mapping[str, Any]:
-    """A GGUF file's header; the tensors are mapped, not read."""
-    from gguf import GGUFReader
-
-    return GGUFReader(path).fields
 
 
 def read_json(path: Path) -> Any:

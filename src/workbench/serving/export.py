@@ -46,18 +46,13 @@ def copy_bundle(folder: Path, to: str) -> None:
     manifest = read_manifest(folder)
     names = in_order(folder, manifest["files"])
     local = local_path(to)
-    if local is not None:
-        copy_locally(folder, local, names)
-        return
-    fs, root = remote(to)
     try:
-        refuse_another(fs, root, folder, names, shown(to))
-        sent = send(folder, names, fs, root)
+        sent = copy_locally(folder, local, names) if local else copy_remotely(folder, to, names)
     except WorkbenchError:
         raise
     except Exception as error:  # each driver has its own errors
         raise WorkbenchError(
-            f"sending failed: {type(error).__name__}: {error}",
+            f"copying failed: {type(error).__name__}: {error}",
             where=shown(to),
             remedy="the same command goes on where this one ended",
         ) from error
@@ -108,8 +103,15 @@ def remote(to: str) -> tuple[Any, str]:
     return fs, str(root).rstrip("/")
 
 
-def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> None:
-    """Into a hidden folder beside the target, flushed, then renamed."""
+def copy_remotely(folder: Path, to: str, names: Sequence[str]) -> int:
+    """To where a URL points; returns how many files were sent."""
+    fs, root = remote(to)
+    refuse_another(fs, root, folder, names, shown(to))
+    return send(folder, names, fs, root)
+
+
+def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
+    """Into a hidden folder beside the target, flushed, then renamed; returns how many files were sent."""
     if target == folder.resolve() or folder.resolve() in target.parents:
         raise RequestError("a bundle cannot be copied into itself", where=f"to={target}")
     from fsspec.implementations.local import LocalFileSystem
@@ -118,15 +120,14 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> None:
     if target.is_dir() and any(target.iterdir()):
         refuse_another(fs, str(target), folder, names, str(target))
         check_files(target, read_manifest(target))
-        SCREEN.print(f"{target} already holds this very bundle", markup=False, soft_wrap=True)
-        return
+        return 0
     if target.exists() and not target.is_dir():
         raise RequestError("there is a file of that name", where=f"to={target}")
     unfinished = target.with_name(f".{target.name}.partial")
     unfinished.mkdir(parents=True, exist_ok=True)
     for name in set(bundle_files(unfinished)) - set(names):
         (unfinished / name).unlink()
-    send(folder, names, fs, str(unfinished))
+    send(folder, names, fs, str(unfinished))  # 0 when all had been sent before: it is named now all the same
     for name in names:
         shutil.copymode(folder / name, unfinished / name)
     flush_tree(unfinished)
@@ -134,6 +135,7 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> None:
         target.rmdir()
     os.replace(unfinished, target)
     sync_folder(target.parent)
+    return len(names)
 
 
 def refuse_another(fs: Any, root: str, folder: Path, names: Sequence[str], where: str) -> None:

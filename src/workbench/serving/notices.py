@@ -37,7 +37,7 @@ def notice(about: About, copied: list[str]) -> str:
         + (" and compressed." if about.kind == "quantized" else "."),
         f"  Source: {base.source or NOT_STATED}",
         f"  Licence: {base.licence or f'{NOT_STATED} (model.licence)'}",
-        f"  Licence text: {base.licence_url or f'{NOT_STATED} (model.licence_url)'}",
+        f"  Read at: {base.licence_url or f'{NOT_STATED} (model.licence_url)'}",
     ]
     lines += [f"  Its own files: {', '.join(copied)}"] if copied else []
     for rows in dict.fromkeys((d.name, d.source, d.licence, d.attribution) for d in about.data):

