@@ -66,10 +66,10 @@ def test_a_csv_with_odd_columns_is_trained_judged_and_registered_by_a_recipe_und
     run = only_run(project)
     assert list(stages(run)) == ["train", "merge", "evaluate", "register"]
     report = json.loads((run / "evaluate" / "report.json").read_text())
-    assert list(report["arms"]) == ["base", "base_few_shot", "student"]
+    assert list(report["arms"]) == ["base", "base_few_shot", "adapter", "student"]
     assert report["n"] == 10
     assert (run / "evaluate" / "report.html").is_file()
-    for words in ("35 rows", "base_few_shot", "student", "next:", "the gate said no"):
+    for words in ("35 rows", "base_few_shot", "adapter → student (merging)", "next:", "the gate said no"):
         assert words in shown, words
 
     capfd.readouterr()

@@ -721,6 +721,9 @@ def test_an_adapter_is_served_beside_its_base_unless_vllm_would_refuse_it(tmp_pa
     sound(folder / "serve_lora_vllm.sh")
     words = what_it_runs(folder / "serve_lora_vllm.sh")
     assert words[:4] == ["serve", "HuggingFaceTB/SmolLM2-135M-Instruct", "--revision", "12fd25f"]
+    python = str(folder.parent / "engines" / "python3")
+    words = what_it_runs(folder / "serve_lora_vllm.sh", VLLM_PYTHON=python)
+    assert words[1:4] == ["vllm.entrypoints.openai.api_server", "--model", "HuggingFaceTB/SmolLM2-135M-Instruct"]
     assert words[words.index("--lora-modules") + 1] == f"legal={folder}"
     assert words[words.index("--max-lora-rank") + 1] == "32"
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"use_dora": True}))

@@ -105,8 +105,7 @@ def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> 
             f"leave {format} out of quantize, or take a model whose tokenizer is unchanged",
         )  # fmt: skip
     if wide and "_k" in format:
-        small = {"gguf_q4_k_m": "q5_0", "gguf_q5_k_m": "q5_1"}[format]
-        return Verdict(format, True, f"{wide[0]} is no multiple of {K_BLOCK}: such rows fall back to {small} and q8_0")
+        return Verdict(format, True, f"{wide[0]} is no multiple of {K_BLOCK}: such rows fall back to q5_0 and q8_0")
     fit = "shapes fit" if widths else "no blocks to divide"
     if tokenizer_json is None:
         return Verdict(format, True, f"{fit}; the tokenizer is checked once the model is here")

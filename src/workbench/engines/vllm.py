@@ -99,6 +99,7 @@ def cpu_environment(threads: int | None) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
         "OMP_NUM_THREADS": str(threads or os.cpu_count() or 1),
+        "TORCHDYNAMO_DISABLE": "1",  # one small function of its log-probabilities is compiled else, for 15 s
     }
 
 

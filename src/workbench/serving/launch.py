@@ -17,8 +17,10 @@ DEFAULT_CONTEXT = 2048
 GREEDY = """'{"temperature": 0}'"""
 TEMPLATE = '"$here/chat_template.jinja"'
 RUN_VLLM = """# VLLM_PYTHON is the interpreter of an environment with vLLM; without it, vllm is looked for on the PATH.
-if [ -n "${VLLM_PYTHON:-}" ]; then exec "$VLLM_PYTHON" -m vllm.entrypoints.cli.main "$@"; fi
-exec vllm "$@"
+if [ -n "${VLLM_PYTHON:-}" ]; then
+  exec "$VLLM_PYTHON" -m vllm.entrypoints.openai.api_server --model "$model" "$@"
+fi
+exec vllm serve "$model" "$@"
 """
 
 
@@ -87,8 +89,8 @@ def vllm(about: About) -> str:
     return (
         head(about, "vllm", 8000, more)
         + f"""export HF_HUB_OFFLINE=1
-set -- serve "$here" \\
-  {address(8000)} \\
+model=$here
+set -- {address(8000)} \\
   --served-model-name {shlex.quote(about.name)} \\
   --max-model-len {context(about)}{flags} \\
   --chat-template {TEMPLATE} \\
@@ -108,7 +110,8 @@ def lora_vllm(about: About, folder: Path) -> str:
     more = f"# BASE is the base model, {source}, as a folder or a hub name; the weights must be the very same.\n"
     return (
         head(about, "vllm", 8000, more)
-        + f"""set -- serve "{base}"{pinned}{tokenizer} \\
+        + f"""model="{base}"
+set --{pinned}{tokenizer} \\
   {address(8000)} \\
   --served-model-name {shlex.quote(about.base.name or "base")} \\
   --enable-lora --lora-modules {shlex.quote(about.name)}="$here" --max-loras 1 --max-lora-rank {rank} \\

@@ -170,7 +170,7 @@ def assemble(
 
 
 def cost_of(run: Run, name: str) -> float:
-    """The KL that quantizing itself cost, in nats; an adapter merged twice moves a small model no further than 4 bits."""
+    """The KL that quantizing itself cost, in nats; an adapter merged twice can move a model less than 4 bits do."""
     entry = run.done(f"quantize/{name}")
     return float(entry["facts"]["kl"]) if entry else 0.0
 
