@@ -248,6 +248,7 @@ def test_twenty_kills_from_merge_to_register_leave_no_partial_folder_and_no_earl
         monkeypatch.chdir(folder)
         assert main(["train", "recipe=./mine.yaml"]) == 0, point
         assert set(stages(run)) == names
+        monkeypatch.chdir(tmp_path)
         shutil.rmtree(folder)
 
 

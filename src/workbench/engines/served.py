@@ -30,6 +30,7 @@ class Served:
     model: str
     log: Callable[[], str]
     parallel: int = 1
+    adapter: bool = False  # unmerged, on its base
 
     def alive(self) -> bool:
         """Whether it still answers."""
@@ -88,7 +89,7 @@ def serve_bundle(
         case "vllm":
             python = Path(os.environ[vllm.VARIABLE])
             with vllm.serve(folder, python=python, threads=threads, base=base, **options) as (url, log):
-                yield Served(engine, url, folder.name, log, parallel)
+                yield Served(engine, url, folder.name, log, parallel, (folder / "adapter_config.json").is_file())
         case "sglang":
             with sglang.serve(folder, python=Path(os.environ[sglang.VARIABLE]), **options) as (url, log):
                 yield Served(engine, url, folder.name, log, parallel)
@@ -143,10 +144,13 @@ def forced(
     In nats, of the whole softmax, before temperature and sampling. vLLM reads prompt and answer in one request. To
     llama.cpp it is one request a position: a `slot` of its own keeps what was read, so each reads one token more.
     """
+    row = [*prompt_ids, *answer_ids]
+    if server.engine == "vllm" and server.adapter:
+        return [forced_vllm_adapter(server, row[:end], top) for end in range(len(prompt_ids), len(row))]
     if server.engine == "vllm":
         return forced_vllm(server, prompt_ids, answer_ids, top)
     if server.engine == "llamacpp":
-        row, letter = [*prompt_ids, *answer_ids], ask(server, "/tokenize", {"content": "a"})["tokens"][-1]
+        letter = ask(server, "/tokenize", {"content": "a"})["tokens"][-1]
         return [forced_llamacpp(server, row[:end], top, slot, letter) for end in range(len(prompt_ids), len(row))]
     raise WorkbenchError(f"{server.engine} gives no log-probabilities of given tokens", where=server.engine)
 
@@ -177,6 +181,16 @@ def forced_vllm(
     told = ask(server, "/v1/completions", body)["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
     # vLLM adds the given token where it is not among the most likely ones.
     return [{int(token): entry["logprob"] for token, entry in at.items() if entry["rank"] <= top} for at in told]
+
+
+def forced_vllm_adapter(server: Served, ids: Sequence[int], top: int) -> dict[int, float]:
+    """The next token's log-probabilities: with an adapter, vLLM 0.32 fails on a prompt's when requests share a batch."""
+    body = {
+        "model": server.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "logprobs": top,
+        "return_tokens_as_token_ids": True,
+    }  # fmt: skip
+    told = ask(server, "/v1/completions", body)["choices"][0]["logprobs"]["top_logprobs"][0]
+    return {int(token.removeprefix("token_id:")): value for token, value in told.items()}
 
 
 def chat(server: Served, messages: Sequence[Message], max_new_tokens: int, slot: int = -1) -> Answer:

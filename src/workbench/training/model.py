@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench.engines.nf4 import keep_unpacked, nf4_config
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method, Model
 from workbench.sources import refuse_code
@@ -130,7 +131,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     Raises RequestError for a folder that could run code, and for float16, which needs loss scaling to train.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+    from transformers import AutoModelForCausalLM, set_seed
 
     if dtype == "float16":
         raise RequestError(
@@ -141,10 +142,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     settings: dict[str, Any] = {}
     if method.kind == "qlora":
         settings["device_map"] = {"": device}
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch_dtype,
-        )  # fmt: skip
+        settings["quantization_config"] = nf4_config(torch_dtype)
     # On the CPU and for short rows, two plain matrix products beat the fused kernel's backward by a third.
     attention = "eager" if device == "cpu" and longest <= SHORT_ROW else "sdpa"
     set_seed(seed)
@@ -156,11 +154,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     except (OSError, ValueError) as error:
         raise WorkbenchError(f"the model cannot be loaded: {error}", where=str(base)) from error
     model.config.use_cache = False
-    for module in model.modules():
-        # bitsandbytes repacks its weights at the first forward in evaluation mode on a CPU with AVX512-BF16, and the
-        # packed product has no backward: training after an evaluation would lose its gradients without a word.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    keep_unpacked(model)
     return model if method.kind == "full" else with_adapter(model, method)
 
 
