@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_tiny_gguf(model_dir: Path, path: Path, **changed: Any) -> Path:
-    """Write the tiny Llama as GGUF; `changed` may hold `template`, `add_bos`, `bos` and `eos` (ids)."""
+    """Write the tiny Llama as GGUF; `changed` may hold `template`, `add_bos`, `bos`, `eos` (ids) and `half`."""
     import gguf
     from safetensors.torch import load_file
 
@@ -47,6 +47,8 @@ def write_tiny_gguf(model_dir: Path, path: Path, **changed: Any) -> Path:
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp rotates neighbouring pairs
             count = heads if "q_proj" in name else kv_heads
             values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        if changed.get("half") and values.ndim > 1:
+            values = values.astype("float16")
         out.add_tensor(told, values)
     out.write_header_to_file()
     out.write_kv_data_to_file()

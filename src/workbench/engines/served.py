@@ -184,7 +184,7 @@ def forced_vllm(
 
 
 def forced_vllm_adapter(server: Served, ids: Sequence[int], top: int) -> dict[int, float]:
-    """The next token's log-probabilities: with an adapter, vLLM 0.32 fails on a prompt's when requests share a batch."""
+    """The next token's log-probabilities: with an adapter, vLLM 0.32 fails on a prompt's when requests are batched."""
     body = {
         "model": server.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "logprobs": top,
         "return_tokens_as_token_ids": True,

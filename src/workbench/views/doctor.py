@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from workbench import __version__
+from workbench.engines.served import ENGINES, available
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
+from workbench.serving.prove import version_of
+from workbench.serving.signature import PRIVATE, keys_folder
 from workbench.sources import cache_folder
 from workbench.views.show import megabytes, show
 
@@ -25,6 +28,8 @@ def run(experiments: str, uri: str, output: str) -> int:
         "libraries": {name: version(name) for name in LIBRARIES},
         "devices": devices(),
         "disk": disk(Path(experiments)),
+        "engines": {name: available(name) or f"ready {version_of(name)}".strip() for name in ENGINES},
+        "signing": {"key": signing()},
         "store": store(Path(experiments), uri),
         "keys": {name: "set" if os.environ.get(name) else "not set" for name in KEYS},
     }
@@ -62,6 +67,12 @@ def disk(experiments: Path) -> dict[str, str]:
         there = next(p for p in [path, *path.parents] if p.exists())
         found[name] = f"{megabytes(shutil.disk_usage(there).free)} free at {path}"
     return found
+
+
+def signing() -> str:
+    """Where the key that signs bundles is; it is made when the first one is signed."""
+    path = Path(os.environ.get("WORKBENCH_SIGNING_KEY") or keys_folder() / PRIVATE)
+    return f"{path}" if path.is_file() else f"none yet: it will be made at {path}"
 
 
 def store(experiments: Path, uri: str) -> dict[str, str]:
