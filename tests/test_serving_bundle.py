@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -901,3 +902,21 @@ def test_a_check_is_one_line_whatever_went_wrong() -> None:
     assert not found.passed
     assert "\n" not in found.why
     assert len(found.why) < 400
+
+
+@pytest.mark.slow
+def test_hashes_and_signature_take_at_most_five_seconds_a_gigabyte(bundle: Path) -> None:
+    size = 500_000_000
+    with (bundle / "more.safetensors").open("wb") as stream:
+        for _ in range(size // 1_000_000):
+            stream.write(os.urandom(1_000_000))
+    facts = {name: value for name, value in read_manifest(bundle).items() if name not in ("files", "schema")}
+    for name in (MANIFEST, SIGNATURE):
+        (bundle / name).unlink()
+    write_manifest(bundle, facts)
+    sign(bundle, signing_key())
+    started = time.monotonic()
+    hashed = hash_files(bundle)
+    check_files(bundle, read_manifest(bundle), hashed)
+    check_signature(bundle, public_key_of(signing_key()), hashed)
+    assert (time.monotonic() - started) / (size / 1e9) < 5
