@@ -241,7 +241,7 @@ def test_twenty_kills_from_merge_to_register_leave_no_partial_folder_and_no_earl
     assert {"merge", "quantize/small", "bundle/student", "bundle/small", "register"} <= names
     assert calls > 100
     for number in range(20):
-        point = 1 + number * (calls - 1) // 19
+        point = 1 + number * (calls - 20) // 19  # a run may make a few calls less than another
         folder = Path(shutil.copytree(trained, tmp_path / f"kill{number}"))
         killed = subprocess.run(
             [sys.executable, "-c", KILLED, str(point)], cwd=folder, capture_output=True, check=False

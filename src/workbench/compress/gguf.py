@@ -15,6 +15,8 @@ from workbench.engines.child import call
 from workbench.errors import WorkbenchError
 
 CALIBRATION_TOKENS = 64
+# Formats that need to see no rows, by llama.cpp's name; its own converter rounds to them.
+PLAIN = {"gguf_f16": "MOSTLY_F16", "gguf_q8_0": "MOSTLY_Q8_0"}
 
 
 def write_gguf(
@@ -22,7 +24,7 @@ def write_gguf(
 ) -> dict[str, Any]:
     """Write one `.gguf` into `out_dir` and prove what it holds.
 
-    `texts` are rendered training rows for calibration; 16-bit weights are written without. Returns file name,
+    `texts` are rendered training rows for calibration; the formats of PLAIN are written without. Returns file name,
     seconds and the proof's facts. Raises WorkbenchError when the file's types, chat template or stop token are not
     the wanted ones.
     """
@@ -30,9 +32,9 @@ def write_gguf(
     with tempfile.TemporaryDirectory(dir=out_dir) as temporary:
         folder = Path(temporary)
         paths = {"model": model_dir, "out": folder / "out"}
-        if format == "gguf_f16":
-            request = {key: str(path.resolve()) for key, path in paths.items()}
-            call("workbench.compress.gguf:convert_wide_here", request, what="the GGUF converter (gguf_f16)")
+        if format in PLAIN:
+            request = {key: str(path.resolve()) for key, path in paths.items()} | {"kind": PLAIN[format]}
+            call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format})")
         else:
             samples = folder / "calibration.json"
             samples.write_text(json.dumps([{"text": text} for text in joined(texts[:rows], tokens)]), encoding="utf-8")
@@ -94,8 +96,8 @@ def convert_here(model: str, out: str, samples: str, format: str) -> None:
     rounding.quantize_and_save(output_dir=out, format=f"gguf:{scheme}")
 
 
-def convert_wide_here(model: str, out: str) -> None:
-    """In a child process: llama.cpp's own converter, which comes with AutoRound, to 16-bit floats."""
+def convert_plainly_here(model: str, out: str, kind: str) -> None:
+    """In a child process: llama.cpp's own converter, which comes with AutoRound."""
     import gguf
     import torch
     from auto_round.export.export_to_gguf.config import ModelType
@@ -108,6 +110,6 @@ def convert_wide_here(model: str, out: str) -> None:
     name = conversion.get_model_architecture(shape, conversion.model_type(ModelType.TEXT))
     with torch.inference_mode():
         conversion.get_model_class(name, model_type=ModelType.TEXT)(
-            dir_model=Path(model), ftype=gguf.LlamaFileType.MOSTLY_F16, fname_out=folder / "model.gguf", hparams=shape,
+            dir_model=Path(model), ftype=gguf.LlamaFileType[kind], fname_out=folder / "model.gguf", hparams=shape,
             model_name="model",
         ).write()  # fmt: skip

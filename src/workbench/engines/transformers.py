@@ -45,21 +45,23 @@ def transformers_engine(
     try:
         place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
-        stops = stop_ids(model, tokenizer)
-
-        def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
-            rows = [
-                tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False)
-                for p in prompts
-            ]
-            for index, ids, seconds in answer_ids(model, rows, max_new_tokens, stops, batch_tokens):
-                finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
-                text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
-                yield index, Answer(text, finish, len(rows[index]), len(ids), seconds)
-
-        yield ask
+        yield lambda prompts, max_new_tokens: answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens)
     finally:
         torch.set_num_threads(before)
+
+
+def answers_of(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], max_new_tokens: int, batch_tokens: int = 8192
+) -> Iterator[tuple[int, Answer]]:
+    """(index, greedy answer) of each prompt, batch by batch, of a model that is loaded."""
+    stops = stop_ids(model, tokenizer)
+    rows = [
+        tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False) for p in prompts
+    ]
+    for index, ids, seconds in answer_ids(model, rows, max_new_tokens, stops, batch_tokens):
+        finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
+        text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
+        yield index, Answer(text, finish, len(rows[index]), len(ids), seconds)
 
 
 def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: str | None = None) -> tuple[Any, Any]:

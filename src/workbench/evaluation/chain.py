@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.evaluation.figures import DASH, interval_in_points, percent, points
+from workbench.evaluation.figures import interval_in_points, percent, points
 from workbench.evaluation.report import STUDENT
 
 ADAPTER, TEACHER = "adapter", "teacher"
@@ -16,7 +16,8 @@ def joints(report: Mapping[str, Any], distances: Mapping[str, Mapping[str, Any]]
 
     `distances` maps an arm to how far its token probabilities are from those of the arm before it
     (`kl` in nats, `top_token_agreement`). Each joint: `{"joint", "before", "after", "metric", "delta", "ci_low",
-    "ci_high", "kl", "top_token_agreement", "lost"}`; `lost` when the whole interval lies below zero.
+    "ci_high", "kl", "top_token_agreement", "lost"}`; `lost` when the whole interval lies below zero. Of an adapter
+    that was not asked only the distances are told.
     """
     arms = report["arms"]
     formats = [name for name in report.get("formats", ()) if name in arms]
@@ -24,10 +25,11 @@ def joints(report: Mapping[str, Any], distances: Mapping[str, Mapping[str, Any]]
     wanted += [("quantizing", STUDENT, name) for name in formats]
     found = []
     for joint, before, after in wanted:
-        row = paired(report, after, before)
+        row, far = paired(report, after, before), distances.get(after, {})
         if row is None:
-            continue
-        far = distances.get(after, {})
+            if before != ADAPTER or far.get("kl") is None:
+                continue
+            row = dict.fromkeys(("delta", "ci_low", "ci_high"))  # the adapter was not asked, its distance is known
         found.append(
             {"joint": joint, "before": before, "after": after, "metric": report["primary"]}
             | {key: row[key] for key in ("delta", "ci_low", "ci_high")}
@@ -56,12 +58,11 @@ def chain_lines(chain: Sequence[Mapping[str, Any]], confidence: float) -> list[s
     for joint in chain:
         near = "" if joint["kl"] is None else f", KL {joint['kl']:.2g}, same first choice "
         near += "" if joint["top_token_agreement"] is None else percent(joint["top_token_agreement"])
-        ends = DASH
-        if joint["ci_low"] is not None:
-            ends = interval_in_points(joint["ci_low"], joint["ci_high"], confidence)
+        way = f"{joint['before']} → {joint['after']} ({joint['joint']})"
+        if joint["delta"] is None:
+            lines.append(f"{way}: not asked{near}")
+            continue
+        ends = interval_in_points(joint["ci_low"], joint["ci_high"], confidence)
         word = "lost here" if joint["lost"] else "no certain loss"
-        lines.append(
-            f"{joint['before']} → {joint['after']} ({joint['joint']}): "
-            f"{points(joint['delta'], sign=True)} points ({ends}){near}: {word}"
-        )
+        lines.append(f"{way}: {points(joint['delta'], sign=True)} points ({ends}){near}: {word}")
     return lines

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.engines.transformers import load, transformers_engine
-from workbench.records import Answer, message_dicts
+from workbench.engines.memory import keep_freed_memory
+from workbench.engines.transformers import answers_of, load
+from workbench.records import message_dicts
 from workbench.serving.parity import TOP, Reference, Said, top_of
 
 
@@ -16,13 +17,13 @@ def measure_here(
     *,
     top: int = TOP,
     max_new_tokens: int,
-    threads: int | None = None,
     base: Path | None = None,
 ) -> list[Said]:
     """As `parity.measure`, in transformers; `base` is the folder of the model under an unmerged adapter."""
     import torch
     from torch.nn import functional
 
+    keep_freed_memory()
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8") if base else None
     adapter = folder if base else None
@@ -34,9 +35,5 @@ def measure_here(
         with torch.no_grad():
             logits = model(input_ids=whole, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
         told.append((tuple(ids), tuple(top_of(functional.log_softmax(logits.float(), dim=-1), top))))
-    del model
-    answers: dict[int, Answer] = {}
-    prompts = [row.messages for row in references]
-    with transformers_engine(base or folder, adapter_dir=adapter, threads=threads, chat_template=template) as ask:
-        answers.update(ask(prompts, max_new_tokens))
+    answers = dict(answers_of(model, tokenizer, [row.messages for row in references], max_new_tokens))
     return [Said(ids, likely, answers[index]) for index, (ids, likely) in enumerate(told)]

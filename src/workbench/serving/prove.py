@@ -92,7 +92,7 @@ def ask_engine(
 ) -> tuple[Parity, list[Check]]:
     """Load the bundle in the engine, ask it every reference, and hold it against them."""
     if engine == HERE:
-        said = measure_here(folder, references, max_new_tokens=limits.max_new_tokens, threads=threads, base=base)
+        said = measure_here(folder, references, max_new_tokens=limits.max_new_tokens, base=base)
     else:
         parallel = 4 if engine in EXACT else 1
         options: dict[str, Any] = {"context": limits.context, "parallel": parallel, "threads": threads, "base": base}
