@@ -66,6 +66,7 @@ def answers_of(
 
 def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: str | None = None) -> tuple[Any, Any]:
     """Model (evaluation mode, on `place`) and tokenizer of a local folder; RequestError when it cannot be asked."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -83,6 +84,9 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: s
             model = AutoModelForCausalLM.from_pretrained(
                 model_dir, dtype="auto", local_files_only=True, use_safetensors=True
             )
+            if getattr(model.config, "quantization_config", None) is not None:  # and it unpacks at the first forward
+                with torch.inference_mode():
+                    model(input_ids=torch.zeros((1, 1), dtype=torch.long))
     finally:
         logging.enable_progress_bar()
     if model.config._attn_implementation == "sdpa":  # a model that asks for another attention keeps it

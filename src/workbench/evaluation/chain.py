@@ -46,12 +46,6 @@ def paired(report: Mapping[str, Any], after: str, before: str) -> Mapping[str, A
     return next(rows, None)
 
 
-def guilty(chain: Sequence[Mapping[str, Any]], after: str) -> Mapping[str, Any] | None:
-    """The joint on the way to an arm that certainly lost most; None when no joint certainly lost anything."""
-    way = [joint for joint in chain if joint["after"] in (ADAPTER, STUDENT, after)]
-    return min((joint for joint in way if joint["lost"]), key=lambda joint: joint["delta"], default=None)
-
-
 def chain_lines(chain: Sequence[Mapping[str, Any]], confidence: float) -> list[str]:
     """One line a joint, for the screen."""
     lines = []

@@ -20,6 +20,7 @@ from workbench.evaluation.scorers import primary_metric
 from workbench.recipe import Recipe
 from workbench.records import Example, Message, digest
 from workbench.runs import Run, read_json, stage, write_whole
+from workbench.serving.prove import HERE, choose_engine
 from workbench.stages.arms import Arm, arms_of, choose_shots
 from workbench.stages.common import is_done, log_datasets, need, rows, say
 
@@ -63,11 +64,22 @@ def fingerprint_of(recipe: Recipe, run: Run) -> str:
         {
             "merge": run.output_digest("merge"),
             "formats": {name: run.output_digest(f"quantize/{name}") for name in recipe.quantize},
+            "engines": engines_of(recipe, run),
             "evaluate": asdict(recipe.evaluate),
             "gate": asdict(recipe.gate),
         },
         16,
     )
+
+
+def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
+    """Which engine answers for each format; a verdict reached in vLLM stands where vLLM is not here now."""
+    path = run.folder / "evaluate" / "report.json"
+    before = read_json(path).get("engines", {}) if path.is_file() else {}
+    now = {
+        name: choose_engine(run.folder / "quantize" / name, wanted.format) for name, wanted in recipe.quantize.items()
+    }
+    return {name: "vllm" if engine == HERE and before.get(name) == "vllm" else engine for name, engine in now.items()}
 
 
 def answers_of(
