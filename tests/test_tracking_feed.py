@@ -54,6 +54,7 @@ def test_a_whole_run_arrives_with_its_stages_values_curves_data_and_files(experi
     there = runs_of(experiments)
     parent, train = there["tiny/0badcafe"], there["train"]
     assert set(there) == {"tiny/0badcafe", "train", "merge", "quantize/gguf_q8_0", "quantize/gguf_q4_k_m",
+                          "bundle/student", "bundle/gguf_q8_0",
                           "evaluate", "register"}  # fmt: skip
     assert fed["run_id"] == parent.info.run_id
     assert all(r.data.tags["mlflow.parentRunId"] == parent.info.run_id for r in there.values() if r is not parent)
@@ -110,7 +111,7 @@ catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     catch_up(run.folder, Tracking(), experiments)
     there = runs_of(experiments)
-    assert len(there) == 7
+    assert len(there) == 9
     assert len(points(experiments, there["train"], "loss")) == 5
     assert len(points(experiments, there["tiny/0badcafe"], "student/category_accuracy")) == 1
     assert len(there["train"].inputs.dataset_inputs) == 1
