@@ -63,13 +63,22 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine said to one prompt. `seconds` is wall time, shared evenly in a batch."""
+    """What an engine said to one prompt.
+
+    `seconds` is wall time, shared evenly among the answers made at once: what an answer costs. `latency` is what one
+    asker waits for the last token, `first_token` for the first (seconds; None where the engine does not tell).
+    `logprob` is the natural log-probability of the tokens it said, the stop token included.
+    """
 
     text: str
     finish: Literal["stop", "length"]
     tokens_in: int
     tokens_out: int
     seconds: float
+    latency: float | None = None
+    first_token: float | None = None
+    logprob: float | None = None
+    usd: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.evaluation import scorers
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.report import BASELINES, STUDENT
+from workbench.evaluation.report import BASELINES, STUDENT, settings_of
 
 EACH = 10  # items shown of a kind
 
@@ -48,11 +48,8 @@ def changed_items(
     arms = [arm for arm in dict.fromkeys(arms) if arm in (baseline, STUDENT) or arm not in BASELINES]
     if STUDENT not in arms:
         return [], {}
-    metric = judged_by(report)
-    scores = {
-        arm: [scorers.score(report["scorer"], report["fields"], p.expected, p.answer)[metric] for p in predictions[arm]]
-        for arm in arms
-    }
+    metric, evaluate = judged_by(report), settings_of(report)
+    scores = {arm: [scorers.score(evaluate, p.expected, p.answer)[metric] for p in predictions[arm]] for arm in arms}
     found: dict[str, list[int]] = {"gained": [], "lost": [], "quantized": []}
     for i, own in enumerate(scores[STUDENT]):
         before = scores[baseline][i] if baseline in scores else own
@@ -72,7 +69,7 @@ def changed_items(
 
 def judged_by(report: Mapping[str, Any]) -> str:
     """The item-level metric an answer is right or wrong by: the primary one, or the scorer's first."""
-    names = scorers.metric_names(report["scorer"], report["fields"])
+    names = scorers.metric_names(settings_of(report))
     return report["primary"] if report["primary"] in names else names[0]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.evaluation.answers import Prediction, read_predictions
 from workbench.evaluation.figures import describe
-from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure
+from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure, settings_of
 from workbench.evaluation.scorers import primary_metric
 from workbench.recipe.nouns import Evaluate
 
@@ -49,10 +49,7 @@ def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str
         for arm in common
         for n, folder in zip(names, folders)
     }
-    evaluate = Evaluate(
-        scorer=first["scorer"], fields=first["fields"], primary=metric or first["primary"],
-        confidence=first["confidence"], resamples=first["resamples"],
-    )  # fmt: skip
+    evaluate = settings_of(first, metric)
     pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in common for n in names[1:]]
     result = compare_arms(contenders, evaluate, first["seed"], pairs=pairs)
     for n, report in zip(names, reports):

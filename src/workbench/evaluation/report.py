@@ -69,6 +69,8 @@ def build_report(
         "primary": primary,
         "scorer": evaluate.scorer,
         "fields": list(evaluate.fields),
+        "labels": list(evaluate.labels),
+        "function": evaluate.function,
         "confidence": evaluate.confidence,
         "resamples": evaluate.resamples,
         "seed": seed,
@@ -78,6 +80,19 @@ def build_report(
             row for candidate, baseline in pairs for row in compare(measured, candidate, baseline, evaluate.confidence)
         ],
     }
+
+
+def settings_of(report: Mapping[str, Any], primary: str | None = None) -> Evaluate:
+    """How a report's answers were scored, for scoring others alike; `primary` takes another deciding metric."""
+    return Evaluate(
+        scorer=report["scorer"],
+        fields=list(report["fields"]),
+        labels=list(report.get("labels", ())),
+        function=report.get("function"),
+        primary=primary or report["primary"],
+        confidence=report["confidence"],
+        resamples=report["resamples"],
+    )
 
 
 def measure(evaluate: Evaluate, predictions: Mapping[str, Sequence[Prediction]], seed: int) -> Measured:
@@ -116,14 +131,14 @@ def check_same_items(predictions: Mapping[str, Sequence[Prediction]]) -> Sequenc
 
 def item_scores(evaluate: Evaluate, rows: Sequence[Prediction]) -> dict[str, Floats]:
     """The scorer's metrics as columns (N,)."""
-    scored = [scorers.score(evaluate.scorer, evaluate.fields, p.expected, p.answer) for p in rows]
-    names = scorers.metric_names(evaluate.scorer, evaluate.fields)
+    scored = [scorers.score(evaluate, p.expected, p.answer) for p in rows]
+    names = scorers.metric_names(evaluate)
     return {name: np.array([row[name] for row in scored], dtype=np.float64) for name in names}
 
 
 def labelled(evaluate: Evaluate, rows: Sequence[Prediction]) -> Iterator[tuple[str, list[str], list[str], list[str]]]:
     """(metric, wanted labels, answered labels, the distinct wanted ones) where a macro-F1 makes sense."""
-    pairs = [scorers.labels(evaluate.scorer, evaluate.fields, p.expected, p.answer) for p in rows]
+    pairs = [scorers.labels(evaluate, p.expected, p.answer) for p in rows]
     for name in pairs[0]:
         wanted, answered = [pair[name][0] for pair in pairs], [pair[name][1] for pair in pairs]
         classes = sorted(set(wanted))

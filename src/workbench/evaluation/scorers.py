@@ -18,38 +18,38 @@ INVALID = "\0invalid"  # the label of an answer that has none: no real label can
 class Scorer:
     """What an entry point in `workbench.scorers` gives.
 
-    `metrics(fields)` names the scores, the primary first; `score(fields, expected, answer)` gives each a
-    number (0 or 1 for a share; the higher the better). `classes(fields)` names the macro-F1 metrics, if
-    any, and `labels(fields, expected, answer)` gives each its (wanted, answered) class.
+    `metrics(evaluate)` names the scores, the primary first; `score(evaluate, expected, answer)` gives each a
+    number (0 or 1 for a share; the higher the better). `classes(evaluate)` names the macro-F1 metrics, if
+    any, and `labels(evaluate, expected, answer)` gives each its (wanted, answered) class.
     """
 
-    metrics: Callable[[Sequence[str]], Sequence[str]]
-    score: Callable[[Sequence[str], str, str], Mapping[str, float]]
-    classes: Callable[[Sequence[str]], Sequence[str]] = lambda fields: ()
-    labels: Callable[[Sequence[str], str, str], Mapping[str, tuple[str, str]]] = lambda fields, expected, answer: {}
+    metrics: Callable[[Evaluate], Sequence[str]]
+    score: Callable[[Evaluate, str, str], Mapping[str, float]]
+    classes: Callable[[Evaluate], Sequence[str]] = lambda evaluate: ()
+    labels: Callable[[Evaluate, str, str], Mapping[str, tuple[str, str]]] = lambda evaluate, expected, answer: {}
 
 
-def score(scorer: str, fields: Sequence[str], expected: str, answer: str) -> dict[str, float]:
-    """The named scorer's metrics for one answer, each a number, 1 right and 0 wrong."""
-    return dict(find(scorer).score(fields, expected, answer))
+def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
+    """The scorer's metrics for one answer, each a number, 1 right and 0 wrong."""
+    return dict(find(evaluate.scorer).score(evaluate, expected, answer))
 
 
-def labels(scorer: str, fields: Sequence[str], expected: str, answer: str) -> dict[str, tuple[str, str]]:
+def labels(evaluate: Evaluate, expected: str, answer: str) -> dict[str, tuple[str, str]]:
     """(wanted, answered) class for each metric a macro-F1 can be taken of; an invalid answer is `INVALID`."""
-    return dict(find(scorer).labels(fields, expected, answer))
+    return dict(find(evaluate.scorer).labels(evaluate, expected, answer))
 
 
-def metric_names(scorer: str, fields: Sequence[str]) -> list[str]:
+def metric_names(evaluate: Evaluate) -> list[str]:
     """The item-level metrics of a scorer, the primary one first."""
-    return list(find(scorer).metrics(fields))
+    return list(find(evaluate.scorer).metrics(evaluate))
 
 
 def primary_metric(evaluate: Evaluate) -> str:
     """The metric the gate decides by: `evaluate.primary`, or the scorer's first. RequestError on an unknown one."""
-    names = metric_names(evaluate.scorer, evaluate.fields)
+    names = metric_names(evaluate)
     if evaluate.primary is None:
         return names[0]
-    possible = [*names, *find(evaluate.scorer).classes(evaluate.fields)]
+    possible = [*names, *find(evaluate.scorer).classes(evaluate)]
     if evaluate.primary not in possible:
         raise RequestError(
             f"{evaluate.scorer} does not measure {evaluate.primary!r}",
@@ -61,7 +61,7 @@ def primary_metric(evaluate: Evaluate) -> str:
 
 def deciding_score(evaluate: Evaluate, expected: str, answer: str) -> float:
     """The metric the gate decides by, of one answer; the scorer's first where that one is no single answer's."""
-    found = score(evaluate.scorer, evaluate.fields, expected, answer)
+    found = score(evaluate, expected, answer)
     return found.get(primary_metric(evaluate), next(iter(found.values())))
 
 
@@ -79,12 +79,12 @@ def find(name: str) -> Scorer:
 # json_fields: the answer is one JSON object whose named fields must be right.
 
 
-def json_metrics(fields: Sequence[str]) -> list[str]:
+def json_metrics(evaluate: Evaluate) -> list[str]:
     """`<field>_accuracy` for each field, `exact_match` for all of them together, `validity`."""
-    return [*(f"{field}_accuracy" for field in fields), "exact_match", "validity"]
+    return [*(f"{field}_accuracy" for field in evaluate.fields), "exact_match", "validity"]
 
 
-def json_score(fields: Sequence[str], expected: str, answer: str) -> dict[str, float]:
+def json_score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
     """Validity, the accuracy of each field, and whether all fields are right.
 
     Valid is an answer that is one JSON object from its first character to its last: a code fence, a
@@ -93,26 +93,26 @@ def json_score(fields: Sequence[str], expected: str, answer: str) -> dict[str, f
     invalid answer counts as wrong. Strings are equal after stripping, and case matters; other fields
     than the named ones are allowed.
     """
-    wanted, got = expected_object(fields, expected), json_object(answer)
-    right = {field: got is not None and field in got and same(wanted[field], got[field]) for field in fields}
+    wanted, got = expected_object(evaluate.fields, expected), json_object(answer)
+    right = {field: got is not None and field in got and same(wanted[field], got[field]) for field in evaluate.fields}
     scores = {f"{field}_accuracy": float(hit) for field, hit in right.items()}
     return scores | {"exact_match": float(all(right.values())), "validity": float(got is not None)}
 
 
-def json_classes(fields: Sequence[str]) -> list[str]:
+def json_classes(evaluate: Evaluate) -> list[str]:
     """`<field>_macro_f1` for each field."""
-    return [f"{field}_macro_f1" for field in fields]
+    return [f"{field}_macro_f1" for field in evaluate.fields]
 
 
-def json_labels(fields: Sequence[str], expected: str, answer: str) -> dict[str, tuple[str, str]]:
+def json_labels(evaluate: Evaluate, expected: str, answer: str) -> dict[str, tuple[str, str]]:
     """Each field as a class: its text, or INVALID where the answer holds none."""
-    wanted, got = expected_object(fields, expected), json_object(answer)
+    wanted, got = expected_object(evaluate.fields, expected), json_object(answer)
     return {
         f"{field}_macro_f1": (
             as_label(wanted[field]),
             INVALID if got is None or field not in got else as_label(got[field]),
         )
-        for field in fields
+        for field in evaluate.fields
     }
 
 
@@ -167,17 +167,17 @@ def as_label(value: Any) -> str:
 # exact_match: the answer is the wanted text.
 
 
-def exact_score(fields: Sequence[str], expected: str, answer: str) -> dict[str, float]:
+def exact_score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
     """1 when both texts are equal after stripping."""
     return {"exact_match": float(expected.strip() == answer.strip())}
 
 
-def exact_labels(fields: Sequence[str], expected: str, answer: str) -> dict[str, tuple[str, str]]:
+def exact_labels(evaluate: Evaluate, expected: str, answer: str) -> dict[str, tuple[str, str]]:
     """The whole answer as a class."""
     return {"macro_f1": (expected.strip(), answer.strip() or INVALID)}
 
 
 SCORERS: dict[str, Scorer] = {
     "json_fields": Scorer(json_metrics, json_score, json_classes, json_labels),
-    "exact_match": Scorer(lambda fields: ["exact_match"], exact_score, lambda fields: ["macro_f1"], exact_labels),
+    "exact_match": Scorer(lambda evaluate: ["exact_match"], exact_score, lambda evaluate: ["macro_f1"], exact_labels),
 }

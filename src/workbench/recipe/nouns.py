@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workbench.recipe.evidence import Evaluate, Gate
 from workbench.recipe.keys import key
 from workbench.recipe.teacher import Teacher
 
@@ -123,37 +124,6 @@ class Quantize:
 
 
 @dataclass
-class Evaluate:
-    """What is asked of each arm, and how an answer is scored."""
-
-    name: str = key("", "short name, as in configs/evaluate/")
-    scorer: str = key("exact_match", "a scorer's name: json_fields, exact_match, or an entry point's")
-    fields: list[str] = key(list, "fields of a JSON answer that are scored")
-    primary: str | None = key(None, "the metric the gate decides by; null: the scorer's first")
-    adapter: bool = key(True, "also ask the unmerged adapter: the first joint of the chain")
-    few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
-    limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
-    max_new_tokens: int = key(64, "longest answer", unit="tokens", at_least=1)
-    batch_tokens: int = key(8192, "padded tokens in one batch", unit="tokens", at_least=256)
-    parallel: int = key(8, "requests at once to a served arm", unit="requests", at_least=1)
-    confidence: float = key(0.95, "level of the intervals", above=0.5, at_most=0.999)
-    resamples: int = key(10_000, "bootstrap resamples", at_least=1000)
-
-
-@dataclass
-class Gate:
-    """What must hold before anything ships. Every limit is held by an interval's end, not by a point."""
-
-    name: str = key("", "short name, as in configs/gate/")
-    min_rows: int = key(100, "fewest test rows a verdict may rest on", unit="rows", at_least=1)
-    baseline: str = key("base_few_shot", "the arm the student must beat", choices=("base", "base_few_shot"))
-    better_by: float = key(0.0, "student minus baseline, lower end, must exceed this", at_least=-1, at_most=1)
-    validity: float = key(0.0, "least share of valid answers, lower end", at_least=0, at_most=1)
-    quantized_margin: float = key(0.03, "most a format may lose against the student, lower end", at_least=0, at_most=1)
-    every_format: bool = key(False, "a refused format refuses the whole run")
-
-
-@dataclass
 class Bundle:
     """What serving receives, and what a real engine must have shown before it is called a bundle."""
 
@@ -184,6 +154,7 @@ class Launch:
     name: str = key("", "short name, as in configs/launch/")
     device: str = key("auto", "where tensors live", choices=("auto", "cpu", "cuda"))
     threads: int | None = key(None, "CPU threads; null: all cores", at_least=1)
+    usd_per_hour: float | None = key(None, "what this machine costs, for a local arm's price", unit="USD", at_least=0)
     experiments: str = key("experiments", "folder of the runs and the embedded MLflow store")
 
 

@@ -42,10 +42,10 @@ def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
     name = recipe.teacher.gold_scorer
     if name is None:
         return None
-    fields = recipe.evaluate.fields
+    evaluate = replace(recipe.evaluate, scorer=name)
 
     def full_marks(answer: str, gold: str) -> float:
-        return min(score(name, fields, gold, answer).values())
+        return min(score(evaluate, gold, answer).values())
 
     return full_marks
 
