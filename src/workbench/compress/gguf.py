@@ -28,7 +28,7 @@ def write_gguf(
     seconds and the proof's facts. Raises WorkbenchError when the file's types, chat template or stop token are not
     the wanted ones.
     """
-    started = time.monotonic()
+    started, shown = time.monotonic(), [] if format in PLAIN else list(texts[:rows])
     with tempfile.TemporaryDirectory(dir=out_dir) as temporary:
         folder = Path(temporary)
         paths = {"model": model_dir, "out": folder / "out"}
@@ -37,7 +37,7 @@ def write_gguf(
             call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format})")
         else:
             samples = folder / "calibration.json"
-            samples.write_text(json.dumps([{"text": text} for text in joined(texts[:rows], tokens)]), encoding="utf-8")
+            samples.write_text(json.dumps([{"text": text} for text in joined(shown, tokens)]), encoding="utf-8")
             request = {key: str(path.resolve()) for key, path in (paths | {"samples": samples}).items()}
             call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
         made = sorted((folder / "out").rglob("*.gguf"))
@@ -46,7 +46,7 @@ def write_gguf(
         name = f"model-{format.removeprefix('gguf_')}.gguf"
         shutil.move(made[0], out_dir / name)
     facts = inspect(out_dir / name, model_dir, format)
-    return facts | {"file": name, "seconds": round(time.monotonic() - started, 1)}
+    return facts | {"file": name, "calibration_rows": len(shown), "seconds": round(time.monotonic() - started, 1)}
 
 
 def joined(texts: Sequence[str], tokens: int) -> list[str]:

@@ -30,16 +30,9 @@ def run(recipe: Recipe, run: Run) -> bool:
         worked = True
         with stage(run, f"quantize/{name}", fingerprint) as staging:
             texts = calibration_texts(recipe, run, wanted)
-            run.event(
-                "dataset",
-                stage=f"quantize/{name}",
-                name=f"{recipe.data.name or 'data'}-calibration",
-                source=recipe.data.train,
-                digest=digest(texts, 32),
-                rows=len(texts),
-                role="calibration",
-            )
             staging.facts = write_format(run, wanted, staging.folder, texts) | {"format": wanted.format}
+            if staging.facts["calibration_rows"]:  # a format that goes to the nearest value has seen none
+                log_calibration(recipe, run, name, texts)
             student = student or student_logprobs(recipe, run)
             staging.facts |= distance(recipe, run, staging.folder, engine_for(staging.folder), student)
             write_duties(staging.folder, read_duties(merged_model(run)))
@@ -54,6 +47,19 @@ def run(recipe: Recipe, run: Run) -> bool:
                 f"same first choice {facts['top_token_agreement']:.1%}",
             )
     return worked
+
+
+def log_calibration(recipe: Recipe, run: Run, name: str, texts: list[str]) -> None:
+    """Tell the record which rows a format has seen."""
+    run.event(
+        "dataset",
+        stage=f"quantize/{name}",
+        name=f"{recipe.data.name or 'data'}-calibration",
+        source=recipe.data.train,
+        digest=digest(texts, 32),
+        rows=len(texts),
+        role="calibration",
+    )
 
 
 def student_logprobs(recipe: Recipe, run: Run) -> list[Any]:
