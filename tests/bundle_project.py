@@ -15,7 +15,7 @@ data:
   system: Answer in one word.
   privacy: {privacy}
 method: {{learning_rate: 2e-2, epochs: 1000, max_steps: 12, evaluations: 1, sample_answers: 0}}
-evaluate: {{few_shot: 2, max_new_tokens: 4}}
+evaluate: {{few_shot: 2, max_new_tokens: 4, general: null, harmful: null, energy: false}}
 gate: {{min_rows: 5, better_by: -1.0, quantized_margin: 1.0}}
 bundle: {{parity_rows: 4, most_kl: 0.02}}
 {more}"""

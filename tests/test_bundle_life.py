@@ -177,6 +177,7 @@ def test_what_the_gate_no_longer_lets_ship_is_taken_back(
     run = only_run(tmp_path)
     assert not (run / "bundle" / "student" / "parity.json").exists(), "held-out rows that are not public stay"
     assert (run / "bundle" / "student.parity.json").is_file()
+    assert not (run / "evaluate" / "prompts.json").exists(), "as do their prompts"
     assert main(["train", "recipe=./mine.yaml", "until=bundle", "gate.better_by=0.9"]) == 3
     assert "bundle/student" not in stages(run)
     assert not (run / "bundle" / "student").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiny_gguf import write_tiny_gguf
 from workbench.engines import greedy, llamacpp_engine, transformers_engine
 from workbench.engines.child import call
 from workbench.engines.greedy import answer_ids, batches, common_prefix, prefill, read_prefix
@@ -85,22 +87,22 @@ def test_logits_after_a_shared_prefix_equal_those_of_whole_rows(model: Any) -> N
 @pytest.mark.parametrize("batch_tokens", [60, 150, 10_000])
 def test_batched_answers_equal_generation_row_by_row(model: Any, batch_tokens: int) -> None:
     rows = shared_rows()
-    told = {i: ids for i, ids, _ in answer_ids(model, rows, 12, NEVER, batch_tokens)}
+    told = {i: said.ids for i, said in answer_ids(model, rows, 12, NEVER, batch_tokens)}
     assert told == {i: generated(model, row, 12) for i, row in enumerate(rows)}
 
 
 def test_answers_are_the_same_without_the_shared_prefix(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = shared_rows()
-    shared = {i: ids for i, ids, _ in answer_ids(model, rows, 12, NEVER, 300)}
+    shared = {i: said.ids for i, said in answer_ids(model, rows, 12, NEVER, 300)}
     monkeypatch.setattr(greedy, "MIN_PREFIX", 10_000)
-    assert {i: ids for i, ids, _ in answer_ids(model, rows, 12, NEVER, 300)} == shared
+    assert {i: said.ids for i, said in answer_ids(model, rows, 12, NEVER, 300)} == shared
 
 
 def test_rows_that_stop_leave_the_batch_and_the_others_go_on_unchanged(model: Any) -> None:
     rows = shared_rows(range(1, 25))
-    free = {i: ids for i, ids, _ in answer_ids(model, rows, 16, NEVER, 10_000)}
+    free = {i: said.ids for i, said in answer_ids(model, rows, 16, NEVER, 10_000)}
     stop = free[0][4]
-    told = {i: ids for i, ids, _ in answer_ids(model, rows, 16, frozenset({stop}), 10_000)}
+    told = {i: said.ids for i, said in answer_ids(model, rows, 16, frozenset({stop}), 10_000)}
     cut = {i: ids[: ids.index(stop) + 1] if stop in ids else ids for i, ids in free.items()}
     assert told == cut
     assert len({len(ids) for ids in told.values()}) > 1, "the rows ended at different steps"
@@ -122,7 +124,7 @@ def test_a_sliding_window_model_is_asked_without_a_shared_prefix_and_answers_the
     model.set_attn_implementation(ATTENTION)
     rows = shared_rows()
     assert read_prefix(model, rows) is None
-    told = {i: ids for i, ids, _ in answer_ids(model, rows, 8, NEVER, 10_000)}
+    told = {i: said.ids for i, said in answer_ids(model, rows, 8, NEVER, 10_000)}
     assert told == {i: generated(model, row, 8) for i, row in enumerate(rows)}
 
 
@@ -265,7 +267,7 @@ def test_llama_cpp_answers_concurrently_and_says_when_a_prompt_does_not_fit() ->
     from workbench.sources import resolve
 
     prompts = [(Message("user", f"What is the capital of {land}?"),) for land in ("France", "Italy", "Spain")]
-    with llamacpp_engine(resolve(SMALL, sha256=SHA256), parallel=2, context=256) as ask:
+    with llamacpp_engine(resolve(SMALL, sha256=SHA256), parallel=2, context=512) as ask:
         told = dict(ask(prompts, 24))
         again = dict(ask(prompts, 24))
         with pytest.raises(WorkbenchError, match="prompt 0"):
@@ -275,3 +277,62 @@ def test_llama_cpp_answers_concurrently_and_says_when_a_prompt_does_not_fit() ->
     assert all(told[i].text.strip() for i in range(3))
     assert all(a.tokens_in > 30 and a.tokens_out > 1 for a in told.values())
     assert (one.finish, one.tokens_out) == ("length", 1)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "category": {"type": "string", "enum": ["Copyleft", "Permissive"]},
+        "count": {"type": "integer", "minimum": 0, "maximum": 99},
+        "free": {"type": "boolean"},
+    },
+    "required": ["category", "count", "free"],
+    "additionalProperties": False,
+}
+
+
+def keeps_to_the_schema(text: str) -> bool:
+    """Whether a text is an object of SCHEMA."""
+    told = json.loads(text)
+    return (
+        list(told) == ["category", "count", "free"]
+        and told["category"] in ("Copyleft", "Permissive")
+        and isinstance(told["count"], int)
+        and isinstance(told["free"], bool)
+    )
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(model: Any) -> None:
+    import torch
+
+    rows = shared_rows()
+    for i, said in answer_ids(model, rows, 9, NEVER, 300):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([rows[i] + said.ids])).logits[0]
+        logprobs = logits[len(rows[i]) - 1 : -1].log_softmax(-1)
+        wanted = float(logprobs[range(len(said.ids)), said.ids].sum())
+        assert said.logprob == pytest.approx(wanted, abs=1e-4)
+        assert 0 < said.first_token <= said.latency
+        assert said.seconds <= said.latency + 1
+
+
+def test_constrained_answers_always_satisfy_the_schema_in_transformers(tiny_model: Path) -> None:
+    with transformers_engine(tiny_model, batch_tokens=256) as ask:
+        told = dict(ask(PROMPTS, 300, SCHEMA))
+        free = dict(ask(PROMPTS, 16))
+    assert all(a.finish == "stop" and keeps_to_the_schema(a.text) for a in told.values()), told
+    assert all(a.text != told[i].text for i, a in free.items()), "a random model says no JSON by itself"
+    assert all(a.logprob is not None and a.logprob < 0 for a in told.values())
+
+
+def test_constrained_answers_always_satisfy_the_schema_in_llama_cpp(tiny_model: Path, tmp_path: Path) -> None:
+    with llamacpp_engine(write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf"), parallel=2, context=512) as ask:
+        told = dict(ask(PROMPTS, 300, SCHEMA))
+        free = dict(ask(PROMPTS, 4))
+    assert all(a.finish == "stop" and keeps_to_the_schema(a.text) for a in told.values()), told
+    for answer in free.values():
+        assert answer.logprob is not None
+        assert answer.logprob < 0
+        assert answer.first_token is not None
+        assert answer.latency is not None
+        assert 0 < answer.first_token <= answer.latency

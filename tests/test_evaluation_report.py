@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,13 +77,13 @@ def test_the_student_is_held_against_baselines_and_each_format_against_the_stude
 
 def test_a_comparison_has_the_shape_that_the_report_promises() -> None:
     rows = report_of({"base": arm(first(100)), "student": arm(first(180))})["comparisons"]
-    keys = {"metric", "candidate", "baseline", "delta", "ci_low", "ci_high", "p_value", "test", "n", "mde"}
+    keys = {"metric", "candidate", "baseline", "delta", "ci_low", "ci_high", "p_value", "p_holm", "test", "n", "mde"}
     assert all(set(row) == keys for row in rows)
     by_metric = {row["metric"]: row for row in rows}
     share, macro = by_metric["category_accuracy"], by_metric["category_macro_f1"]
     assert (share["delta"], share["test"], share["n"]) == (0.2, "mcnemar_exact", 400)
     assert share["p_value"] < 1e-6
-    assert (macro["p_value"], macro["test"]) == (None, "bootstrap")
+    assert (macro["p_value"], macro["p_holm"], macro["test"]) == (None, None, "bootstrap")
     assert 0 < macro["ci_low"] < macro["delta"] < macro["ci_high"]
 
 
@@ -118,7 +119,7 @@ def test_a_report_on_a_row_or_two_is_wide_and_not_broken(n: int) -> None:
 def test_a_scorer_with_graded_values_gets_bootstrap_intervals_and_no_mcnemar(monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.evaluation import scorers
 
-    graded = scorers.Scorer(lambda fields: ["overlap"], lambda fields, wanted, got: {"overlap": len(got) / 100})
+    graded = scorers.Scorer(lambda evaluate: ["overlap"], lambda evaluate, wanted, got: {"overlap": len(got) / 100})
     monkeypatch.setitem(scorers.SCORERS, "overlap", graded)
     rows = {"base": arm(first(100)), "student": arm(first(180))}
     report = report_of(rows, Evaluate(scorer="overlap", resamples=1000))
@@ -126,6 +127,113 @@ def test_a_scorer_with_graded_values_gets_bootstrap_intervals_and_no_mcnemar(mon
     assert (row["metric"], row["p_value"], row["test"]) == ("overlap", None, "bootstrap")
     cell = report["arms"]["base"]["overlap"]
     assert cell["ci_low"] < cell["value"] < cell["ci_high"]
+
+
+def test_p_is_corrected_for_the_number_of_metrics_of_its_pair() -> None:
+    rows = report_of({"base": arm(first(190)), "student": arm(first(200), invalid=2)})["comparisons"]
+    known = sorted((r for r in rows if r["p_value"] is not None), key=lambda r: r["p_value"])
+    assert len(known) >= 4
+    assert known[0]["p_holm"] == pytest.approx(min(1.0, len(known) * known[0]["p_value"]), abs=1e-5)
+    assert all(r["p_holm"] >= r["p_value"] for r in known)
+
+
+def verdicts(values: Sequence[float]) -> dict[str, float]:
+    return {f"row{i}": value for i, value in enumerate(values)}
+
+
+def test_a_judges_verdicts_decide_as_a_graded_metric_against_the_baselines_half() -> None:
+    rows = {name: arm(first(200)) for name in ("base_few_shot", "student", "gguf_q8_0")}
+    won = [(1.0, 1.0, 0.5, 0.0, 1.0)[i % 5] for i in range(400)]
+    judged_by = {"base_few_shot": verdicts([0.5] * 400), "student": verdicts(won), "gguf_q8_0": verdicts(won)}
+    evaluate = Evaluate(scorer="judge", resamples=2000)
+    report = build_report("t", evaluate, rows, {}, 3, judged={"preference": judged_by})
+    assert report["primary"] == "preference"
+    cell = report["arms"]["student"]["preference"]
+    assert cell["ci_low"] < cell["value"] == 0.7 < cell["ci_high"]
+    row = next(r for r in report["comparisons"] if (r["baseline"], r["metric"]) == ("base_few_shot", "preference"))
+    assert (row["delta"], row["p_value"], row["test"]) == (pytest.approx(0.2), None, "bootstrap")
+    found = judge(report, Gate(), "preference", ["gguf_q8_0"])
+    assert found["shipped"] == ["student", "gguf_q8_0"]
+    assert all(part["comparisons"][0]["p_value"] is not None for part in report["slices"])
+    del judged_by["student"]["row7"]
+    with pytest.raises(WorkbenchError, match="1 of 400 items have no preference, the first 'row7'"):
+        build_report("t", evaluate, rows, {}, 3, judged={"preference": judged_by})
+
+
+def test_answers_under_the_schema_are_scored_beside_the_free_ones() -> None:
+    free, forced = arm(first(200), invalid=40), arm(first(220))
+    report = build_report(
+        "t", EVALUATE, {"base": arm(first(10)), "student": free}, {}, 3, constrained={"student": forced}
+    )
+    cells = report["arms"]["student"]
+    assert (cells["category_accuracy"]["value"], cells["constrained_category_accuracy"]["value"]) == (0.5, 0.55)
+    assert "constrained_validity" not in cells
+    assert "constrained_category_accuracy" not in report["arms"]["base"]
+    assert not [r for r in report["comparisons"] if r["metric"].startswith("constrained_")]  # base has none to pair
+    with pytest.raises(WorkbenchError, match="did not answer the same items"):
+        build_report("t", EVALUATE, {"student": free}, {}, 3, constrained={"student": forced[:9]})
+
+
+def test_a_micro_f1_has_the_interval_of_a_ratio() -> None:
+    wanted = json.dumps(["a", "b"])
+    rows = [
+        Prediction(f"row{i}", "k", json.dumps(["a"] if i % 2 else ["a", "b", "c"]), wanted, "stop", 9, 5, 0.5)
+        for i in range(200)
+    ]
+    metrics = report_of({"student": rows}, Evaluate(scorer="extraction", resamples=1000))["arms"]["student"]
+    assert metrics["micro_f1"]["value"] == pytest.approx(2 * 300 / (400 + 400))
+    assert 0 < metrics["micro_f1"]["ci_low"] < 0.75 < metrics["micro_f1"]["ci_high"] < 0.8
+
+
+def test_a_score_of_nought_that_no_resample_moves_is_not_certainly_nought() -> None:
+    cell = report_of({"base": arm([False] * 100, invalid=100)})["arms"]["base"]["category_macro_f1"]
+    assert (cell["value"], cell["ci_low"]) == (0.0, 0.0)
+    assert 0.03 < cell["ci_high"] < 0.04  # 1 − 0.025^(1/100)
+
+
+def test_what_an_asker_waits_is_told_where_every_answer_tells_it() -> None:
+    told = [dataclasses.replace(p, latency=0.1 + i / 1000, first_token=0.05) for i, p in enumerate(arm(first(200)))]
+    arms = report_of({"base": [*told[:-1], arm(first(200))[-1]], "student": told})["arms"]
+    assert arms["student"]["latency_p95"] == {
+        "value": pytest.approx(0.1 + 0.95 * 0.399),
+        "ci_low": None,
+        "ci_high": None,
+    }
+    assert arms["student"]["first_token_p50"]["value"] == 0.05
+    assert "latency_p50" not in arms["base"]
+
+
+def sure_of(probability: float, rows: list[Prediction]) -> list[Prediction]:
+    return [dataclasses.replace(p, logprob=math.log(probability) - (i % 20) / 1000) for i, p in enumerate(rows)]
+
+
+def test_an_arm_that_is_surer_than_right_has_an_error_that_cannot_be_chance() -> None:
+    rng = np.random.default_rng(0)
+    right = (rng.random(400) < 0.6).tolist()
+    report = report_of({"base": arm(right), "adapter": sure_of(0.61, arm(right)), "student": sure_of(0.95, arm(right))})
+    found = report["calibration"]
+    assert set(found) == {"adapter", "student"}  # base gave no probabilities
+    ours = found["student"]
+    share = sum(right) / 400
+    assert ours["ece"]["value"] == pytest.approx(0.94 - share, abs=0.02)
+    assert ours["ece"]["ci_low"] > 0.25 > 0.2 > found["adapter"]["ece"]["ci_high"]
+    assert found["adapter"]["ece"]["ci_low"] == 0.0  # a calibrated model would show as much
+    assert ours["brier"]["ci_low"] < ours["brier"]["value"] < ours["brier"]["ci_high"]
+    assert [part["n"] for part in ours["bins"]] == [40] * 10
+    assert sum(part["n"] * part["right"] for part in ours["bins"]) == pytest.approx(sum(right), abs=0.01)
+
+
+def test_confusion_counts_every_row_and_gathers_what_is_rare_or_no_label() -> None:
+    report = report_of({"student": arm(first(280), invalid=4)})
+    table = report["confusion"]["category_macro_f1"]
+    assert table["labels"] == ["Permissive", "Commercial", "Copyleft", "(none)"]  # the most often wanted first
+    counts = np.array(table["arms"]["student"])
+    assert (counts.sum(), np.trace(counts), counts[:, -1].sum()) == (400, 280, 4)
+    many = Evaluate(scorer="exact_match", resamples=1000)
+    rows = [Prediction(f"r{i}", "k", f"c{i % 30 or 'x'}", f"c{i % 30}", "stop", 1, 1, 0.1) for i in range(300)]
+    table = report_of({"student": rows}, many)["confusion"]["macro_f1"]
+    assert (len(table["labels"]), table["labels"][-1]) == (16, "other")
+    assert np.array(table["arms"]["student"]).sum() == 300
 
 
 def test_arms_that_answered_other_items_are_refused() -> None:
@@ -170,7 +278,7 @@ def test_a_certain_gain_passes_and_a_lossy_format_is_refused_alone() -> None:
     assert (lossy["name"], lossy["arm"], lossy["passed"]) == ("not_worse_than_student", "gguf_q4_k_m", False)
     assert lossy["limit"] == -0.03
     assert lossy["why"].startswith("gguf_q4_k_m lost 6.0 points against student (95 % interval −")
-    assert lossy["why"].endswith("at most 3.0 may be lost")
+    assert lossy["why"].endswith("at most 3.0 may be lost; more rows will not show it: take a format with more bits")
 
 
 def test_the_gate_goes_by_the_interval_and_not_by_the_point() -> None:

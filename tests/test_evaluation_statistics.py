@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.evaluation import significance
 from workbench.evaluation import statistics as stats
 
 SIMULATIONS, RESAMPLES = 2000, 2000
@@ -19,31 +20,89 @@ def alone(n: int) -> stats.Ints:
     return np.arange(n, dtype=np.int64)
 
 
-@pytest.mark.parametrize(("n", "gained", "lost"), [(600, 0.30, 0.10), (300, 0.08, 0.10), (120, 0.2, 0.2)])
-def test_the_paired_bootstrap_covers_the_truth_as_often_as_it_says(n: int, gained: float, lost: float) -> None:
-    rng = np.random.default_rng(n)
-    deltas = rng.choice([1.0, -1.0, 0.0], size=(n, SIMULATIONS), p=[gained, lost, 1 - gained - lost])
-    draws = stats.resampled_totals(deltas, alone(n), RESAMPLES, seed=1) / n
-    found = [stats.difference(deltas[:, i], alone(n), draws[:, i], 0.95) for i in range(SIMULATIONS)]
-    covered = np.mean([e.low <= gained - lost + 1e-12 and gained - lost - 1e-12 <= e.high for e in found])
-    assert 0.93 <= covered <= 0.97
+def sizes(n: int, clustered: bool, rng: np.random.Generator) -> list[int]:
+    """Cluster sizes that sum to n: all 1, or mixed from 1 to 8."""
+    if not clustered:
+        return [1] * n
+    drawn: list[int] = []
+    while sum(drawn) < n:
+        drawn.append(int(rng.choice([1, 1, 1, 2, 3, 5, 8])))
+    drawn[-1] -= sum(drawn) - n
+    return drawn
 
 
-def test_an_interval_over_near_copies_covers_only_because_clusters_are_resampled() -> None:
-    clusters, copies, truth = 150, 3, 0.6
-    rng = np.random.default_rng(5)
-    numbers = np.repeat(alone(clusters), copies)
-    right = np.repeat(rng.random((clusters, SIMULATIONS)) < truth, copies, axis=0).astype(float)
+def answers(
+    n: int, clustered: bool, right: tuple[float, float], seed: int, simulations: int = SIMULATIONS, tie: float = 0.5
+) -> tuple[stats.Ints, stats.Floats, stats.Floats]:
+    """Clusters (N,) and the latent skills (N, S) of two arms, so that each is below its quantile `right` of the time.
 
-    def coverage(of: stats.Ints) -> float:
-        draws = stats.resampled_totals(right, of, 1000, seed=2) / len(right)
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        return float(np.mean((low <= truth) & (truth <= high)))
+    Half of what decides an item is shared by both arms; items of a cluster have a latent correlation of 0.4.
+    """
+    rng = np.random.default_rng(seed)
+    numbers = np.repeat(np.arange(len(size := sizes(n, clustered, rng))), size)
+    within = 0.4 if clustered else 0.0
 
-    assert 0.93 <= coverage(numbers) <= 0.97
-    assert coverage(alone(clusters * copies)) < 0.85
-    wilson = [stats.share_interval(right[:, i], numbers, 0.95) for i in range(300)]
-    assert np.mean([e.low <= truth <= e.high for e in wilson]) > 0.91
+    def latent() -> stats.Floats:
+        ours = rng.standard_normal((len(size), simulations))[numbers]
+        return np.sqrt(within) * ours + np.sqrt(1 - within) * rng.standard_normal((n, simulations))
+
+    shared = latent()
+    one, other = (np.sqrt(tie) * shared + np.sqrt(1 - tie) * latent() for _ in range(2))
+    return numbers, one, other
+
+
+def below(latent: stats.Floats, share: float) -> stats.Floats:
+    from scipy.special import ndtri
+
+    return (latent < ndtri(share)).astype(float)
+
+
+def covered(found: list[stats.Estimate], truth: float) -> float:
+    return float(np.mean([e.low <= truth + 1e-12 and truth - 1e-12 <= e.high for e in found]))
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_95_of_100_intervals_hold_the_truth(n: int, clustered: bool) -> None:
+    # 2,000 evaluations each. Shares and their differences need no resampling; graded scores take 500 resamples here.
+    numbers, one, other = answers(n, clustered, (0.6, 0.5), seed=n)
+    a, b = below(one, 0.6), below(other, 0.5)
+    none = np.zeros(1)
+    paired = [stats.difference(a[:, i] - b[:, i], numbers, none, 0.95) for i in range(SIMULATIONS)]
+    shares = [stats.share_interval(a[:, i], numbers, 0.95) for i in range(SIMULATIONS)]
+    graded = (a + below(one, 0.4) - b - below(other, 0.35)) / 2  # 0, 0.5 or 1 for each arm
+    totals = stats.resampled_totals(np.column_stack([np.ones(n), graded]), numbers, 500, seed=1)
+    draws = totals[:, 1:] / totals[:, :1]
+    means = [stats.difference(graded[:, i], numbers, draws[:, i], 0.95) for i in range(SIMULATIONS)]
+    for found, truth in ((paired, 0.1), (shares, 0.6), (means, 0.075)):
+        assert 0.93 <= covered(found, truth) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_graded_scores_and_rare_errors_are_held_as_often_with_all_resamples(n: int, clustered: bool) -> None:
+    numbers, one, other = answers(n, clustered, (0.9, 0.85), seed=n + 1, tie=0.6)
+    none = np.zeros(1)
+    a, b = below(one, 0.9), below(other, 0.85)
+    paired = [stats.difference(a[:, i] - b[:, i], numbers, none, 0.95) for i in range(SIMULATIONS)]
+    assert 0.93 <= covered(paired, 0.05) <= 0.98  # few clusters and few errors: cautious rather than bold
+    graded = (below(one, 0.3) + below(one, 0.7) - below(other, 0.4) - below(other, 0.6)) / 2
+    totals = stats.resampled_totals(np.column_stack([np.ones(n), graded]), numbers, 10_000, seed=1)
+    draws = totals[:, 1:] / totals[:, :1]
+    means = [stats.difference(graded[:, i], numbers, draws[:, i], 0.95) for i in range(SIMULATIONS)]
+    assert 0.93 <= covered(means, 0.0) <= 0.97
+
+
+def test_plain_percentiles_over_few_near_copies_would_promise_too_much() -> None:
+    numbers, one, other = answers(50, True, (0.6, 0.5), seed=50)
+    delta = below(one, 0.6) - below(other, 0.5)
+    totals = stats.resampled_totals(np.column_stack([np.ones(50), delta]), numbers, 500, seed=1)
+    draws, alone_n = totals[:, 1:] / totals[:, :1], alone(50)
+    plain = [stats.percentile(0.0, draws[:, i], 0.95) for i in range(SIMULATIONS)]
+    untied = [stats.difference(delta[:, i], alone_n, draws[:, i], 0.95) for i in range(SIMULATIONS)]
+    assert covered(plain, 0.1) < 0.93
+    assert covered(untied, 0.1) < 0.91
 
 
 @pytest.mark.parametrize(("n", "truth"), [(600, 0.68), (100, 0.9), (400, 0.03)])
@@ -52,8 +111,91 @@ def test_wilsons_interval_covers_a_share_as_often_as_it_says(n: int, truth: floa
     by_count = {}
     for k in set(counts.tolist()):
         by_count[k] = stats.share_interval(np.repeat([1.0, 0.0], [k, n - k]), alone(n), 0.95)
-    covered = np.mean([by_count[k].low <= truth <= by_count[k].high for k in counts.tolist()])
-    assert 0.93 <= covered <= 0.97
+    held = np.mean([by_count[k].low <= truth <= by_count[k].high for k in counts.tolist()])
+    assert 0.93 <= held <= 0.97
+
+
+@pytest.mark.parametrize(("n", "margin", "differing"), [
+    (50, 0.05, 0.15), (200, 0.03, 0.03), (200, 0.02, 0.2), (1000, 0.03, 0.05), (1000, 0.02, 0.2),
+])  # fmt: skip
+def test_a_loss_of_just_the_margin_passes_at_most_5_times_of_100(n: int, margin: float, differing: float) -> None:
+    gained, lost = (differing - margin) / 2, (differing + margin) / 2
+    counts = np.random.default_rng(n).multinomial(n, [gained, lost, 1 - differing], size=SIMULATIONS)
+    passes = {
+        (up, down): significance.not_inferior(
+            stats.difference(np.repeat([1.0, -1.0, 0.0], [up, down, same]), alone(n), np.zeros(1), 0.95), margin
+        )
+        for up, down, same in {tuple(row) for row in counts.tolist()}
+    }
+    assert np.mean([passes[up, down] for up, down, _ in counts.tolist()]) <= 0.035
+
+
+def test_a_loss_of_just_the_margin_passes_as_seldom_among_near_copies() -> None:
+    numbers, one, other = answers(200, True, (0.57, 0.6), seed=4)
+    delta = below(one, 0.57) - below(other, 0.6)
+    found = [stats.difference(delta[:, i], numbers, np.zeros(1), 0.95) for i in range(SIMULATIONS)]
+    assert np.mean([significance.not_inferior(e, 0.03) for e in found]) <= 0.05
+    assert not significance.not_inferior(stats.Estimate(0.5, None, None), 0.03)
+
+
+def test_tangos_interval_is_the_set_of_differences_that_his_score_test_does_not_reject() -> None:
+    from scipy.optimize import minimize_scalar
+
+    gained, lost, n, z = 7.0, 15.0, 120.0, 1.96
+    for end in stats.tango(gained, lost, n, z):
+        # q by maximum likelihood instead of its closed form: the share of lost pairs, with gained = q + end.
+        def unlikely(q: float, end: float = end) -> float:
+            return -(gained * np.log(q + end) + lost * np.log(q) + (n - gained - lost) * np.log(1 - 2 * q - end))
+
+        q = minimize_scalar(unlikely, bounds=(max(1e-9, -end + 1e-9), (1 - end) / 2 - 1e-9), method="bounded").x
+        assert abs(gained - lost - n * end) == pytest.approx(z * np.sqrt(n * (2 * q + end * (1 - end))), rel=1e-3)
+
+
+def test_newcombes_difference_is_his_published_example() -> None:
+    from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+    (low_a, high_a), (low_b, high_b) = (proportion_confint(k, n, method="wilson") for k, n in ((56, 70), (48, 80)))
+    found = stats.independent_difference(0.8, low_a, high_a, 0.6, low_b, high_b)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)  # 1998, table II (a)
+    theirs = confint_proportions_2indep(56, 70, 48, 80, compare="diff", method="newcomb")
+    assert (found.low, found.high) == pytest.approx(theirs, abs=1e-9)
+    assert stats.independent_difference(0.8, None, 0.9, 0.6, low_b, high_b) == stats.Estimate(
+        pytest.approx(0.2), None, None
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_holm_agrees_with_statsmodels_and_counts_no_metric_without_a_p(count: int) -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = (np.random.default_rng(count).random(count) ** 3).tolist()
+    expected = multipletests(p_values, method="holm")[1]
+    found = significance.holm([None, *p_values, None])
+    assert (found[0], found[-1]) == (None, None)
+    assert found[1:-1] == pytest.approx(expected.tolist())
+    # By hand: the smallest counts as often as there are.
+    assert min(found[1:-1]) == pytest.approx(min(1.0, len(p_values) * min(p_values)))
+    assert significance.holm([None]) == [None]
+
+
+@pytest.mark.parametrize("at", [-0.02, 0.0, 0.05, 0.2])
+def test_a_p_read_back_from_an_interval_is_small_just_where_the_interval_leaves_the_value_out(at: float) -> None:
+    found = stats.Estimate(0.06, 0.0, 0.15)
+    p = significance.p_against(found, at, 0.95)
+    assert (p < 0.05 - 1e-9) == (at < found.low or at > found.high)
+    assert significance.p_against(found, 0.0, 0.95) == pytest.approx(0.05)
+
+
+def test_four_times_the_rows_halve_an_interval() -> None:
+    assert significance.rows_needed(100, 0.05, -0.05, 0.0) == 400
+    assert significance.rows_needed(100, -0.01, -0.05, -0.03) == 400
+    assert significance.rows_needed(100, -0.04, -0.09, -0.03) is None  # the figure itself is not good enough
+    assert significance.rows_needed(100, 0.05, -0.05, 0.05) is None
+
+
+def test_a_micro_f1_is_resampled_as_the_ratio_of_its_sums() -> None:
+    totals = np.array([[3.0, 4.0, 6.0], [0.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    assert stats.micro_f1(totals).tolist() == [0.6, 1.0, 0.0]
 
 
 def test_all_right_is_not_certainly_all_right() -> None:
@@ -70,7 +212,7 @@ def test_mcnemar_agrees_with_statsmodels(rows: list[tuple[bool, bool]]) -> None:
     a, b = np.array(rows, dtype=float).T
     table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
     expected = 1.0 if table[0][1] + table[1][0] == 0 else float(mcnemar(table, exact=True).pvalue)
-    assert stats.mcnemar(a, b) == pytest.approx(expected, abs=1e-12)
+    assert significance.mcnemar(a, b) == pytest.approx(expected, abs=1e-12)
 
 
 def test_resampling_is_the_same_for_one_seed_and_for_any_number_of_columns() -> None:
@@ -91,9 +233,10 @@ def test_resampling_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_equal_arms_differ_by_no_more_than_could_have_gone_unseen() -> None:
     zero = np.zeros(600)
     found = stats.difference(zero, alone(600), zero[:100], 0.95)
-    unseen = 1 - 0.025 ** (1 / 600)
+    unseen = 1.959964**2 / (600 + 1.959964**2)  # what is left of Tango's interval where no pair differs
     assert (found.value, found.low, found.high) == (0.0, pytest.approx(-unseen), pytest.approx(unseen))
-    assert 0.006 < unseen < 0.0062
+    copies = stats.difference(zero, np.repeat(alone(200), 3), zero[:100], 0.95)
+    assert copies.high > 2.9 * unseen  # 200 texts, three times each
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
@@ -118,7 +261,7 @@ def test_the_design_effect_of_whole_copies_is_their_number() -> None:
 def test_the_detectable_difference_is_shown_four_times_out_of_five(n: int, discordance: float) -> None:
     from scipy.stats import norm
 
-    delta = stats.detectable(n, discordance)
+    delta = significance.detectable(n, discordance)
     # Connor's formula, put back in.
     root = norm.ppf(0.975) * math.sqrt(discordance) + norm.ppf(0.8) * math.sqrt(discordance - delta**2)
     assert n == pytest.approx((root / delta) ** 2, rel=1e-9)
@@ -132,12 +275,12 @@ def test_the_detectable_difference_is_shown_four_times_out_of_five(n: int, disco
 @given(st.integers(1, 5000), st.floats(0, 1))
 @settings(deadline=None)
 def test_the_detectable_difference_is_a_share_whatever_the_input(n: int, discordance: float) -> None:
-    assert 0 < stats.detectable(n, discordance) <= 1
+    assert 0 < significance.detectable(n, discordance) <= 1
 
 
 def test_arms_that_never_differ_could_still_have_differed_on_a_few_items() -> None:
-    assert 5 / 600 < stats.detectable(600, 0.0) < 10 / 600
-    assert stats.detectable(600, 0.0) == stats.detectable(600, 0.5 / 600)
+    assert 5 / 600 < significance.detectable(600, 0.0) < 10 / 600
+    assert significance.detectable(600, 0.0) == significance.detectable(600, 0.5 / 600)
 
 
 def test_macro_f1_from_counts_is_scikit_learns() -> None:

@@ -26,7 +26,7 @@ data:
   system: Answer in one word.
 method: {{learning_rate: 1e-3, epochs: 1000, max_steps: {steps}, evaluations: 2,
   sample_answers: 1, save_minutes: 0.001}}
-evaluate: {{few_shot: 2, max_new_tokens: 4}}
+evaluate: {{few_shot: 2, max_new_tokens: 4, general: null, harmful: null, energy: false}}
 gate: {{min_rows: 5}}
 """
 

@@ -103,8 +103,8 @@ def test_a_feed_killed_midway_leaves_nothing_doubled(experiments: Path) -> None:
 import os, signal
 from pathlib import Path
 from workbench.recipe import Tracking
-from workbench.tracking import catch_up, content
-content.feed_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from workbench.tracking import catch_up, verdict
+verdict.feed_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
 """
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -20,7 +20,10 @@ VERBS: dict[str, str] = {
     "label": "that one stage: a teacher answers the prompts, within budget, terms and privacy",
     "merge": "that one stage: the adapter into 16-bit weights",
     "quantize": "that one stage: the merged model in each wanted format",
-    "evaluate": "that one stage: every arm on the test rows, and the gate",
+    "evaluate": (
+        "that one stage: every arm on the test rows, and the gate; "
+        "or evaluate model=models:/NAME@champion data=NEW.jsonl: has it drifted?"
+    ),
     "bundle": "that one stage: what may ship, loaded and asked in the engine that will serve it",
     "register": "that one stage: the proven bundles into the MLflow registry",
     "plan": "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
@@ -33,7 +36,23 @@ VERBS: dict[str, str] = {
     "doctor": "versions, devices, disk, store, and which keys are set",
 }
 WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
-    "compare": {"runs": "", "metric": "", "experiments": "experiments", "output": "text", "debug": False},
+    "evaluate": {
+        "model": "",
+        "data": "",
+        "engine": "auto",
+        "key": "",
+        "function": "",
+        "output": "text",
+        "debug": False,
+    },
+    "compare": {
+        "runs": "",
+        "metric": "",
+        "out": "",
+        "experiments": "experiments",
+        "output": "text",
+        "debug": False,
+    },
     "verify": {
         "bundle": "",
         "engine": "auto",
@@ -117,11 +136,17 @@ def run_verb(words: list[str]) -> int:
         return errors.OK
     if verb not in VERBS:
         raise RequestError(f"no such verb {verb!r}", remedy=nearest(verb, VERBS))
-    if verb in WITHOUT_RECIPE:
+    if verb in WITHOUT_RECIPE and (verb != "evaluate" or is_recheck(rest)):
         return view_without_recipe(verb, plain_words(rest, WITHOUT_RECIPE[verb]))
     from workbench.compose import run_with_recipe
 
     return run_with_recipe(verb, rest, task_for(verb))
+
+
+def is_recheck(words: list[str]) -> bool:
+    """Whether `evaluate` means a model that is in production, and no recipe's stage."""
+    keys = {word.partition("=")[0] for word in words}
+    return "model" in keys and "recipe" not in keys
 
 
 def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
@@ -146,6 +171,10 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
     from workbench.views import compare, doctor, serve, ui, verify
 
     match verb:
+        case "evaluate":
+            from workbench.stages import recheck
+
+            return recheck.run(values)
         case "export":
             from workbench.stages import export
 
@@ -153,7 +182,7 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
         case "serve":
             return serve.run(values["bundle"], values["engine"], values["key"], values["port"], values["context"])
         case "compare":
-            return compare.run(values["runs"], values["metric"], values["experiments"], values["output"])
+            return compare.run(values["runs"], values["metric"], values["experiments"], values["output"], values["out"])
         case "verify":
             return verify.run(values)
         case "ui":

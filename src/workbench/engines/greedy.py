@@ -12,8 +12,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.engines.grammar import Grammar
+
 MIN_PREFIX = 32  # tokens; a shorter one saves too little to be worth a second path
 ATTENTION = "workbench_shared_prefix"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one row said: its new ids with the stop token if one came, their log-probability in nats, and the times.
+
+    `seconds` is the row's share of its batch and of the shared start; `latency` the whole batch's wall time, since a
+    batch is answered whole; `first_token` the time until its first tokens were known.
+    """
+
+    ids: list[int]
+    logprob: float
+    seconds: float
+    latency: float
+    first_token: float
 
 
 @dataclass(frozen=True)
@@ -26,9 +43,14 @@ class Prefix:
 
 
 def answer_ids(
-    model: Any, rows: Sequence[list[int]], max_new_tokens: int, stops: frozenset[int], batch_tokens: int
-) -> Iterator[tuple[int, list[int], float]]:
-    """(index, new ids with the stop token if one came, seconds), batch by batch, the longest rows first."""
+    model: Any,
+    rows: Sequence[list[int]],
+    max_new_tokens: int,
+    stops: frozenset[int],
+    batch_tokens: int,
+    grammar: Grammar | None = None,
+) -> Iterator[tuple[int, Said]]:
+    """(index, what that row said), batch by batch, the longest rows first; with a grammar nothing leaves it."""
     import torch
 
     started = time.perf_counter()
@@ -39,9 +61,11 @@ def answer_ids(
     for batch in batches([len(row) - skip + max_new_tokens for row in rows], batch_tokens):
         started = time.perf_counter()
         with torch.inference_mode():
-            told = _greedy(model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops)
-        seconds = (time.perf_counter() - started) / len(batch) + shared
-        yield from ((i, ids, seconds) for i, ids in zip(batch, told, strict=True))
+            told, sums, first = _greedy(model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops, grammar)
+        latency = time.perf_counter() - started
+        seconds = latency / len(batch) + shared
+        for i, ids, logprob in zip(batch, told, sums, strict=True):
+            yield i, Said(ids, logprob, seconds, latency, first - started)
 
 
 def common_prefix(rows: Sequence[list[int]]) -> int:
@@ -115,23 +139,39 @@ def _step(model: Any, ids_BT: Any, mask: Any, position_BT: Any, cache: Any, pref
 
 
 def _greedy(
-    model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None, max_new_tokens: int, stops: frozenset[int]
-) -> list[list[int]]:
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    prefix: Prefix | None,
+    max_new_tokens: int,
+    stops: frozenset[int],
+    grammar: Grammar | None,
+) -> tuple[list[list[int]], list[float], float]:
+    """New ids a row, their summed log-probability, and the clock when the first ids were known."""
     import torch
 
     logits, cache, mask, position = prefill(model, rows, prefix)
     told: list[list[int]] = [[] for _ in rows]
+    sums = [0.0] * len(rows)
     live = list(range(len(rows)))  # row of the batch → row asked for; shrinks as rows finish
     done: set[int] = set()
+    matchers = grammar.rows(len(rows)) if grammar else []
+    first = 0.0
     while True:
-        new = logits.argmax(-1)
-        for row, token in zip(live, new.tolist(), strict=True):
+        new = (grammar.mask(logits, [matchers[row] for row in live]) if grammar else logits).argmax(-1)
+        # The model's own distribution in float32, whatever the grammar left of it.
+        whole = logits.float()
+        logprobs = whole.gather(1, new[:, None])[:, 0] - whole.logsumexp(-1)
+        for row, token, logprob in zip(live, new.tolist(), logprobs.tolist(), strict=True):
             if row not in done:
                 told[row].append(token)
+                sums[row] += logprob
+                if grammar and token not in stops:
+                    matchers[row].consume_token(token)
                 if token in stops or len(told[row]) == max_new_tokens:
                     done.add(row)
+        first = first or time.perf_counter()
         if len(done) == len(rows):
-            return told
+            return told, sums, first
         keep = [at for at, row in enumerate(live) if row not in done]
         # Leaving rows out copies the cache: worth it once an eighth of the batch would be computed for nothing.
         if len(keep) <= len(live) * 7 // 8:

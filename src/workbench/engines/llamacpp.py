@@ -7,12 +7,14 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from workbench.engines.ask import Ask
 from workbench.engines.child import child, tail, wait_until
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
@@ -25,9 +27,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
-def llamacpp_engine(
-    gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None
-) -> Iterator[Callable[[Sequence[Sequence[Message]], int], Iterator[tuple[int, Answer]]]]:
+def llamacpp_engine(gguf: Path, *, parallel: int = 8, context: int = 2048, threads: int | None = None) -> Iterator[Ask]:
     """Serve a GGUF and give the function that asks it, `parallel` requests at once, greedy.
 
     The file's own chat template is used. `context` is the longest prompt and answer together, in tokens. A slot
@@ -36,29 +36,52 @@ def llamacpp_engine(
     """
     with serve(gguf, parallel=parallel, context=context, threads=threads) as (url, log):
 
-        def one(index: int, prompt: Sequence[Message], max_new_tokens: int, at_once: int) -> tuple[int, Answer]:
-            body = {
-                "messages": message_dicts(prompt),
-                "max_tokens": max_new_tokens,
-                "temperature": 0.0,
-                "cache_prompt": True,
-            }
+        def one(index: int, prompt: Sequence[Message], max_new_tokens: int, schema: Any) -> tuple[int, Answer]:
+            body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 1}
             started = time.perf_counter()
             try:
                 told = request(f"{url}/v1/chat/completions", body)
             except (OSError, ValueError) as error:
                 raise WorkbenchError(_why(error, index, context) + "\n" + log(), where=str(gguf)) from error
-            seconds = (time.perf_counter() - started) / at_once
-            choice, usage = told["choices"][0], told["usage"]
-            finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-            text = choice["message"]["content"] or ""
-            return index, Answer(text, finish, usage["prompt_tokens"], usage["completion_tokens"], seconds)
+            return index, read_chat(told, time.perf_counter() - started)
 
-        def ask(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+        def ask(
+            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
-            yield from as_they_come(lambda i: one(i, prompts[i], max_new_tokens, at_once), len(prompts), at_once)
+            answers = as_they_come(lambda i: one(i, prompts[i], max_new_tokens, schema), len(prompts), at_once)
+            yield from ((index, replace(answer, seconds=answer.seconds / at_once)) for index, answer in answers)
 
         yield ask
+
+
+def chat_body(prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A greedy chat request as llama.cpp and vLLM take it; with a schema, no token leaves its grammar."""
+    body: dict[str, Any] = {"messages": message_dicts(prompt), "max_tokens": max_new_tokens, "temperature": 0.0}
+    if schema:
+        wanted = {"name": "answer", "strict": True, "schema": dict(schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+    return body
+
+
+def read_chat(told: Mapping[str, Any], seconds: float) -> Answer:
+    """The answer in a chat completion that took so many seconds.
+
+    llama.cpp tells how long it read the prompt; log-probabilities, where asked for, are those of every token said.
+    """
+    choice, usage, timings = told["choices"][0], told["usage"], told.get("timings") or {}
+    finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+    content = (choice.get("logprobs") or {}).get("content")
+    return Answer(
+        text=choice["message"]["content"] or "",
+        finish=finish,
+        tokens_in=usage["prompt_tokens"],
+        tokens_out=usage["completion_tokens"],
+        seconds=seconds,
+        latency=seconds,
+        first_token=timings["prompt_ms"] / 1000 if "prompt_ms" in timings else None,
+        logprob=sum(token["logprob"] for token in content) if content else None,
+    )
 
 
 def as_they_come(one: Callable[[int], T], count: int, at_once: int) -> Iterator[T]:

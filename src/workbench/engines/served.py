@@ -6,14 +6,14 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
-from workbench.engines.llamacpp import as_they_come, request
+from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.records import Answer, Message, message_dicts
 
@@ -108,11 +108,13 @@ def served_engine(
     """
     with serve_bundle(folder, engine, context=context, parallel=parallel, threads=threads) as server:
 
-        def ask_all(prompts: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[tuple[int, Answer]]:
+        def ask_all(
+            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
 
             def one(index: int) -> tuple[int, Answer]:
-                answer = chat(server, prompts[index], max_new_tokens)
+                answer = chat(server, prompts[index], max_new_tokens, schema=schema)
                 return index, replace(answer, seconds=answer.seconds / at_once)
 
             yield from as_they_come(one, len(prompts), at_once)
@@ -193,21 +195,24 @@ def forced_vllm_adapter(server: Served, ids: Sequence[int], top: int) -> dict[in
     return {int(token.removeprefix("token_id:")): value for token, value in told.items()}
 
 
-def chat(server: Served, messages: Sequence[Message], max_new_tokens: int, slot: int = -1) -> Answer:
-    """The engine's greedy answer to a chat; `seconds` is the request's wall time. `slot` as in `forced`."""
-    body = {
-        "model": server.model,
-        "messages": message_dicts(messages),
-        "max_tokens": max_new_tokens,
-        "temperature": 0.0,
-    } | ({"id_slot": slot} if server.engine == "llamacpp" else {})
+def chat(
+    server: Served,
+    messages: Sequence[Message],
+    max_new_tokens: int,
+    slot: int = -1,
+    schema: Mapping[str, Any] | None = None,
+) -> Answer:
+    """The engine's greedy answer to a chat; `seconds` is the request's wall time. `slot` as in `forced`.
+
+    Both llama.cpp and vLLM tell the log-probability of every token said, the stop token included, when asked.
+    """
+    body = {"model": server.model} | chat_body(messages, max_new_tokens, schema)
+    body |= {"id_slot": slot} if server.engine == "llamacpp" else {}
+    if server.engine in EXACT:
+        body |= {"logprobs": True, "top_logprobs": 1} if server.engine == "llamacpp" else {"logprobs": True}
     started = time.perf_counter()
     told = ask(server, "/v1/chat/completions", body)
-    seconds = time.perf_counter() - started
-    choice, usage = told["choices"][0], told["usage"]
-    finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-    text = choice["message"]["content"] or ""
-    return Answer(text, finish, usage["prompt_tokens"], usage["completion_tokens"], seconds)
+    return read_chat(told, time.perf_counter() - started)
 
 
 def ask(server: Served, path: str, body: dict[str, Any]) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.engines.ask import Ask
+from workbench.engines.grammar import Grammar
 from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
 from workbench.engines.memory import keep_freed_memory
 from workbench.errors import RequestError, WorkbenchError
@@ -25,7 +27,7 @@ def transformers_engine(
     batch_tokens: int = 8192,
     threads: int | None = None,
     chat_template: str | None = None,
-) -> Iterator[Callable[[Sequence[Sequence[Message]], int], Iterator[tuple[int, Answer]]]]:
+) -> Iterator[Ask]:
     """Load a safetensors folder (and an unmerged PEFT adapter on it) and give the function that asks it.
 
     Weights keep the dtype they were saved in. A compressed-tensors folder (w8a8) is run as compressed-tensors
@@ -35,7 +37,8 @@ def transformers_engine(
 
     Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The
     next token is always the most likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole
-    before it is yielded, and `Answer.seconds` is its wall time over its rows. `tokens_out` counts the stop token.
+    before it is yielded: `Answer.seconds` is its wall time over its rows, `latency` that time whole, `first_token` its
+    reading of the prompts. `tokens_out` counts the stop token. A `schema` becomes a mask over each next token.
     """
     import torch
 
@@ -45,23 +48,41 @@ def transformers_engine(
     try:
         place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
-        yield lambda prompts, max_new_tokens: answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens)
+
+        def ask(
+            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        ) -> Iterator[tuple[int, Answer]]:
+            return answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens, schema)
+
+        yield ask
     finally:
         torch.set_num_threads(before)
 
 
 def answers_of(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[Message]], max_new_tokens: int, batch_tokens: int = 8192
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[Message]],
+    max_new_tokens: int,
+    batch_tokens: int = 8192,
+    schema: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """(index, greedy answer) of each prompt, batch by batch, of a model that is loaded."""
     stops = stop_ids(model, tokenizer)
     rows = [
         tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False) for p in prompts
     ]
-    for index, ids, seconds in answer_ids(model, rows, max_new_tokens, stops, batch_tokens):
+    grammar = Grammar(tokenizer, schema, model.get_output_embeddings().weight.shape[0]) if schema else None
+    for index, said in answer_ids(model, rows, max_new_tokens, stops, batch_tokens, grammar):
+        ids = said.ids
         finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
         text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
-        yield index, Answer(text, finish, len(rows[index]), len(ids), seconds)
+        yield (
+            index,
+            Answer(
+                text, finish, len(rows[index]), len(ids), said.seconds, said.latency, said.first_token, said.logprob
+            ),
+        )
 
 
 def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: str | None = None) -> tuple[Any, Any]:

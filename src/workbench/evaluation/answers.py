@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from workbench.engines import Ask
 from workbench.errors import WorkbenchError
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
 
+# Engines' `Ask`; one that is never given a schema need not take one.
+Asking = Callable[..., Iterator[tuple[int, Answer]]]
 LONE = "backslashreplace"  # half a surrogate pair cannot be UTF-8; as \\ud83d it is an escape JSON knows
 
 
@@ -22,8 +25,10 @@ LONE = "backslashreplace"  # half a surrogate pair cannot be UTF-8; as \\ud83d i
 class Prediction:
     """One arm's answer to one item, with what was wanted; one JSON line of `predictions/<arm>.jsonl`.
 
-    `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly in a batch;
-    `group` ties near copies together, so that intervals do not count them as independent.
+    `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly among the answers made at
+    once; `group` ties near copies together, so that intervals do not count them as independent. `latency` and
+    `first_token` are what one asker waits (seconds), `logprob` is that of the whole answer (nats): None where the
+    engine does not tell.
     """
 
     id: str
@@ -35,26 +40,37 @@ class Prediction:
     tokens_out: int
     seconds: float
     group: str = ""
+    latency: float | None = None
+    first_token: float | None = None
+    logprob: float | None = None
+    usd: float = 0.0
 
 
-def question_key(arm_digest: str, prompt: Sequence[Message], max_new_tokens: int) -> str:
-    """What an answer depends on: the weights, the words, the length allowed, and greedy decoding."""
+def question_key(
+    arm_digest: str, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+) -> str:
+    """What an answer depends on: the weights, the words, the length allowed, the schema, and greedy decoding."""
     asked = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
+    asked |= {"schema": schema} if schema else {}
     return digest(asked | {"decoding": "greedy"}, 32)
 
 
 def ask_arm(
     arm: str,
     arm_digest: str,
-    ask: Ask,
+    ask: Asking,
     items: Sequence[Example],
     prompts: Sequence[Sequence[Message]],
     *,
     max_new_tokens: int,
     out: Path,
     cached: Path | None = None,
+    schema: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> list[Prediction]:
     """Predictions of one arm in the order of `items`, asking only what neither `out` nor `cached` holds.
+
+    What is asked is shuffled by the seed, so that a machine that slows down does not slow the last rows alone.
 
     Each answer is appended to `out` as it comes, so a killed call loses at most the one being written;
     at the end `out` holds exactly one line an item, in order. Raises WorkbenchError when the engine
@@ -62,7 +78,7 @@ def ask_arm(
     """
     if len(items) != len(prompts):
         raise WorkbenchError(f"{len(items)} items came with {len(prompts)} prompts", where=f"arm {arm}")
-    keys = [question_key(arm_digest, prompt, max_new_tokens) for prompt in prompts]
+    keys = [question_key(arm_digest, prompt, max_new_tokens, schema) for prompt in prompts]
     known = {p.key: p for path in (cached, out) if path is not None for p in read_predictions(path)}
     # Items that ask the very same thing are asked once.
     missing = {key: index for index, key in enumerate(keys) if key not in known}
@@ -70,9 +86,11 @@ def ask_arm(
     drop_broken_end(out)
     if missing:
         waiting = list(missing.values())
+        random.Random(seed).shuffle(waiting)
+        told = {"schema": schema} if schema else {}
         with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
             task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
-            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens):
+            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **told):
                 index = waiting[position]
                 known[keys[index]] = prediction = predict(items[index], keys[index], answer)
                 stream.write(canonical(asdict(prediction)) + "\n")
@@ -95,6 +113,7 @@ def predict(item: Example, key: str, answer: Answer) -> Prediction:
     return Prediction(
         item.id, key, answer.text, item.answer, answer.finish,
         answer.tokens_in, answer.tokens_out, answer.seconds, item.group,
+        answer.latency, answer.first_token, answer.logprob, answer.usd,
     )  # fmt: skip
 
 

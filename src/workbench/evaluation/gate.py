@@ -5,115 +5,102 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.evaluation.figures import describe, interval_in_points, percent, points, title
+from workbench.errors import RequestError
+from workbench.evaluation import checks, limits
+from workbench.evaluation.checks import Check, comparison
+from workbench.evaluation.figures import amount, describe, interval_in_points, points, title
 from workbench.evaluation.report import STUDENT
 from workbench.recipe.nouns import Gate
 
+__all__ = ["check_override", "comparison", "judge"]
+
+OWN = ("latency", "size", "cost", "memorised")  # refuse the arm they were measured on, and no other
+LEAST_REASON = 20  # characters of an override: who, when, why do not fit into fewer
+
 
 def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence[str]) -> dict[str, Any]:
-    """`{"passed", "checks", "shipped", "refused", "baseline"}` for the student and each quantized format.
+    """`{"passed", "checks", "shipped", "refused", "baseline", "override", "overridden", "sentence"}`.
 
-    `passed`: the student may ship (and, with `gate.every_format`, every format may). Each check:
-    `{"name", "arm", "passed", "value", "limit", "why"}`, value and limit in the metric's own unit.
+    The student's quality, safety and licences bind the run; its latency, size, cost and memorised rows refuse only
+    itself, as each format's own checks refuse only that format. `passed`: the run's checks hold and something ships
+    (and, with `gate.every_format`, every format). `override` ships what was refused, duties excepted. Each check:
+    `{"name", "arm", "passed", "value", "limit", "why"}`. RequestError on an override without a reason.
     """
-    common = [enough_rows(report, gate), better_than_baseline(report, gate, primary), *validity(report, gate)]
-    of_formats = [not_worse(report, gate, primary, name) for name in formats]
-    sound = {check["arm"] for check in of_formats if check["passed"]}
-    passed = all(check["passed"] for check in common)
-    if gate.every_format:
-        passed = passed and len(sound) == len(formats)
-    shipped = [arm for arm in (STUDENT, *formats) if passed and (arm == STUDENT or arm in sound)]
-    refused = [arm for arm in (STUDENT, *formats) if arm not in shipped]
-    verdict = {"passed": passed, "checks": common + of_formats, "shipped": shipped, "refused": refused}
-    return verdict | {"baseline": gate.baseline}
+    reason = check_override(gate)
+    asked = [
+        checks.enough_rows(report, gate),
+        checks.better_than_baseline(report, gate, primary),
+        *checks.not_worse_than_champion(report, gate, primary),
+        *checks.validity(report, gate),
+        *checks.slices(report, gate),
+        *limits.kept(report, gate, STUDENT),
+        *limits.trusted_judge(report),
+        *limits.duties(report, gate),
+        *limits.resources(report, gate, STUDENT),
+        *limits.memorised(report, gate, STUDENT),
+    ]
+    for name in formats:
+        asked += [*limits.resources(report, gate, name), *limits.memorised(report, gate, name)]
+        asked += [*limits.kept(report, gate, name), checks.not_worse_than_student(report, gate, primary, name)]
+    arms = [STUDENT, *formats]
+    shipped = what_ships(asked, arms, gate)
+    overridden = False
+    if reason and not any(one["name"] == "duties" and not one["passed"] for one in asked):
+        overridden = len(shipped) < len(arms)
+        shipped = arms
+    verdict = {"passed": bool(shipped), "checks": asked, "shipped": shipped}
+    verdict |= {"refused": [arm for arm in arms if arm not in shipped], "baseline": gate.baseline}
+    verdict |= {"override": reason, "overridden": overridden}
+    return verdict | {"sentence": sentence(report, gate, primary, verdict)}
 
 
-def check(name: str, arm: str, passed: bool, value: float | None, limit: float | None, why: str) -> dict[str, Any]:
-    """One check of the gate."""
-    return {"name": name, "arm": arm, "passed": passed, "value": value, "limit": limit, "why": why}
-
-
-def enough_rows(report: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
-    """A verdict rests on at least `gate.min_rows` items; near copies of one another count once."""
-    rows = report.get("clusters", report["n"])
-    apart = "" if rows == report["n"] else f" ({report['n']} rows, near copies counted once)"
-    why = f"the verdict rests on {rows} test rows{apart}; at least {gate.min_rows} must be asked"
-    return check("enough_rows", STUDENT, rows >= gate.min_rows, rows, gate.min_rows, why)
-
-
-def better_than_baseline(report: Mapping[str, Any], gate: Gate, primary: str) -> dict[str, Any]:
-    """The lower end of student minus baseline exceeds `gate.better_by`."""
-    row = comparison(report, STUDENT, gate.baseline, primary)
-    if row is None or row["ci_low"] is None:
-        why = f"no interval for {STUDENT} against {gate.baseline} on {title(primary)} was measured"
-        return check("better_than_baseline", STUDENT, False, None, gate.better_by, why)
-    passed = row["ci_low"] > gate.better_by
-    arms = report["arms"]
-    told = result(row["delta"], gate.baseline)
-    figures = ""
-    if describe(primary)["kind"] == "share":
-        figures = (
-            f": {percent(arms[STUDENT][primary]['value'])} against {percent(arms[gate.baseline][primary]['value'])}"
+def check_override(gate: Gate) -> str | None:
+    """The written reason, or None; RequestError where it is too short to be one."""
+    if gate.override is None:
+        return None
+    reason = " ".join(gate.override.split())
+    if len(reason) < LEAST_REASON:
+        raise RequestError(
+            f"an override needs a written reason of at least {LEAST_REASON} characters, this one has {len(reason)}",
+            where="gate.override",
+            remedy="say who ships it, when and why, or leave it null",
         )
-    must = f"a gain above {points(gate.better_by)} must be certain"
-    why = f"{STUDENT} {told} on {title(primary)} ({between(report, row)}){figures}; {must}"
-    if not passed:
-        why += honest(row)
-    return check("better_than_baseline", STUDENT, passed, row["ci_low"], gate.better_by, why)
+    return reason
 
 
-def validity(report: Mapping[str, Any], gate: Gate) -> list[dict[str, Any]]:
-    """The lower end of the student's share of valid answers reaches `gate.validity`; unmeasured, it is said so."""
-    cell = report["arms"].get(STUDENT, {}).get("validity")
+def what_ships(asked: Sequence[Check], arms: Sequence[str], gate: Gate) -> list[str]:
+    """The arms without a refusal of their own, where no refusal binds the whole run."""
+    refused = [one for one in asked if not one["passed"]]
+    if any(one["arm"] == STUDENT and one["name"] not in OWN for one in refused):
+        return []
+    stopped = {one["arm"] for one in refused}
+    if gate.every_format and stopped:
+        return []
+    return [arm for arm in arms if arm not in stopped]
+
+
+def sentence(report: Mapping[str, Any], gate: Gate, primary: str, verdict: Mapping[str, Any]) -> str:
+    """The verdict with its figures, for a reader who reads nothing else."""
+    cell, row = report["arms"].get(STUDENT, {}).get(primary), comparison(report, STUDENT, gate.baseline, primary)
+    shipped = listed(verdict["shipped"])
+    head = f"{shipped} may ship" if shipped else "Nothing may ship"
+    if verdict["overridden"]:
+        head = f"{shipped} ship against the gate, on a person's word"
+    text = head[0].upper() + head[1:]
     if cell is None:
-        if gate.validity == 0:
-            return []
-        why = f"the scorer measures no validity, so the limit of {percent(gate.validity)} was held against nothing"
-        return [check("validity", STUDENT, True, None, gate.validity, why)]
-    passed = cell["ci_low"] >= gate.validity
-    ends = interval_in_points(cell["ci_low"], cell["ci_high"], report["confidence"]).replace("+", "")
-    must = f"at least {percent(gate.validity)} must be certain" if gate.validity > 0 else "no limit is set"
-    why = f"{percent(cell['value'])} of {STUDENT}'s answers are valid ({ends}); {must}"
-    return [check("validity", STUDENT, passed, cell["ci_low"], gate.validity, why)]
+        return f"{text}: no student was asked."
+    text += f": {amount(describe(primary)['kind'], cell['value'])} {title(primary)}"
+    if row is None:
+        return f"{text} on {report['n']} test rows."
+    size, low, high = points(abs(row["delta"])), row["ci_low"], row["ci_high"]
+    interval = interval_in_points(low, high, report["confidence"])
+    if low is not None and high is not None and low <= 0 <= high:
+        text += f" ({interval} against {gate.baseline}). No difference was detectable at n={row['n']}"
+        return text + ("." if row["mde"] is None else f"; it could have shown {points(row['mde'])} points.")
+    side = "better" if row["delta"] > 0 else "worse"
+    return f"{text}, {size} points {side} than {gate.baseline} on the same {report['n']} test rows ({interval})."
 
 
-def not_worse(report: Mapping[str, Any], gate: Gate, primary: str, name: str) -> dict[str, Any]:
-    """The lower end of format minus student stays within `gate.quantized_margin`."""
-    limit = -gate.quantized_margin
-    row = comparison(report, name, STUDENT, primary)
-    if row is None or row["ci_low"] is None:
-        why = f"no interval for {name} against {STUDENT} on {title(primary)} was measured"
-        return check("not_worse_than_student", name, False, None, limit, why)
-    passed = row["ci_low"] >= limit
-    may = f"at most {points(gate.quantized_margin)} may be lost"
-    if not passed and row["delta"] >= limit:
-        may += ", which this interval does not rule out"
-    why = f"{name} {result(row['delta'], STUDENT)} ({between(report, row)}); {may}"
-    return check("not_worse_than_student", name, passed, row["ci_low"], limit, why + honest(row))
-
-
-def comparison(report: Mapping[str, Any], candidate: str, baseline: str, metric: str) -> Mapping[str, Any] | None:
-    """The report's row for this pair and metric, if it has one."""
-    wanted = (candidate, baseline, metric)
-    rows = (row for row in report["comparisons"] if (row["candidate"], row["baseline"], row["metric"]) == wanted)
-    return next(rows, None)
-
-
-def result(delta: float, other: str) -> str:
-    """`gained 20.5 points over base`, `lost 4.0 points against student`, `scored the same as student`."""
-    size = points(abs(delta))
-    if size == points(0.0):
-        return f"scored the same as {other}"
-    return f"gained {size} points over {other}" if delta > 0 else f"lost {size} points against {other}"
-
-
-def between(report: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The row's interval in words."""
-    return interval_in_points(row["ci_low"], row["ci_high"], report["confidence"])
-
-
-def honest(row: Mapping[str, Any]) -> str:
-    """What an interval that holds zero does and does not say: no difference shown is not no difference."""
-    if row["ci_low"] > 0 or row["ci_high"] < 0 or row["mde"] is None:
-        return ""
-    return f"; no difference was detectable at n={row['n']}, which could have shown one of {points(row['mde'])} points"
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

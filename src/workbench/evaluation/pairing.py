@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.evaluation import scorers
 from workbench.evaluation.answers import Prediction, read_predictions
 from workbench.evaluation.figures import describe
 from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure, settings_of
 from workbench.evaluation.scorers import primary_metric
 from workbench.recipe.nouns import Evaluate
 
+SETTINGS = ("scorer", "fields", "labels", "function", "resamples", "seed")  # of the first run's report, kept
 
-def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str, Any]:
-    """The student and every format that all these evaluated runs have, each against the first run's own.
 
-    `folders` are run folders (`experiments/<recipe>/<digest>`); `metric` keeps one metric's rows. All
-    answers are scored as the first run's recipe says. Returns what `compare_arms` does, with the arms
-    called `<recipe>/<digest> <arm>`.
+@dataclass(frozen=True)
+class Gathered:
+    """Runs that can be compared: their names and reports, the arms all have, and `<run> <arm>` → its answers."""
+
+    names: tuple[str, ...]
+    reports: tuple[Mapping[str, Any], ...]
+    arms: tuple[str, ...]
+    contenders: Mapping[str, Sequence[Prediction]]
+    said: tuple[str, ...]
+
+
+def gather(folders: Sequence[Path]) -> Gathered:
+    """The student and every format that all these evaluated runs have, with their answers.
+
+    `folders` are run folders (`experiments/<recipe>/<digest>`). Raises RequestError when fewer than two are given,
+    when one was not evaluated, or when they have no arm in common.
     """
     names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     if len(set(names)) < max(2, len(names)):
         raise RequestError("two runs or more are compared, each named once", where="runs")
     reports = [read_report(folder) for folder in folders]
-    first, said = reports[0], []
     settings = [(r["scorer"], r["fields"]) for r in reports]
-    said += [
+    said = [
         f"{n} was scored otherwise and is scored as {names[0]} here"
         for n, s in zip(names, settings)
         if s != settings[0]
@@ -49,17 +61,43 @@ def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str
         for arm in common
         for n, folder in zip(names, folders)
     }
-    evaluate = settings_of(first, metric)
-    pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in common for n in names[1:]]
-    result = compare_arms(contenders, evaluate, first["seed"], pairs=pairs)
-    for n, report in zip(names, reports):
-        for arm in common:
+    return Gathered(tuple(names), tuple(reports), tuple(common), contenders, tuple(said))
+
+
+def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str, Any]:
+    """The arms that all these runs have, each against the first run's own.
+
+    `metric` keeps one metric's rows. All answers are scored as the first run's recipe says. Returns what
+    `compare_arms` does, with the arms called `<recipe>/<digest> <arm>`, and the first run's settings.
+    """
+    return compare_gathered(gather(folders), metric)
+
+
+def compare_gathered(found: Gathered, metric: str | None = None) -> dict[str, Any]:
+    """The comparison of runs whose answers were read."""
+    first, names = found.reports[0], found.names
+    evaluate, unjudged = without_judge(settings_of(first, metric))
+    pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in found.arms for n in names[1:]]
+    result = compare_arms(found.contenders, evaluate, first["seed"], pairs=pairs)
+    for n, report in zip(names, found.reports):
+        for arm in found.arms:
             if "bytes" in report["arms"][arm]:
                 result["arms"][f"{n} {arm}"]["bytes"] = report["arms"][arm]["bytes"]
                 result["metrics"]["bytes"] = describe("bytes")
     if metric:
-        result["comparisons"] = [row for row in result["comparisons"] if row["metric"] == metric]
-    return result | {"said": said + result["said"]}
+        result["comparisons"] = [row for row in result["comparisons"] if row["metric"] == evaluate.primary]
+    kept = {name: first[name] for name in SETTINGS if name in first}
+    return result | kept | {"runs": list(names), "said": [*found.said, *unjudged, *result["said"]]}
+
+
+def without_judge(evaluate: Evaluate) -> tuple[Evaluate, list[str]]:
+    """(how to score answers of several runs, what to say): a judge saw each run's answers beside its own baseline's."""
+    judged = scorers.find(evaluate.scorer).judged(evaluate)
+    if evaluate.primary not in judged:
+        return evaluate, []
+    plain = scorers.metric_names(evaluate)[0]
+    said = f"{evaluate.primary} is a judge's verdict within one run, so the runs are compared by {plain}"
+    return replace(evaluate, primary=plain), [said]
 
 
 def compare_arms(

@@ -9,10 +9,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from workbench.evaluation.figures import DASH, amount, describe, p_text, points, span, title
+from workbench.evaluation.figures import CONSTRAINED, DASH, amount, describe, p_text, points, span, title
 
 ROOM_FOR_ENDS = 100  # characters
-HIDDEN = ("cut_short", "tokens_per_answer")  # in report.json and report.html
+HIDDEN = (  # in report.json and report.html
+    "cut_short", "field_share", "tokens_per_answer", "tokens_in_per_answer", "latency_p50", "latency_p95",
+    "first_token_p50", "answers_per_second", "peak_memory_bytes", "kwh_per_1000",
+)  # fmt: skip
 
 
 def arms_table(report: Mapping[str, Any], width: int | None = None) -> Table:
@@ -32,7 +35,7 @@ def arms_table(report: Mapping[str, Any], width: int | None = None) -> Table:
         header_style="dim",
     )
     table.add_column("arm", no_wrap=True, vertical="top")
-    shown = [name for name in report["metrics"] if name not in HIDDEN]
+    shown = [name for name in report["metrics"] if name not in HIDDEN and not name.startswith(CONSTRAINED)]
     for name in shown:
         style = "bold not dim" if name == report["primary"] else "dim"
         table.add_column(header(name), justify="right", header_style=style, no_wrap=True)
@@ -83,11 +86,23 @@ def verdict(report: Mapping[str, Any], arm: str) -> str:
 
 
 def gate_lines(report: Mapping[str, Any]) -> list[Text]:
-    """One line a check, marked ✓ or ✗, with its reason; no line when no gate was asked."""
+    """One line a check with its reason, a person's override last; no line when no gate was asked.
+
+    ✓ it holds, ✗ it does not, · no limit is set, so it is only told. What holds for a format beside its place against
+    the student stands in the report alone.
+    """
     lines = []
-    for check in report.get("gate", {}).get("checks", ()):
+    gate = report.get("gate", {})
+    for check in gate.get("checks", ()):
+        if check["passed"] and check["arm"] != "student" and check["name"] != "not_worse_than_student":
+            continue
         mark = Text("✓ ", style="green") if check["passed"] else Text("✗ ", style="bold red")
+        if check["passed"] and check["limit"] is None:
+            mark = Text("· ", style="dim")
         lines.append(mark.append(check["why"], style="default not bold"))
+    if gate.get("override"):
+        told = "overridden by a person" if gate.get("overridden") else "a person's override changed nothing"
+        lines.append(Text("! ", style="bold yellow").append(f"{told}: {gate['override']}", style="default not bold"))
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +14,20 @@ from workbench.data.prepare import Splits
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
 from workbench.recipe import Recipe
-from workbench.records import Example, digest
+from workbench.records import Example, digest, file_sha256
 from workbench.runs import Run
 from workbench.serving.prove import choose_engine
 from workbench.sources import model_folder
+from workbench.stages.asked_teacher import teacher_digest, teacher_engine
 from workbench.stages.common import merged_model, need
+from workbench.teacher.local import gguf_of
+
+WEIGHTS = (".safetensors", ".gguf")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One contender: what answers, and whether it is shown examples first."""
+    """One contender: what answers, and whether it is shown examples first. `bytes` is 0 where nobody knows them."""
 
     name: str
     digest: str
@@ -39,9 +43,7 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     Where vLLM cannot be started here, a compressed-tensors format is answered for by transformers.
     """
     launch, evaluate = recipe.launch, recipe.evaluate
-    plain = partial(
-        transformers_engine, device=launch.device, batch_tokens=evaluate.batch_tokens, threads=launch.threads
-    )
+    plain = transformers_of(recipe)
     served = partial(served_engine, parallel=evaluate.parallel, threads=launch.threads)
     base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
@@ -70,9 +72,42 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     return arms
 
 
+def teacher_arm(recipe: Recipe, run: Run, items: Sequence[Example]) -> Arm:
+    """The teacher, asked the test rows through its own room."""
+    teacher = recipe.teacher
+    local = teacher.api == "local_gguf"
+    size = gguf_of(teacher).stat().st_size if local else 0
+    engine = partial(teacher_engine, recipe, run, items)
+    return Arm("teacher", teacher_digest(recipe), size, "llamacpp" if local else teacher.api, engine)
+
+
+def champion_arm(recipe: Recipe, folder: Path, sha256: str) -> Arm:
+    """A registered model's folder, in the engine that takes it: the student's own where it can be the same."""
+    gguf = any(folder.glob("*.gguf"))
+    served = partial(
+        served_engine, folder, "llamacpp", parallel=recipe.evaluate.parallel, threads=recipe.launch.threads
+    )
+    ask = served if gguf else partial(transformers_of(recipe), folder)
+    return Arm("champion", sha256[:16], weights_bytes(folder), "llamacpp" if gguf else "transformers", ask)
+
+
+def transformers_of(recipe: Recipe) -> Callable[..., AbstractContextManager[Ask]]:
+    """The transformers engine with this recipe's device, threads and batches."""
+    launch = recipe.launch
+    return partial(
+        transformers_engine, device=launch.device, batch_tokens=recipe.evaluate.batch_tokens, threads=launch.threads
+    )
+
+
 def weights_bytes(folder: Path) -> int:
     """Size of the weights in a model folder."""
-    return sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf"))
+    return sum(p.stat().st_size for p in folder.iterdir() if p.suffix in WEIGHTS)
+
+
+def weights_digest(path: Path) -> str:
+    """Digest of a model's weights alone, whatever card or licence lies beside them; `path` may be the file itself."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in WEIGHTS)
+    return digest([file_sha256(p) for p in files], 32)
 
 
 def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:

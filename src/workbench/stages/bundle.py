@@ -41,7 +41,7 @@ from workbench.serving.signature import fingerprint, public_key_of, sign, signin
 from workbench.sources import model_folder
 from workbench.stages.about import about_of
 from workbench.stages.common import is_done, merged_model, need, say
-from workbench.stages.held_out import references
+from workbench.stages.held_out import references, scoring_of
 from workbench.teacher.duties import name_ok, read_duties
 
 ADAPTER = "adapter"
@@ -139,10 +139,13 @@ def assemble(
         recipe.evaluate.max_new_tokens,
         recipe.bundle.context,
     )
+    scored, why = scoring_of(run)
+    if why:
+        say(run, f"bundle/{name}", why)
     say(run, f"bundle/{name}", f"loading {name} in {engine} …")
     tokenizer = load_tokenizer(merged_model(run), None)
     parity, asked = ask_engine(
-        folder, engine, rows, limits, score=partial(deciding_score, recipe.evaluate), threads=recipe.launch.threads,
+        folder, engine, rows, limits, score=partial(deciding_score, scored), threads=recipe.launch.threads,
         base=base, token_text=lambda token: tokenizer.decode([token]),
     )  # fmt: skip
     stand(asked, f"bundle/{name}")
@@ -156,8 +159,8 @@ def assemble(
         "stop_ids": trained_stops(rows), "stop_tokens": [tokenizer.decode([i]) for i in trained_stops(rows)],
         "weights": weights, "made": about.made, "context": recipe.bundle.context,
         "verified_in": asdict(about.verified[0]), "parity": figures(parity), "limits": asdict(limits),
-        "scoring": {"scorer": recipe.evaluate.scorer, "fields": list(recipe.evaluate.fields),
-                    "primary": recipe.evaluate.primary},
+        "scoring": {"scorer": scored.scorer, "fields": list(scored.fields), "labels": list(scored.labels),
+                    "primary": scored.primary, **({"instead": why} if why else {})},
         **({"base": {"source": recipe.model.source, "sha256": recipe.model.sha256}} if base else {}),
     }  # fmt: skip
     hashed = hash_files(folder)

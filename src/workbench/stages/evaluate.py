@@ -2,109 +2,160 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workbench.data.chat import few_shot
-from workbench.evaluation.answers import Prediction, ask_arm
+from workbench.data.prepare import Splits
+from workbench.errors import WorkbenchError
+from workbench.evaluation import behaviours, plots
 from workbench.evaluation.chain import joints
-from workbench.evaluation.gate import judge
+from workbench.evaluation.gate import check_override, judge
 from workbench.evaluation.page import write_page
-from workbench.evaluation.report import build_report
+from workbench.evaluation.report import STUDENT, build_report
 from workbench.evaluation.scorers import primary_metric
+from workbench.evaluation.scorers.judged import PREFERENCE
+from workbench.evaluation.shapes import shown
 from workbench.recipe import Recipe
-from workbench.records import Example, Message, digest
-from workbench.runs import Run, read_json, stage, write_whole
-from workbench.serving.prove import HERE, choose_engine
-from workbench.stages.arms import Arm, arms_of, choose_shots
+from workbench.records import Example
+from workbench.runs import Run, Staging, read_json, stage, write_whole
+from workbench.stages.arms import Arm, choose_shots
+from workbench.stages.asking import Told, ask_all, questions_of
 from workbench.stages.common import is_done, log_datasets, need, rows, say
+from workbench.stages.contenders import FETCHED, contenders, fingerprint_of, incumbent_of
+from workbench.stages.handover import hand_over
+from workbench.stages.judging import judged
+from workbench.stages.obligations import duties_of
+
+OPTIONAL = ("teacher", "champion")  # one that cannot be asked is left out aloud: the run's own verdict stands without
+FIGURES, PROMPTS = "figures", "prompts.json"
 
 
 def run(recipe: Recipe, run: Run) -> bool:
     """Evaluate unless it is done. Answers already given by the same arm to the same prompt are reused."""
+    check_override(recipe.gate)
     need(run, "merge", "evaluate")
     for name in recipe.quantize:
         need(run, f"quantize/{name}", "evaluate")
-    fingerprint = fingerprint_of(recipe, run)
+    incumbent = incumbent_of(recipe, run)
+    fingerprint = fingerprint_of(recipe, run, incumbent)
     if is_done(run, "evaluate", fingerprint):
         return False
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
+        staging.scratch = [FETCHED]
         splits = rows(recipe, run)
         items = splits.test[: recipe.evaluate.limit]
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
-        arms = arms_of(recipe, run)
-        predictions = {arm.name: answers_of(recipe, run, arm, items, shots, staging.folder) for arm in arms}
-        facts = {arm.name: {"bytes": float(arm.bytes)} for arm in arms}
-        report = build_report(recipe.data.name or recipe.name, recipe.evaluate, predictions, facts, recipe.seed)
-        report["formats"] = list(recipe.quantize)
+        arms, absent = contenders(recipe, run, items, incumbent, staging.folder)
+        told = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
+        arms = [arm for arm in arms if arm.name in told.free]
+        report = report_of(recipe, run, splits, items, told, staging.folder)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
         report["chain"] = joints(report, distances(recipe, run))
+        report["replaces"] = asdict(incumbent.found) if incumbent.found else None
+        report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
-        write_whole(staging.folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
-        manifest = run.manifest()
-        context = {"recipe": asdict(recipe), "manifest": manifest, "datasets": splits.datasets}
-        context["prompts"] = {e.id: e.text for e in items}
-        write_page(report, predictions, staging.folder / "report.html", title=run.recipe_name, context=context)
-        drop_stale(staging.folder / "predictions", list(predictions))
-        staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
-        log_scores(run, report)
+        written(recipe, run, report, told, splits, items, staging)
     return True
 
 
-def fingerprint_of(recipe: Recipe, run: Run) -> str:
-    """What the verdict rests on: the arms' bytes, the questions, and the limits."""
-    return digest(
-        {
-            "merge": run.output_digest("merge"),
-            "formats": {name: run.output_digest(f"quantize/{name}") for name in recipe.quantize},
-            "engines": engines_of(recipe, run),
-            "evaluate": asdict(recipe.evaluate),
-            "gate": asdict(recipe.gate),
-        },
-        16,
-    )
-
-
-def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
-    """Which engine answers for each format; a verdict reached in vLLM stands where vLLM is not here now."""
-    path = run.folder / "evaluate" / "report.json"
-    before = read_json(path).get("engines", {}) if path.is_file() else {}
-    now = {
-        name: choose_engine(run.folder / "quantize" / name, wanted.format) for name, wanted in recipe.quantize.items()
-    }
-    return {name: "vllm" if engine == HERE and before.get(name) == "vllm" else engine for name, engine in now.items()}
-
-
 def answers_of(
-    recipe: Recipe, run: Run, arm: Arm, items: Sequence[Example], shots: Sequence[Example], folder: Path
-) -> list[Prediction]:
-    """All answers of one arm; the engine is only started when an answer is missing."""
-    shown = shots if arm.few_shot else []
-    prompts: list[tuple[Message, ...]] = [few_shot(e.prompt, shown) for e in items]
-    out = folder / "predictions" / f"{arm.name}.jsonl"
-    earlier = run.folder / "evaluate" / "predictions" / out.name
-    with contextlib.ExitStack() as stack:
+    recipe: Recipe,
+    run: Run,
+    arms: Sequence[Arm],
+    splits: Splits,
+    items: Sequence[Example],
+    shots: Sequence[Example],
+    folder: Path,
+    absent: dict[str, str],
+) -> Told:
+    """What every arm says to every question; `absent` gets the optional ones that could not be asked."""
+    asked, told = questions_of(recipe, splits.train, items, shots), Told()
+    if asked.schema:
+        say(run, "evaluate", f"answers are also asked for within the schema {shown(asked.schema)}")
+    for arm in arms:
+        try:
+            ask_all(recipe, run, arm, asked, folder / "predictions", told)
+        except WorkbenchError as error:
+            if arm.name not in OPTIONAL:
+                raise
+            absent[arm.name] = error.what
+            told.free.pop(arm.name, None)
+            say(run, "evaluate", f"{arm.name} is left out: {error}")
+    return told
 
-        def ask(asked: Sequence[Sequence[Message]], max_new_tokens: int) -> Iterator[Any]:
-            return stack.enter_context(arm.engine())(asked, max_new_tokens)
 
-        return ask_arm(
-            arm.name,
-            arm.digest,
-            ask,
-            items,
-            prompts,
-            max_new_tokens=recipe.evaluate.max_new_tokens,
-            out=out,
-            cached=earlier if earlier.exists() else None,
-        )
+def report_of(
+    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], told: Told, folder: Path
+) -> dict[str, Any]:
+    """The report's figures, before the gate has spoken."""
+    evaluate, seed = recipe.evaluate, recipe.seed
+    texts = {e.id: e.text for e in items}
+    verdicts, about = judged(recipe, run, told.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
+    report = build_report(
+        recipe.data.name or recipe.name,
+        evaluate,
+        told.free,
+        told.facts,
+        seed,
+        constrained={arm: told.constrained[arm] for arm in told.free if arm in told.constrained},
+        judged={PREFERENCE: verdicts} if verdicts else {},
+        meta={e.id: e.meta for e in items},
+        lengths={e.id: len(text) for e, text in zip(items, texts.values(), strict=True)},
+    )
+    if told.general:
+        report["general"] = behaviours.general_report(evaluate, told.general, seed)
+    if told.harmful:
+        report["refusals"] = behaviours.refusals_report(evaluate, told.harmful, seed)
+    own = {arm: said for arm, said in told.free.items() if arm in (STUDENT, *recipe.quantize)}
+    prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
+    public = recipe.data.privacy == "public"
+    learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
+    report["memorised"] = behaviours.memorised(own, prompts, learned, quote=public, confidence=evaluate.confidence)
+    if about:
+        report["judge"] = about
+    report["duties"] = duties_of(recipe, run)
+    report["formats"] = list(recipe.quantize)
+    return report
+
+
+def written(
+    recipe: Recipe,
+    run: Run,
+    report: dict[str, Any],
+    told: Told,
+    splits: Splits,
+    items: Sequence[Example],
+    staging: Staging,
+) -> None:
+    """Write report, page, pictures and hand-over; tell the record."""
+    folder = staging.folder
+    write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    hand_over(recipe, run, items, folder)
+    texts = {e.id: e.text for e in items}
+    if recipe.data.privacy == "public":  # `compare` shows them on a page that may travel farther than the run
+        write_whole(folder / PROMPTS, json.dumps(texts, ensure_ascii=False))
+    else:
+        (folder / PROMPTS).unlink(missing_ok=True)
+    plots.draw(report, folder / FIGURES)
+    context = {
+        "recipe": asdict(recipe),
+        "manifest": run.manifest(),
+        "datasets": splits.datasets,
+        "prompts": texts,
+        "train": training_curve(run),
+        "constrained": told.constrained,
+        "teacher": (run.done("label") or {}).get("facts", {}),
+    }
+    write_page(report, told.free, folder / "report.html", title=run.recipe_name, context=context)
+    drop_stale(folder / "predictions", list(told.free))
+    staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
+    log_scores(run, report)
 
 
 def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
@@ -113,22 +164,37 @@ def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
     return {arm: need(run, stage, "evaluate")["facts"] for arm, stage in stages.items()}
 
 
-def drop_stale(folder: Path, arms: list[str]) -> None:
-    """Predictions of arms that an interrupted, differently set attempt left behind."""
+def training_curve(run: Run) -> list[dict[str, float]]:
+    """The losses of training by step, from the run's events; a step done twice counts as it was done last."""
+    points: dict[tuple[str, int], float] = {}
+    for line in (run.folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(line) if '"metric"' in line else {}
+        name = {"train/loss": "loss", "train/eval_loss": "eval_loss"}.get(event.get("name", ""))
+        if name and event.get("step") is not None:
+            points[name, event["step"]] = event["value"]
+    return [{"step": step, name: value} for (name, step), value in sorted(points.items(), key=lambda p: p[0][1])]
+
+
+def drop_stale(folder: Path, arms: Sequence[str]) -> None:
+    """Files of arms that an interrupted, differently set attempt left behind: an arm's names begin with its own."""
     for path in folder.iterdir():
-        if path.stem not in arms:
+        if path.name.partition(".")[0] not in arms:
             path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
-def log_scores(run: Run, report: dict[str, Any]) -> None:
-    """Every arm's figures as events, and the report's files for MLflow."""
-    for arm, metrics in report["arms"].items():
-        for name, figure in metrics.items():
-            for suffix, part in (("", "value"), ("_ci_low", "ci_low"), ("_ci_high", "ci_high")):
-                if figure.get(part) is not None:
-                    run.event("metric", stage="evaluate", name=f"{arm}/{name}{suffix}", value=figure[part], step=None)
-    run.event("file", stage="evaluate", path="evaluate/report.html", title="report")
-    run.event("file", stage="evaluate", path="evaluate/report.json", title="report")
+def log_scores(run: Run, report: Mapping[str, Any]) -> None:
+    """Every arm's figures as events, and the report's files for MLflow, which takes the pictures from their folder."""
+    sections = [("", report["arms"])]
+    sections += [(f"{name}_", report[name]["arms"]) for name in ("general", "refusals") if name in report]
+    for prefix, arms in sections:
+        for arm, metrics in arms.items():
+            for name, figure in metrics.items():
+                for suffix, part in (("", "value"), ("_ci_low", "ci_low"), ("_ci_high", "ci_high")):
+                    if figure.get(part) is not None:
+                        told = f"{arm}/{prefix}{name}{suffix}"
+                        run.event("metric", stage="evaluate", name=told, value=figure[part], step=None)
+    for name in ("report.html", "report.json"):
+        run.event("file", stage="evaluate", path=f"evaluate/{name}", title="report")
 
 
 def read_report(run: Run) -> dict[str, Any]:

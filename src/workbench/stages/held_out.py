@@ -11,10 +11,11 @@ from workbench.data.chat import load_tokenizer, render
 from workbench.engines.served import forced, serve_bundle
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.answers import read_predictions
-from workbench.evaluation.scorers import deciding_score
-from workbench.recipe import Recipe
+from workbench.evaluation.report import settings_of
+from workbench.evaluation.scorers import deciding_score, portable
+from workbench.recipe import Evaluate, Recipe
 from workbench.records import Message, TokenRow
-from workbench.runs import Run
+from workbench.runs import Run, read_json
 from workbench.serving.parity import TOP, Reference, kl_on_shared, top_of
 from workbench.stages.common import merged_model, rows
 
@@ -60,6 +61,11 @@ def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Seque
     return facts | {"rows": len(wanted), "positions": positions, "measured_in": "llama.cpp"}
 
 
+def scoring_of(run: Run) -> tuple[Evaluate, str]:
+    """How a bundle's answers are scored, by whoever checks it; and why it is not as the recipe says, or ""."""
+    return portable(settings_of(read_json(run.folder / "evaluate" / "report.json")))
+
+
 def references(recipe: Recipe, run: Run) -> list[Reference]:
     """Test rows with what the student answered in training's own engine, and how likely it held each token.
 
@@ -69,6 +75,7 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
     from workbench.compress.distance import folder_logprobs
 
     tokenizer = load_tokenizer(merged_model(run), None)
+    scored, _ = scoring_of(run)
     said = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
     items = [e for e in rows(recipe, run).test if e.id in said][: recipe.bundle.parity_rows]
     longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
@@ -96,7 +103,7 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
                 answer_ids=tuple(answer_ids),
                 top=tuple(top_of(values, TOP)),
                 answer=own.answer,
-                score=deciding_score(recipe.evaluate, own.expected, own.answer),
+                score=deciding_score(scored, own.expected, own.answer),
                 finish="stop" if own.finish == "stop" else "length",
                 expected=own.expected,
             )

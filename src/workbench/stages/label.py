@@ -101,8 +101,8 @@ def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def open_desk(recipe: Recipe, run: Run, rule: str) -> AsyncIterator[Desk]:
-    """Everything that a request passes, open."""
+async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> AsyncIterator[Desk]:
+    """Everything that a request passes, open. `scope` keeps a budget of its own within the run's."""
     teacher, experiments = recipe.teacher, Path(recipe.launch.experiments).resolve()
     scan = leaks if rule == "redacted" else (lambda text: {})
     # The probe's own question and a look at a batch hold nothing of a row; the rows go by their rule.
@@ -110,7 +110,7 @@ async def open_desk(recipe: Recipe, run: Run, rule: str) -> AsyncIterator[Desk]:
     with contextlib.ExitStack() as stack:
         base, identity = stack.enter_context(address(recipe))
         log = stack.enter_context(contextlib.closing(EgressLog(experiments / EGRESS)))
-        ledger = stack.enter_context(open_ledger(experiments / LEDGER, f"{recipe.name}/{run.digest}"))
+        ledger = stack.enter_context(open_ledger(experiments / LEDGER, f"{recipe.name}/{run.digest}{scope}"))
         choke = ChokePoint(base, log, policy, scan, teacher.concurrency)
         pace = Pace(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
         async with open_client(teacher, identity, base, choke) as client:

@@ -22,6 +22,9 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     """Run the recipe to its end (or to `until`), or `only` one stage; returns the exit code."""
     if recipe.until is not None and recipe.until not in ORDER:
         raise RequestError(f"no such stage {recipe.until!r}", where="until", remedy=nearest(recipe.until, ORDER))
+    from workbench.evaluation.gate import check_override
+
+    check_override(recipe.gate)
     stages = (only,) if only else ORDER[: ORDER.index(recipe.until) + 1] if recipe.until else ORDER
     if not has_teacher(recipe):
         if "label" in (only, recipe.until):

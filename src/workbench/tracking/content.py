@@ -1,4 +1,4 @@
-"""What goes into MLflow's runs: metrics, data sets, samples, the recipe, files, the report, each only when new."""
+"""What goes into MLflow's runs: metrics, data sets, samples, the recipe, files, each only when new."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.records import file_sha256
-from workbench.runs import read_json
 from workbench.tracking import lines as told
 from workbench.tracking.lines import Line
 from workbench.tracking.memory import Fed
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
 DATASET_DIGEST, DATASET_SOURCE = 36, 2000
+TABLES_TAG = "mlflow.loggedArtifacts"
 
 
 def feed_metrics(store: Store, fed: Fed, new: Sequence[Line]) -> int:
@@ -51,6 +51,15 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 
 
+def log_tables(store: Store, run_id: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tables in MLflow's layout as artefacts, added to those that the run's page offers for comparison."""
+    for path, table in tables.items():
+        store.client.log_text(run_id, json.dumps(table, ensure_ascii=False), path)
+    known = json.loads(store.client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+    paths = dict.fromkeys([*(entry["path"] for entry in known), *tables])
+    log_tags(store, run_id, {TABLES_TAG: json.dumps([{"path": path, "type": "table"} for path in paths])})
+
+
 def feed_datasets(store: Store, fed: Fed, events: Sequence[Line]) -> None:
     """Data sets as inputs, with digest and role, of the parent run and of the stage that read them."""
     known = [line for line in events if line.kind == "dataset"]
@@ -78,9 +87,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line]) -> None:
         here = [line for line in events if fed.stages.get(line.stage or "", fed.parent) == run_id]
         samples = [line for line in here if line.kind == "sample"]
         if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
-            store.client.log_text(run_id, json.dumps(told.sample_table(samples), ensure_ascii=False), "samples.json")
-            table = [{"path": "samples.json", "type": "table"}]
-            log_tags(store, run_id, {"mlflow.loggedArtifacts": json.dumps(table)})
+            log_tables(store, run_id, {"samples.json": told.sample_table(samples)})
     said = [line for line in events if line.kind == "said"]
     if said and fed.is_new("said", [line.end for line in said]):
         text = "\n".join(f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said)
@@ -124,24 +131,3 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line]) -> 
         elif name != "recipe.yaml":
             said.append(f"{name} is not there and was not logged")
     return said
-
-
-def feed_report(store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], events: Sequence[Line]) -> None:
-    """The evaluation with its intervals as metrics of the parent run, the gate as a tag, the table as description."""
-    from mlflow.entities import Metric
-
-    path = folder / "evaluate" / "report.json"
-    if not path.is_file():
-        return
-    report = read_json(path)
-    if not fed.is_new("report", report):
-        return
-    finished = manifest.get("stages", {}).get("evaluate", {}).get("finished")
-    at_ms = told.millis(finished) if finished else max(line.at_ms for line in events)
-    log_metrics(store, fed.parent, [Metric(k, v, at_ms, 0) for k, v in told.report_metrics(report).items()])
-    gate = report.get("gate", {})
-    log_tags(store, fed.parent, {
-        "gate": "passed" if gate.get("passed") else "refused",
-        "shipped": ", ".join(gate.get("shipped", [])) or None, "refused": ", ".join(gate.get("refused", [])) or None,
-        "mlflow.note.content": told.report_note(report),
-    })  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.recipe import Tracking
 from workbench.runs import read_json
-from workbench.tracking import content, memory
+from workbench.tracking import content, memory, verdict
 from workbench.tracking import lines as told
 from workbench.tracking.lines import Line, StageState
 from workbench.tracking.memory import Fed
@@ -43,7 +43,7 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path) -> dict[str, A
         said = content.feed_parent(store, fed, folder, manifest, recipe) + content.feed_files(
             store, fed, folder, events
         )
-        content.feed_report(store, fed, folder, manifest, events)
+        verdict.feed_report(store, fed, folder, manifest, events)
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state)
         end_run(store, fed, fed.parent, told.run_status(stages), max((line.at_ms for line in events), default=0))

@@ -45,11 +45,10 @@ def find_parts(
         sha = proven(folder, done["train"], adapter)
         parts.append(Part("adapter", "adapter", "train", adapter, sha, "peft", None, None, passed, None))
     parent = parts[0].label if parts else None
-    home, entry = (
-        bundled(folder, done, "student", manifest) if passed and "student" in shipped else (merged, done["merge"])
-    )
+    fits = passed and "student" in shipped
+    home, entry = bundled(folder, done, "student", manifest) if fits else (merged, done["merge"])
     sha = proven(folder, entry, home)
-    parts.append(Part("merged", "merged", "merge", home, sha, "safetensors", parent, "student", passed, name))
+    parts.append(Part("merged", "merged", "merge", home, sha, "safetensors", parent, "student", fits, name))
     for stage, made in done.items():
         if stage.startswith("quantize/"):
             arm = stage.removeprefix("quantize/")

@@ -140,23 +140,6 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """An evaluation report laid flat.
-
-    `<arm>/<metric>` with `_ci_low` and `_ci_high`, and for each comparison
-    `<candidate>_vs_<baseline>/<metric>_delta` with its interval and `_p_value`.
-    """
-    flat: dict[str, Any] = {}
-    for arm, metrics in report.get("arms", {}).items():
-        for metric, cell in metrics.items():
-            flat |= {f"{arm}/{name}": value for name, value in interval_metrics(metric, cell).items()}
-    for c in report.get("comparisons", []):
-        start = f"{c['candidate']}_vs_{c['baseline']}/{c['metric']}"
-        flat |= {f"{start}_delta": c.get("delta"), f"{start}_p_value": c.get("p_value")}
-        flat |= {f"{start}_delta_{end}": c.get(end) for end in ("ci_low", "ci_high")}
-    return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
-
-
 def interval_metrics(metric: str, cell: Any) -> dict[str, float]:
     """One metric of one arm: its value, and its interval's ends where it has them."""
     cell = cell if isinstance(cell, Mapping) else {"value": cell}
@@ -175,19 +158,6 @@ def interval_text(cell: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def report_note(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown table of arms and metrics with the gate's word, for the run's description."""
-    arms = report.get("arms", {})
-    metrics = list(dict.fromkeys(metric for cells in arms.values() for metric in cells))
-    gate = report.get("gate", {})
-    rows = [f"**Gate: {'passed' if gate.get('passed') else 'refused'}**, {report.get('n', '?')} test rows", ""]
-    rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm, cells in arms.items():
-        rows.append(f"| {arm} | " + " | ".join(interval_text(cells.get(metric, {})) for metric in metrics) + " |")
-    checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
-    return "\n".join(rows + (["", *checks] if checks else []))
 
 
 def sample_table(lines: Sequence[Line]) -> dict[str, Any]:

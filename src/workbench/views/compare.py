@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from workbench.errors import RequestError, nearest
-from workbench.evaluation.pairing import compare_runs
+from workbench.evaluation.comparison import write_comparison
+from workbench.evaluation.pairing import compare_gathered, gather
 from workbench.evaluation.tables import arms_table, compare_table
+from workbench.records import digest
 from workbench.runs import Run, read_json
 
 
-def run(runs: str, metric: str, experiments: str, output: str) -> int:
-    """Compare two or more runs given as NAME/DIGEST (or NAME, when it has one evaluated run)."""
+def run(runs: str, metric: str, experiments: str, output: str, out: str = "") -> int:
+    """Compare two or more runs given as NAME/DIGEST (or NAME, when it has one evaluated run), and write the page.
+
+    `out` is the page's path; without it, a name made of the runs' in `<experiments>/.compare`.
+    """
     names = [name for name in runs.split(",") if name]
     if len(names) < 2:
         raise RequestError("two runs or more are compared", where="runs", remedy="runs=legal_lora/1a2b3c4d,legal_full")
     root = Path(experiments)
     found = [find(root, name) for name in names]
-    result = compare_runs([run.folder for run in found], metric or None)
+    gathered = gather([run.folder for run in found])
+    result = compare_gathered(gathered, metric or None)
+    page = Path(out) if out else root / ".compare" / f"{digest([*gathered.names, metric], 8)}.html"
+    write_comparison(result, gathered.contenders, page, prompts=prompts_of(found))
     if output == "json":
-        print(json.dumps(result, ensure_ascii=False, indent=1))
+        print(json.dumps(result | {"page": str(page)}, ensure_ascii=False, indent=1))
         return 0
     console = Console(highlight=False)
     console.print(arms_table(result))
     console.print(compare_table(result["comparisons"], result["confidence"]))
     for line in result["said"]:
         console.print(line, markup=False)
+    console.print(f"page: {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def prompts_of(runs: Sequence[Run]) -> dict[str, str]:
+    """Item id → the user's text, as the runs' own evaluations kept it; of a run that kept none, nothing."""
+    found: dict[str, str] = {}
+    for run in runs:
+        path = run.folder / "evaluate" / "prompts.json"
+        found |= read_json(path) if path.is_file() else {}
+    return found
 
 
 def find(root: Path, name: str) -> Run:

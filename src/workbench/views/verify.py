@@ -15,7 +15,7 @@ from rich.text import Text
 from workbench import errors
 from workbench.compress.proof import really_quantized
 from workbench.errors import RequestError, WorkbenchError
-from workbench.evaluation.scorers import deciding_score
+from workbench.evaluation.scorers import deciding_score, portable
 from workbench.recipe import Evaluate
 from workbench.serving.checks import Check, static_checks
 from workbench.serving.manifest import read_manifest
@@ -90,9 +90,10 @@ def in_engine(folder: Path, manifest: Mapping[str, Any], wanted: str) -> list[Ch
 
 
 def evaluate_of(manifest: Mapping[str, Any]) -> Evaluate:
-    """How answers were scored when the bundle was made."""
+    """How answers were scored when the bundle was made; never by a function that a stranger's bundle names."""
     told = manifest.get("scoring") or {"scorer": "exact_match", "fields": [], "primary": None}
-    return Evaluate(scorer=told["scorer"], fields=list(told["fields"]), primary=told["primary"])
+    names = ("scorer", "fields", "labels", "primary")
+    return portable(Evaluate(**{name: told[name] for name in names if name in told}))[0]
 
 
 def check_table(title: str, checks: Sequence[Check], passed: bool) -> Table:

@@ -1,0 +1,124 @@
+"""Compare one answer with the wanted one: named scorers, open to others through `workbench.scorers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import entry_points
+
+from workbench.errors import RequestError, nearest
+from workbench.evaluation.scorers import exact_match, extraction, generation, json_fields, judged, label, python
+from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
+from workbench.recipe.nouns import Evaluate
+from workbench.records import digest
+
+__all__ = [
+    "INVALID",
+    "SCORERS",
+    "Counts",
+    "Scorer",
+    "closed",
+    "counted_names",
+    "counts",
+    "deciding_score",
+    "find",
+    "labels",
+    "metric_names",
+    "portable",
+    "primary_metric",
+    "score",
+    "version",
+]
+
+SCORERS: dict[str, Scorer] = {
+    "json_fields": json_fields.SCORER,
+    "label": label.SCORER,
+    "extraction": extraction.SCORER,
+    "generation": generation.SCORER,
+    "exact_match": exact_match.SCORER,
+    "judge": judged.SCORER,
+    "python": python.SCORER,
+}
+
+
+def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
+    """The scorer's metrics for one answer, each a number, 1 right and 0 wrong."""
+    return dict(find(evaluate.scorer).score(evaluate, expected, answer))
+
+
+def labels(evaluate: Evaluate, expected: str, answer: str) -> dict[str, tuple[str, str]]:
+    """(wanted, answered) class for each metric a macro-F1 can be taken of; an invalid answer is `INVALID`."""
+    return dict(find(evaluate.scorer).labels(evaluate, expected, answer))
+
+
+def counts(evaluate: Evaluate, expected: str, answer: str) -> dict[str, Counts]:
+    """(hits, wanted, answered) for each metric a micro-F1 can be taken of."""
+    return dict(find(evaluate.scorer).counts(evaluate, expected, answer))
+
+
+def metric_names(evaluate: Evaluate) -> list[str]:
+    """The item-level metrics that `score` gives, in order of weight."""
+    return list(find(evaluate.scorer).metrics(evaluate))
+
+
+def counted_names(evaluate: Evaluate) -> list[str]:
+    """The micro-F1 metrics that `counts` gives."""
+    return list(find(evaluate.scorer).counted(evaluate))
+
+
+def primary_metric(evaluate: Evaluate) -> str:
+    """The metric the gate decides by: `evaluate.primary`, or the scorer's first (a judge's own where there is one).
+
+    RequestError on an unknown one.
+    """
+    found = find(evaluate.scorer)
+    first = [*found.judged(evaluate), *found.metrics(evaluate)]
+    if evaluate.primary is None:
+        return first[0]
+    possible = [*first, *found.classes(evaluate), *found.counted(evaluate)]
+    if evaluate.primary not in possible:
+        raise RequestError(
+            f"{evaluate.scorer} does not measure {evaluate.primary!r}",
+            where="evaluate.primary",
+            remedy=nearest(evaluate.primary, possible),
+        )
+    return evaluate.primary
+
+
+def deciding_score(evaluate: Evaluate, expected: str, answer: str) -> float:
+    """The metric the gate decides by, of one answer; the scorer's first where that one is no single answer's."""
+    found = score(evaluate, expected, answer)
+    return found.get(primary_metric(evaluate), next(iter(found.values())))
+
+
+def closed(evaluate: Evaluate, wanted: Iterable[str]) -> Evaluate:
+    """The section with its set of labels closed: those of the wanted answers where the recipe names none."""
+    if evaluate.scorer != "label" or evaluate.labels:
+        return evaluate
+    return replace(evaluate, labels=sorted({text.strip() for text in wanted}))
+
+
+def portable(evaluate: Evaluate) -> tuple[Evaluate, str]:
+    """(how to score where neither the user's code nor a judge is at hand, why it is not as the recipe says or "")."""
+    if evaluate.scorer not in ("judge", "python"):
+        return evaluate, ""
+    lack = "the judge" if evaluate.scorer == "judge" else f"the function {evaluate.function}"
+    plain = replace(evaluate, scorer="exact_match", primary=None, function=None)
+    return plain, f"{lack} does not travel with the model, so answers are held against the wanted ones by exact_match"
+
+
+def version(evaluate: Evaluate) -> str:
+    """What an answer's score depends on beside the section: the text of the user's function, "" for our scorers."""
+    return digest(python.source_of(evaluate.function), 16) if evaluate.scorer == "python" else ""
+
+
+def find(name: str) -> Scorer:
+    """The scorer of that name, ours or an installed package's. RequestError with the nearest name otherwise."""
+    if name in SCORERS:
+        return SCORERS[name]
+    plugins = {point.name: point for point in entry_points(group="workbench.scorers")}
+    if name not in plugins:
+        remedy = nearest(name, [*SCORERS, *plugins])
+        raise RequestError(f"no scorer is called {name!r}", where="evaluate.scorer", remedy=remedy)
+    loaded: Scorer = plugins[name].load()
+    return loaded

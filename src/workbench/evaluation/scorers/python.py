@@ -1,0 +1,173 @@
+"""python: a function of the user's own, `file.py:function` or `package.module:function`.
+
+It is called as `function(expected, answer)` and gives a number, or a mapping of metric to number; then it names them,
+the deciding one first, in an attribute: `function.metrics = ["close_enough", "polite"]`. Without that attribute the
+one metric is `score`. The code is run as it stands: it is the user's, and named on purpose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from workbench.errors import RequestError
+from workbench.evaluation.scorers.scorer import Scorer
+from workbench.recipe.nouns import Evaluate
+from workbench.records import digest
+
+KEY = "evaluate.function"
+EXAMPLE = "evaluate.function=scoring.py:close_enough"
+Function = Callable[[str, str], Any]
+
+
+def metrics(evaluate: Evaluate) -> list[str]:
+    """What the function says it measures."""
+    return names_of(load(evaluate.function))
+
+
+def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
+    """What the function gives for one answer. RequestError when it raises, or gives anything but numbers."""
+    function = load(evaluate.function)
+    names = names_of(function)
+    try:
+        told = function(expected, answer)
+    except Exception as error:
+        refuse(
+            f"the function raised {type(error).__name__}: {error} {raised_at(error)}, for {row(expected, answer)}",
+            "mend it: a score must come of every answer, a bad one too",
+        )
+    if not isinstance(told, Mapping):
+        if len(names) != 1:
+            refuse(f"it measures {', '.join(names)} and gave {told!r}, for {row(expected, answer)}", "give a mapping")
+        told = {names[0]: told}
+    if set(told) != set(names):
+        says = f"its `metrics` say {', '.join(names)}" if hasattr(function, "metrics") else "it has no `metrics`"
+        refuse(
+            f"it gave {', '.join(map(str, told)) or 'nothing'} and {says}, for {row(expected, answer)}",
+            f"name what it gives, the deciding one first: {name_of(evaluate.function)}.metrics = {list(told)}",
+        )
+    return {name: number(name, told[name], expected, answer) for name in names}
+
+
+def number(name: str, value: Any, expected: str, answer: str) -> float:
+    """A finite number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        refuse(f"{name} is {value!r}, which is no finite number, for {row(expected, answer)}", "give a float")
+    return float(value)
+
+
+def names_of(function: Function) -> list[str]:
+    """The metrics of a function: its attribute `metrics`, or `score`."""
+    told = getattr(function, "metrics", ["score"])
+    good = isinstance(told, Sequence) and not isinstance(told, str) and all(isinstance(n, str) and n for n in told)
+    if not good or not told or len(set(told)) != len(told):
+        refuse(f"its `metrics` are {told!r}", 'give a list of different names, the deciding one first: ["score"]')
+    return list(told)
+
+
+def load(named: str | None) -> Function:
+    """The function that `evaluate.function` names; a file is read anew when it has changed."""
+    place, name = parted(named)
+    if place.endswith(".py"):
+        path = file_of(place)
+        module = from_file(str(path), path.stat().st_mtime_ns)
+    else:
+        module = from_package(place)
+    function = getattr(module, name, None)
+    if not callable(function):
+        what = f"{place} has no {name}" if function is None else f"{name} in {place} is no function"
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        refuse(what, f"it has {', '.join(known[:8])}" if known else "write it there: def score(expected, answer): …")
+    return function
+
+
+def source_of(named: str | None) -> str:
+    """The text of the file that the function stands in: when it changes, so may every score."""
+    place, _ = parted(named)
+    if place.endswith(".py"):
+        return file_of(place).read_text(encoding="utf-8", errors="replace")
+    try:
+        return inspect.getsource(from_package(place))
+    except (OSError, TypeError):  # compiled code shows no text
+        return place
+
+
+def parted(named: str | None) -> tuple[str, str]:
+    """(file or module, name)."""
+    place, colon, name = (named or "").rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        what = f"{named!r} names no function" if named else "the python scorer needs a function"
+        refuse(what, f"file.py:function or package.module:function, as in {EXAMPLE}")
+    return place, name
+
+
+def name_of(named: str | None) -> str:
+    """The function's own name."""
+    return parted(named)[1]
+
+
+def file_of(place: str) -> Path:
+    """The file, from the folder that the command was given in."""
+    path = Path(place.removeprefix("file:")).expanduser().resolve()
+    if not path.is_file():
+        refuse(f"there is no file {path}", f"name one that is there, as in {EXAMPLE}")
+    return path
+
+
+@lru_cache(maxsize=8)
+def from_file(path: str, changed: int) -> ModuleType:
+    """The module in a file, under a name of its own, so that it hides no installed one."""
+    name = f"workbench_scorer_{digest(path, 12)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        refuse(
+            f"{path} cannot be loaded: {type(error).__name__}: {error} {raised_at(error)}", "run it with python alone"
+        )
+    return module
+
+
+@lru_cache(maxsize=8)
+def from_package(name: str) -> ModuleType:
+    """An installed module."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        refuse(f"{name} cannot be imported: {type(error).__name__}: {error}", "install it, or name a file: file.py:f")
+
+
+def raised_at(error: BaseException) -> str:
+    """Where in the user's code an exception was raised."""
+    last = None
+    trace = error.__traceback__
+    while trace is not None:
+        last, trace = trace, trace.tb_next
+    return f"(line {last.tb_lineno} of {Path(last.tb_frame.f_code.co_filename).name})" if last else ""
+
+
+def row(expected: str, answer: str) -> str:
+    """Which answer it was about."""
+    return f"the answer {answer[:80]!r} where {expected[:80]!r} was wanted"
+
+
+def refuse(what: str, remedy: str) -> NoReturn:
+    """The user's function, or its name, is at fault."""
+    raise RequestError(what, where=KEY, remedy=remedy)
+
+
+SCORER = Scorer(metrics, score)

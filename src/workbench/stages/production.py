@@ -1,0 +1,155 @@
+"""What a bundle in production says of itself: how its rows were read, its answers scored, and what it scored then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.engines import Ask, transformers_engine
+from workbench.engines.served import served_engine
+from workbench.errors import RequestError
+from workbench.evaluation.report import STUDENT, settings_of
+from workbench.evaluation.scorers import metric_names, portable
+from workbench.recipe import Columns, Data, Evaluate
+from workbench.records import Message, digest
+from workbench.runs import read_json
+from workbench.serving.manifest import read_manifest
+from workbench.serving.prove import HERE, choose_engine, limits_of
+from workbench.sources import model_folder
+
+
+@dataclass(frozen=True)
+class Production:
+    """A bundle's folder, which arm of its evaluation it is, and the settings of its recipe that a re-check needs."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    report: Mapping[str, Any]
+    arm: str
+    data: Data
+    evaluate: Evaluate
+    primary: str
+    said: tuple[str, ...]
+
+    @property
+    def registered(self) -> Mapping[str, Any]:
+        """The metrics it was registered with."""
+        return dict(self.report["arms"][self.arm])
+
+
+def read_production(folder: Path, function: str = "") -> Production:
+    """Read a bundle that stands its checks.
+
+    `function` is the scoring function, named by who asks: a bundle's own word never makes code run. RequestError when
+    a recipe or a report of another version cannot be read.
+    """
+    manifest, said = read_manifest(folder), []
+    report, recipe = read_json(folder / "report.json"), recipe_of(folder)
+    arm = arm_of(manifest, report)
+    if arm not in report["arms"]:
+        said.append(f"{arm} was not asked in its evaluation: it is held against {STUDENT}, which it was merged into")
+        arm = STUDENT
+    evaluate = replace(
+        settings_of(report),
+        max_new_tokens=limits_of(manifest).max_new_tokens,
+        batch_tokens=recipe["evaluate"].get("batch_tokens", Evaluate().batch_tokens),
+        parallel=recipe["evaluate"].get("parallel", Evaluate().parallel),
+        limit=recipe["evaluate"].get("limit"),
+    )
+    evaluate, primary = scored_here(evaluate, function, said)
+    return Production(folder, manifest, report, arm, data_of(recipe), evaluate, primary, tuple(said))
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The recipe that the bundle was made by, as plain values."""
+    try:
+        found = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return {"data": dict(found["data"]), "evaluate": dict(found["evaluate"])}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise RequestError(f"its recipe cannot be read: {type(error).__name__}: {error}", where=str(folder)) from None
+
+
+def data_of(recipe: Mapping[str, Any]) -> Data:
+    """The recipe's data section: how a row is laid out, and what is put before it."""
+    try:
+        values = dict(recipe["data"])
+        return Data(**{**values, "columns": Columns(**values.get("columns", {}))})
+    except TypeError as error:
+        raise RequestError(
+            f"its recipe was made by another version of the workbench: {error}",
+            where="recipe.yaml: data",
+            remedy="use that version, or train and register it again with this one",
+        ) from None
+
+
+def arm_of(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The bundle's own arm in its report; a format's is the end of its name."""
+    if manifest["kind"] != "quantized":
+        return {"merged": STUDENT, "adapter": "adapter"}[manifest["kind"]]
+    fitting = [arm for arm in report["arms"] if manifest["name"].endswith(f"-{arm}")]
+    if not fitting:
+        raise RequestError(
+            "its report has no arm of its name", where=str(manifest["name"]), remedy="train and register it again"
+        )
+    return str(max(fitting, key=len))
+
+
+def scored_here(evaluate: Evaluate, function: str, said: list[str]) -> tuple[Evaluate, str]:
+    """How answers are scored, and the metric that decides, which must be one that a single model's answers give."""
+    if evaluate.scorer == "python":
+        if not function:
+            raise RequestError(
+                f"this model was scored by a function, {evaluate.function}, which does not travel with it",
+                where="function",
+                remedy=f"name it yourself, as you trust it: function={evaluate.function}",
+            )
+        return replace(evaluate, function=function), str(evaluate.primary)
+    plain, why = portable(evaluate)
+    if why:
+        said.append(why)
+        return plain, metric_names(plain)[0]
+    return plain, str(evaluate.primary)
+
+
+def engine_of(found: Production, wanted: str) -> tuple[str, str, Callable[[], AbstractContextManager[Ask]]]:
+    """(engine, digest of what answers, a function that starts it): the engine that serves the bundle, else ours.
+
+    An unmerged adapter is asked on its base in transformers, whatever serves it.
+    """
+    base = found.manifest.get("base")
+    engine = HERE if base and wanted == "auto" else choose_engine(found.folder, found.manifest["format"], wanted)
+    if base and engine != HERE:
+        raise RequestError("an unmerged adapter is re-checked in transformers", where="engine", remedy="engine=auto")
+    files = {name: facts["sha256"] for name, facts in found.manifest["files"].items() if name != "recipe.yaml"}
+    key = digest({"files": files, "engine": engine}, 16)
+    if engine != HERE:
+        context = limits_of(found.manifest).context
+        return (
+            engine,
+            key,
+            partial(served_engine, found.folder, engine, context=context, parallel=found.evaluate.parallel),
+        )
+    plain = partial(transformers_engine, batch_tokens=found.evaluate.batch_tokens)
+    if not base:
+        return engine, key, partial(plain, found.folder)
+    under = model_folder(base["source"], base.get("sha256"))
+    template = (found.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return engine, key, partial(plain, under, adapter_dir=found.folder, chat_template=template)
+
+
+def late(start: Callable[[], AbstractContextManager[Ask]]) -> Ask:
+    """An engine that is started when it is first asked, and stopped when it has answered."""
+
+    def ask(
+        prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+    ) -> Iterator[Any]:
+        with start() as engine:
+            yield from engine(prompts, max_new_tokens)
+
+    return ask

@@ -1,0 +1,119 @@
+"""An evaluation report laid flat for MLflow: metrics with their intervals, tables, and its summary. No MLflow here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workbench.tracking.lines import interval_metrics, interval_text, metric_name, number
+
+ASIDE = (("general", "accuracy"), ("refusals", "refusals"))  # sections of the report that hold arms of their own
+CELL = ("value", "ci_low", "ci_high")
+DIFFERENCE = ("delta", "ci_low", "ci_high", "p_value", "p_holm")
+
+
+def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """`<arm>/<metric>` with `_ci_low` and `_ci_high`, for all that the report says of an arm, and for each comparison
+    `<candidate>_vs_<baseline>/<metric>_delta` with its interval, `_p_value` and `_p_holm`.
+    """
+    flat: dict[str, Any] = {}
+    for arm, metric, cell in cells(report):
+        flat |= {f"{arm}/{name}": value for name, value in interval_metrics(metric, cell).items()}
+    rows = [*report.get("comparisons", ())]
+    rows += [
+        row | {"metric": f"{section}_{row['metric']}"}
+        for section, _ in ASIDE
+        for row in (report.get(section) or {}).get("comparisons", ())
+    ]
+    for row in rows:
+        start = f"{row['candidate']}_vs_{row['baseline']}/{row['metric']}"
+        flat |= {f"{start}_delta": row.get("delta"), f"{start}_p_value": row.get("p_value")}
+        flat |= {f"{start}_delta_{end}": row.get(end) for end in ("ci_low", "ci_high")}
+        flat |= {f"{start}_p_holm": row.get("p_holm")}
+    return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
+
+
+def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Every (arm, metric, cell) of a report, those of its side checks and of the calibration too."""
+    for arm, metrics in report.get("arms", {}).items():
+        for metric, cell in metrics.items():
+            yield arm, metric, cell
+    for section, metric in ASIDE:
+        for arm, metrics in (report.get(section) or {}).get("arms", {}).items():
+            yield arm, f"{section}_{metric}", metrics[metric]
+    for arm, told in (report.get("calibration") or {}).items():
+        yield from ((arm, metric, told[metric]) for metric in ("ece", "brier"))
+    for arm, cell in (report.get("memorised") or {}).items():
+        yield arm, "memorised", cell
+
+
+def report_tables(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name → table in the layout of MLflow's tables (pandas' `split`), each that the report has rows for."""
+    tables = {
+        "evaluate/arms.json": table(("arm", "metric", *CELL), ([arm, m, *ends(c)] for arm, m, c in cells(report))),
+        "evaluate/comparisons.json": table(
+            ("candidate", "baseline", "metric", *DIFFERENCE, "n", "mde"),
+            ([row.get(name) for name in ("candidate", "baseline", "metric", *DIFFERENCE, "n", "mde")]
+             for row in report.get("comparisons", ())),
+        ),
+        "evaluate/slices.json": table(
+            ("field", "slice", "n", "arm", *CELL),
+            ([part["field"], str(part["value"]), part["n"], arm, *ends(cell)]
+             for part in report.get("slices") or () for arm, cell in part["arms"].items()),
+        ),
+        "evaluate/slice_differences.json": table(
+            ("field", "slice", "n", "candidate", "baseline", *DIFFERENCE),
+            ([part["field"], str(part["value"]), part["n"], row["candidate"], row["baseline"],
+              *(row.get(name) for name in DIFFERENCE)]
+             for part in report.get("slices") or () for row in part.get("comparisons", ())),
+        ),
+        "evaluate/gate.json": table(
+            ("check", "arm", "passed", "value", "limit", "why"),
+            ([check.get(key) for key in ("name", "arm", "passed", "value", "limit", "why")]
+             for check in report.get("gate", {}).get("checks", ())),
+        ),
+    }  # fmt: skip
+    for metric, told in (report.get("confusion") or {}).items():
+        tables[f"evaluate/confusion_{metric_name(metric).replace('/', '_')}.json"] = table(
+            ("arm", "wanted", "answered", "count"),
+            ([arm, wanted, answered, n] for arm, rows in told["arms"].items()
+             for wanted, row in zip(told["labels"], rows) for answered, n in zip(told["labels"], row) if n),
+        )  # fmt: skip
+    return {name: found for name, found in tables.items() if found["data"]}
+
+
+def table(columns: tuple[str, ...], rows: Iterator[list[Any]]) -> dict[str, Any]:
+    """Columns and rows as MLflow's tables are written."""
+    return {"columns": list(columns), "data": list(rows)}
+
+
+def ends(cell: Any) -> list[float | None]:
+    """A cell's value and its interval."""
+    return [number(cell.get(name)) for name in CELL] if isinstance(cell, Mapping) else [number(cell), None, None]
+
+
+def gate_tags(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The gate's word, what ships and what does not, and a person's override with its reason."""
+    gate = report.get("gate", {})
+    word = "overridden" if gate.get("overridden") else "passed" if gate.get("passed") else "refused"
+    return {
+        "gate": word,
+        "gate.override": gate.get("override") if gate.get("overridden") else None,
+        "shipped": ", ".join(gate.get("shipped", [])) or None,
+        "refused": ", ".join(gate.get("refused", [])) or None,
+    }
+
+
+def report_note(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown table of arms and metrics with the gate's word, for the run's description."""
+    arms = report.get("arms", {})
+    metrics = list(dict.fromkeys(metric for found in arms.values() for metric in found))
+    gate = report.get("gate", {})
+    rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} test rows", ""]
+    if gate.get("overridden"):
+        rows[1:1] = ["", f"Overridden by a person: {gate.get('override')}"]
+    rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for arm, found in arms.items():
+        rows.append(f"| {arm} | " + " | ".join(interval_text(found.get(metric, {})) for metric in metrics) + " |")
+    checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
+    return "\n".join(rows + (["", *checks] if checks else []))
