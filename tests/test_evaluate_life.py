@@ -205,7 +205,9 @@ def test_five_hundred_rows_and_six_arms_killed_and_started_again_repeat_no_finis
         assert {key: told[key] for key in known} == known, arm
     whole = {p.stem: lines(p) for p in made.glob("*.jsonl")}
     assert len(whole) == 6
-    assert main(["train", *words, "until=evaluate", "+quantize.small={format: w4a16}"]) in (0, 3)
+    recipe = folder / "mine.yaml"
+    recipe.write_text(recipe.read_text().replace(more, "quantize: {small: {format: w4a16}," + more.partition("{")[2]))
+    assert main(["train", *words, "until=evaluate"]) in (0, 3)
     after = {p.stem: lines(p) for p in made.glob("*.jsonl")}
     assert set(after) - set(whole) == {"small"}
     assert {arm: after[arm] for arm in whole} == whole, "only the new arm was asked"

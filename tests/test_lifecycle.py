@@ -87,9 +87,9 @@ def test_until_stops_and_the_next_command_goes_on(project: Path) -> None:
 
 
 def test_an_evaluate_key_reruns_evaluation_alone_and_a_method_key_makes_a_new_run(project: Path) -> None:
-    main(["train", "recipe=./mine.yaml", "until=evaluate"])
+    assert main(["train", "recipe=./mine.yaml", "until=evaluate"]) == 3
     before = stages(only_run(project))
-    main(["train", "recipe=./mine.yaml", "until=evaluate", "evaluate.confidence=0.9"])
+    assert main(["train", "recipe=./mine.yaml", "until=evaluate", "evaluate.confidence=0.9"]) == 3
     after = stages(only_run(project))
     assert after["train"] == before["train"]
     assert after["merge"] == before["merge"]
