@@ -169,6 +169,7 @@ def test_words_that_name_nothing_end_with_2(tmp_path: Path, capsys: pytest.Captu
         assert "→" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_the_gate_no_longer_lets_ship_is_taken_back(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +184,7 @@ def test_what_the_gate_no_longer_lets_ship_is_taken_back(
     assert not (run / "bundle" / "student").exists()
 
 
+@pytest.mark.slow
 def test_a_parity_that_fails_leaves_no_bundle_and_registers_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,12 @@ def written(merged: Path, folder: Path, format: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("format", "least", "most"), [("w4a16", 4.2, 5), ("fp8_dynamic", 8, 8.5), ("nf4", 4.1, 7)]
+    ("format", "least", "most"),
+    [
+        pytest.param("w4a16", 4.2, 5, marks=pytest.mark.slow),
+        pytest.param("fp8_dynamic", 8, 8.5, marks=pytest.mark.slow),
+        ("nf4", 4.1, 7),
+    ],
 )  # NF4 has 1.3 kB of tables a layer, which weigh on layers as small as these
 def test_a_format_is_written_proven_with_its_parent_s_company_and_answers_almost_like_it(
     merged: Path, tmp_path: Path, format: str, least: float, most: float

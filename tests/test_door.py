@@ -94,6 +94,7 @@ def test_a_sweep_with_a_wrong_value_ends_with_exit_2(tmp_path: Path) -> None:
     assert "method.rank" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_the_task_once_for_each_combination_and_recipe(tmp_path: Path) -> None:
     done = workbench("plan", "recipe=legal_lora,legal_full", "method.rank=4,8", "output=json", "-m", folder=tmp_path)
     assert done.returncode == 0, done.stderr

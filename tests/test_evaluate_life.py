@@ -76,6 +76,7 @@ def test_a_student_that_has_just_become_champion_leaves_nothing_to_do(
         assert report["arms"]["student"][name]["value"] > 0, name
 
 
+@pytest.mark.slow
 def test_the_next_student_is_held_against_the_champion_and_still_is_once_it_has_replaced_it(
     champion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_registry_out_of_reach_is_said_and_no_error(
     assert "champion is not asked: the registry could not be asked" in " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_the_teacher_answers_the_test_rows_once_its_key_is_there_and_is_not_paid_twice(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_ma
     assert stages(only_run(project))["train"]["facts"]["steps"] == 400
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_both_resume(project: Path, tiny_model: Path) -> None:
     (project / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=2000))
     command = [sys.executable, "-m", "workbench", "train", "recipe=./mine.yaml", "until=train"]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from teacher_project import project, questions
 from teacher_server import teacher_server
 
 SMALL = [
     "method.max_steps=3", "method.evaluations=1", "evaluate.max_new_tokens=4", "evaluate.few_shot=2", "gate.min_rows=5",
     "model.sha256=null", "model.name=tiny", "model.family=phi",
+    "evaluate.general=null", "evaluate.harmful=null", "evaluate.energy=false",
 ]  # fmt: skip
 
 
@@ -29,6 +32,7 @@ def test_prompts_alone_are_enough_validation_rows_are_answered_too_and_gold_must
         assert "data.test" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_student_of_a_llama_carries_its_duties_to_its_files_and_to_the_registry(
     tiny_model: Path, tmp_path: Path
 ) -> None:

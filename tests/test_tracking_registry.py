@@ -213,6 +213,7 @@ def test_names_that_mlflow_refuses_are_made_plain() -> None:
     assert plain_name("o'mine/v1.5:x%") == "o-mine-v1-5-x"
 
 
+@pytest.mark.slow
 def test_the_ui_serves_the_store_and_a_server_takes_a_whole_registration(tmp_path: Path) -> None:
     experiments = new_experiments(tmp_path / "experiments")
     whole_run(experiments)
