@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
+from workbench.recipe.distil import KINDS
 from workbench.recipe.nouns import Quantize, Recipe
 
 SECRET_KEY = re.compile(
@@ -150,6 +151,7 @@ def check_sense(recipe: Recipe) -> None:
             where="teacher.samples",
             remedy="teacher.temperature=0.7, or teacher.samples=1",
         )
+    check_distil(recipe)
     if recipe.evaluate.scorer == "json_fields" and not recipe.evaluate.fields:
         raise RequestError("json_fields needs the names of the fields", where="evaluate.fields")
     if recipe.evaluate.few_shot == 0 and recipe.gate.baseline == "base_few_shot":
@@ -157,6 +159,37 @@ def check_sense(recipe: Recipe) -> None:
             "the gate's baseline is base_few_shot, but no examples are shown",
             where="evaluate.few_shot",
             remedy="set evaluate.few_shot to 3 or more, or gate.baseline=base",
+        )
+
+
+def check_distil(recipe: Recipe) -> None:
+    """What a kind of distillation cannot do without."""
+    method, teacher, shrink = recipe.method, recipe.teacher, recipe.model.shrink
+    for kind in method.distil:
+        if kind not in KINDS:
+            raise RequestError(
+                f"{kind!r} is no kind of distillation", where="method.distil", remedy=nearest(kind, KINDS)
+            )
+    if len(set(method.distil)) < len(method.distil):
+        raise RequestError("a kind is named twice", where="method.distil", remedy="raise method.epochs instead")
+    told = [kind for kind in method.distil if kind != "on_policy"]
+    if told and teacher.api == "none":
+        raise RequestError(
+            f"{told[0]} needs a teacher's answers", where="method.distil", remedy="add `- teacher: local_gguf`"
+        )
+    if "rationale" in method.distil and not teacher.rationale:
+        raise RequestError("no reason is asked for", where="method.distil", remedy="teacher.rationale=true")
+    if "logprobs" in method.distil and not teacher.logprobs:
+        raise RequestError("no log-probabilities are stored", where="method.distil", remedy="teacher.logprobs=20")
+    if method.distil and method.teach.answers > teacher.samples:
+        raise RequestError(
+            f"{method.teach.answers} different answers cannot come of {teacher.samples} samples",
+            where="method.teach.answers",
+            remedy=f"teacher.samples={method.teach.answers} with a temperature above 0",
+        )
+    if shrink.layers is not None and recipe.model.layers and shrink.layers > recipe.model.layers:
+        raise RequestError(
+            f"the model has {recipe.model.layers} layers", where="model.shrink.layers", remedy="keep fewer, or null"
         )
 
 
