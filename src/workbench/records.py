@@ -53,12 +53,13 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row as the model will see it: token ids, and for each whether it carries loss."""
+    """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss."""
 
     id: str
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     where: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Another:
+    """A further answer of a teacher to a row that has a label: another one, with its own share of the samples."""
+
+    answer: str
+    rationale: str = ""
+    agreement: float = 1.0
+    logprobs: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Label:
     """What a teacher answered to one row, with what it cost and the hashes of the requests that bought it.
 
     `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
+    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`.
     """
 
     id: str
@@ -96,6 +108,12 @@ class Label:
     usd: float = 0.0
     requests: tuple[str, ...] = ()
     logprobs: bytes | None = None
+    others: tuple[Another, ...] = ()
+
+
+def other_id(row: str, number: int) -> str:
+    """The id of the row that carries a prompt's `number`-th answer; the first (0) keeps the prompt's own."""
+    return row if number == 0 else f"{row}~{number + 1}"
 
 
 @dataclass(frozen=True)

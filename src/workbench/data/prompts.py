@@ -15,18 +15,23 @@ from workbench.records import Example
 
 @dataclass(frozen=True)
 class Asked:
-    """Rows to ask, the recipe's rows by their use, what a user should hear, and the prompts' description."""
+    """Rows to ask, the recipe's rows by their use, what a user should hear, and the prompts' description.
+
+    `judging` are the ids of the rows to ask whose answers are not trained on.
+    """
 
     examples: list[Example]
     splits: Splits
     said: list[str]
     datasets: list[dict[str, Any]]
+    judging: frozenset[str] = frozenset()
 
 
-def gather(data: Data, prompts: str | None, limit: int | None, seed: int) -> Asked:
+def gather(data: Data, prompts: str | None, limit: int | None, seed: int, validation: int = 0) -> Asked:
     """The rows of `prompts`, or the training rows when there is no such file; at most `limit`, drawn by the seed.
 
-    Their own answers may be missing: those are what is asked for.
+    Their own answers may be missing: those are what is asked for. Of the validation rows the first `validation` are
+    asked too, and all that have no answer of their own.
     """
     splits = prepare(data, seed, unanswered=prompts is None)
     said = list(splits.said)
@@ -42,8 +47,10 @@ def gather(data: Data, prompts: str | None, limit: int | None, seed: int) -> Ask
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = [examples[i] for i in drawn]
     # Validation rows that were split off prompts need answers too, for the evaluation loss.
-    examples = [*examples, *(e for e in splits.validation if not e.answer)]
-    return Asked(examples, splits, said, [describe(examples, "prompts", prompts or data.train, data)])
+    judging = [e for n, e in enumerate(splits.validation) if n < validation or not e.answer]
+    examples = [*examples, *judging]
+    told = [describe(examples, "prompts", prompts or data.train, data)]
+    return Asked(examples, splits, said, told, frozenset(e.id for e in judging))
 
 
 def beside(source: str, data: Data, splits: Splits, said: list[str]) -> list[Example]:

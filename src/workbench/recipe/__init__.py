@@ -1,5 +1,6 @@
 """The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
 
+from workbench.recipe.distil import Shrink, Teach
 from workbench.recipe.nouns import (
     Bundle,
     Columns,
@@ -35,6 +36,8 @@ __all__ = [
     "Price",
     "Quantize",
     "Recipe",
+    "Shrink",
+    "Teach",
     "Teacher",
     "Tracking",
     "known_keys",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workbench.recipe.distil import Shrink, Teach
 from workbench.recipe.evidence import Evaluate, Gate
 from workbench.recipe.keys import key
 from workbench.recipe.teacher import Teacher
@@ -31,6 +32,7 @@ class Model:
     family: str = key("", "model family in the terms table: what it asks of its tuned copies", makes_weights=False)
     licence_url: str = key("", "where the licence can be read", makes_weights=False)
     gated: bool = key(False, "the hub asks for a token (HF_TOKEN)", makes_weights=False)
+    shrink: Shrink = field(default_factory=Shrink)
     notes: str = key("", "chat template and other traps", makes_weights=False)
 
 
@@ -106,6 +108,17 @@ class Method:
     validation_rows: int = key(128, "rows for the evaluation loss", unit="rows", at_least=1)
     sample_answers: int = key(3, "answers shown at each", unit="rows", at_least=0, makes_weights=False)
     save_minutes: float = key(2.0, "between checkpoints", unit="minutes", above=0, makes_weights=False)
+    distil: list[str] = key(
+        list, "what is learned of the teacher, one after the other: text, rationale, logprobs, on_policy, preference"
+    )
+    teach: Teach = field(default_factory=Teach)
+
+    @property
+    def validation_asked(self) -> int:
+        """Validation rows that the teacher answers too: those it is scored on, and those of the evaluation loss."""
+        if not self.distil:
+            return 0
+        return max(self.teach.development_rows, 0 if self.teach.gold_share else self.validation_rows)
 
 
 @dataclass

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
-from workbench.recipe.nouns import Evaluate, Quantize, Recipe
+from workbench.recipe.nouns import Quantize, Recipe
+from workbench.recipe.sense import check_sense
 
 SECRET_KEY = re.compile(
     r"(^|[._-])(token|secret|password|passwd|api_?key|access_?key|private_?key|credentials?)$", re.I
@@ -129,86 +130,6 @@ def check_limits(node: Any, path: str) -> None:
                 if broken:
                     limit = limits[word.replace(" ", "_")]
                     raise RequestError(f"{value!r} must be {word} {limit}", where=here, remedy=limits["meaning"])
-
-
-def check_sense(recipe: Recipe) -> None:
-    """What one key cannot know of another."""
-    if not recipe.model.source:
-        raise RequestError("no model is named", where="model", remedy="add `- model: smollm2_135m` to the defaults")
-    if not recipe.data.train:
-        raise RequestError("no training rows are named", where="data.train", remedy="data.train=my_rows.csv")
-    micro = recipe.method.micro_batch_size
-    if micro and recipe.method.batch_size % micro:
-        raise RequestError(
-            f"{micro} does not divide method.batch_size={recipe.method.batch_size}",
-            where="method.micro_batch_size",
-            remedy="choose a divisor, or leave it null",
-        )
-    if recipe.teacher.samples > 1 and recipe.teacher.temperature == 0:
-        raise RequestError(
-            "every sample would be the same answer, paid for each time",
-            where="teacher.samples",
-            remedy="teacher.temperature=0.7, or teacher.samples=1",
-        )
-    check_scorer(recipe.evaluate)
-    if recipe.evaluate.scorer == "judge":
-        check_judge(recipe)
-    if recipe.evaluate.few_shot == 0 and recipe.gate.baseline == "base_few_shot":
-        raise RequestError(
-            "the gate's baseline is base_few_shot, but no examples are shown",
-            where="evaluate.few_shot",
-            remedy="set evaluate.few_shot to 3 or more, or gate.baseline=base",
-        )
-
-
-def check_scorer(evaluate: Evaluate) -> None:
-    """What a scorer cannot do without."""
-    if evaluate.scorer == "json_fields" and not evaluate.fields:
-        raise RequestError(
-            "json_fields needs the names of the fields", where="evaluate.fields", remedy="evaluate.fields=[category]"
-        )
-    if evaluate.scorer == "python" and not evaluate.function:
-        raise RequestError(
-            "the python scorer needs a function",
-            where="evaluate.function",
-            remedy="file.py:function or package.module:function, called as function(expected, answer)",
-        )
-
-
-def check_judge(recipe: Recipe) -> None:
-    """There is a judge, and it does not judge its own kind: models favour answers like their own (arXiv 2404.13076).
-
-    Families are kin when they begin with the same letters: qwen-apache and qwen2.5, gpt and gpt-oss.
-    """
-    judge = recipe.evaluate.judge
-    if judge.api == "none":
-        raise RequestError(
-            "the judge scorer needs a model that judges",
-            where="evaluate.judge.api",
-            remedy="openai, anthropic or local_gguf, with evaluate.judge.model and its family",
-        )
-    if judge.own_family:
-        return
-    if not judge.family.strip():
-        raise RequestError(
-            "the judge's family is not named, so nobody can tell whether it judges its own kind",
-            where="evaluate.judge.family",
-            remedy="evaluate.judge.family=claude, or what it is; evaluate.judge.own_family=true lets any judge",
-        )
-    teacher = recipe.teacher.family if recipe.teacher.api != "none" else ""
-    for whose, family in (("student", recipe.model.family), ("teacher", teacher)):
-        if kin(judge.family) == kin(family):
-            raise RequestError(
-                f"the judge is of the {whose}'s own family ({judge.family} and {family}), and would favour it",
-                where="evaluate.judge.family",
-                remedy="choose a judge of another family, or evaluate.judge.own_family=true where there is none",
-            )
-
-
-def kin(family: str) -> str:
-    """The letters a family's name begins with."""
-    found = re.match(r"[a-z]+", family.strip().lower())
-    return found[0] if found else family.strip().lower()
 
 
 def known_keys() -> dict[str, str]:

@@ -15,7 +15,7 @@ from workbench.data.privacy import leaks
 from workbench.data.split import overlap_finder
 from workbench.errors import GateError, RequestError
 from workbench.recipe import Recipe, Teacher
-from workbench.records import Label
+from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, stage
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
 from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
@@ -138,15 +138,18 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
             scorer(recipe),
             overlap_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
             recipe.seed,
+            recipe.method.teach.answers if recipe.method.distil else 1,
         )
         await by_batches(desk, asked, recipe.data.privacy, rule, rules, hear)
-        prompts = (prompt_of(e, recipe.data.privacy, rule) for e in asked.examples)
-        kept, reasons, size = await written(desk, prompts, len(asked.examples), rules, staging.folder)
+        prompts = (prompt_of(e, recipe.data.privacy, rule, asked.judging) for e in asked.examples)
+        kept, reasons, size, others = await written(desk, prompts, len(asked.examples), rules, staging.folder)
         total = kept + sum(reasons.values())
         hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
-            f"; {n:,} {reason}" for reason, n in reasons.most_common()))  # fmt: skip
+            f"; {n:,} {reason}" for reason, n in reasons.most_common())
+            + (f"; {others:,} further answers to the same prompts" if rules.answers > 1 else ""))  # fmt: skip
         return {
             "rows": total, "kept": kept, "kept_share": kept / max(total, 1), "rejected": dict(reasons),
+            "further_answers": others,
             "from_ledger": desk.from_ledger, "this_time": desk.ledger.summary(first), "in_all": desk.ledger.summary(),
             "able": able, "logprobs": size,
         }  # fmt: skip
@@ -167,7 +170,7 @@ async def by_batches(
         raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
     requests = []
     for example in asked.examples:
-        prompt = prompt_of(example, privacy, rule)
+        prompt = prompt_of(example, privacy, rule, asked.judging)
         sending = Sending(prompt.id, prompt.privacy, prompt.redacted)
         for sample in range(desk.teacher.samples):
             requests.append((request_of(desk, prompt, opening(desk, prompt, rules), sample, rules), sending))
@@ -176,9 +179,9 @@ async def by_batches(
 
 async def written(
     desk: Desk, prompts: Iterator[Prompt], total: int, rules: Rules, folder: Path
-) -> tuple[int, Counter[str], dict[str, float]]:
-    """Write every outcome as it comes; (labels kept, rejections by reason, size of the log-probabilities)."""
-    kept, reasons, wants = 0, Counter[str](), desk.teacher.logprobs > 0
+) -> tuple[int, Counter[str], dict[str, float], int]:
+    """Write every outcome as it comes; (labels kept, rejections by reason, log-probabilities' size, other answers)."""
+    kept, others, reasons, wants = 0, 0, Counter[str](), desk.teacher.logprobs > 0
     with contextlib.ExitStack() as stack:
         labels = stack.enter_context((folder / "labels.jsonl").open("w", encoding="utf-8"))
         rejected = stack.enter_context((folder / "rejected.jsonl").open("w", encoding="utf-8"))
@@ -191,15 +194,18 @@ async def written(
                 rejected.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
                 continue
             kept += 1
+            others += len(outcome.others)
             labels.write(label_line(outcome))
-            if keep is not None and outcome.logprobs:
-                keep(outcome.id, outcome.logprobs)
-    return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}
+            for number, packed in enumerate([outcome.logprobs, *(one.logprobs for one in outcome.others)]):
+                if keep is not None and packed:
+                    keep(other_id(outcome.id, number), packed)
+    return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}, others
 
 
 def label_line(label: Label) -> str:
     """A label as a line of JSON; its log-probabilities lie beside it."""
-    return json.dumps(asdict(replace(label, logprobs=None)), ensure_ascii=False) + "\n"
+    others = tuple(replace(one, logprobs=None) for one in label.others)
+    return json.dumps(asdict(replace(label, logprobs=None, others=others)), ensure_ascii=False) + "\n"
 
 
 def record(run: Run, summary: dict[str, Any]) -> None:

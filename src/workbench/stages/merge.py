@@ -8,9 +8,8 @@ from workbench.data.chat import load_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.sources import model_folder
 from workbench.stages.common import is_done, need, rows, say
-from workbench.stages.train import rendered
+from workbench.stages.train import rendered, start_model
 from workbench.teacher.duties import as_tags, joined, read_duties, write_duties
 from workbench.teacher.terms import base_duties
 
@@ -23,7 +22,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = digest({"train": run.output_digest("train")}, 16)
     if is_done(run, "merge", fingerprint):
         return False
-    base = model_folder(recipe.model.source, recipe.model.sha256)
+    base = start_model(recipe)
     with stage(run, "merge", fingerprint) as staging:
         if recipe.method.kind == "full":
             shutil.copytree(run.folder / "train" / "model", staging.folder / "model")

@@ -10,10 +10,15 @@ from workbench.compress.preflight import preflight
 from workbench.data.load import write_quarantine
 from workbench.errors import RequestError
 from workbench.recipe import Recipe
-from workbench.records import TokenRow
-from workbench.runs import Run, stage
+from workbench.runs import Run, Staging, stage
 from workbench.sources import model_folder
 from workbench.stages.common import is_done, log_datasets, rows, say
+from workbench.stages.curve import write_curve
+from workbench.stages.guards import headroom, scores_of
+from workbench.stages.learn import Start, Task, learn, rendered, token_line
+from workbench.stages.prompts import Lessons, has_teacher, lessons
+
+__all__ = ["rendered", "run", "start_model", "token_line"]
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -23,58 +28,68 @@ def run(recipe: Recipe, run: Run) -> bool:
     base = model_folder(recipe.model.source, recipe.model.sha256)
     refuse_impossible_formats(recipe, base)
     with stage(run, "train", run.digest, resume=True) as staging:
-        splits = rows(recipe, run)
+        start = start_model(recipe)
+        if start != base:
+            say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
+        asked = bool(recipe.method.distil) and has_teacher(recipe)
+        found = lessons(recipe, run) if asked else Lessons(rows(recipe, run), {}, {}, [])
+        splits = found.splits
         for line in splits.said:
             say(run, "train", line)
         if splits.bad:
             write_quarantine(splits.bad, staging.folder / "quarantine.jsonl")
             say(run, "train", f"{len(splits.bad)} rows set aside in {staging.final / 'quarantine.jsonl'}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
-        training, validation = rendered(recipe, base, splits.train), rendered(recipe, base, splits.validation)
-        say(run, "train", token_line(training, recipe.method.max_length))
-
-        from workbench.training.sft import train
-
-        def event(kind: str, **fields: Any) -> None:
-            if kind == "said":
-                say(run, "train", fields["text"])
-            else:
-                run.event(kind, stage="train", **fields)
-
-        staging.facts = train(
-            base,
-            recipe.method,
-            training,
-            validation[: recipe.method.validation_rows],
-            staging.folder,
-            seed=recipe.seed,
-            dtype=recipe.model.dtype,
-            device=recipe.launch.device,
-            threads=recipe.launch.threads,
-            event=event,
-        )
-        staging.scratch = ["checkpoints"]
+        facts = headroom(recipe, run, base, found.development, staging.folder) if asked else {}
+        task = task_of(recipe, run, start, found)
+        staging.facts = learn(task, Start(start), staging.folder) | facts
+        if recipe.method.teach.curve:
+            write_curve(task, Start(start), [e.group for e, _ in found.development], staging.folder)
+        tell_files(run, staging)
+        staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
     return True
 
 
-def rendered(recipe: Recipe, base: Path, examples: list[Any]) -> list[TokenRow]:
-    """Every row as the model will see it; the first row that cannot be trained on as asked is an error."""
-    from workbench.data.chat import load_tokenizer, render
+def start_model(recipe: Recipe) -> Path:
+    """The folder of the model that training starts from: the base, or a smaller one cut from its layers."""
+    from workbench.training.shrink import shrunk
 
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
-    method = recipe.method
-    return [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
+    return shrunk(model_folder(recipe.model.source, recipe.model.sha256), recipe.model.shrink)
 
 
-def token_line(training: list[TokenRow], max_length: int) -> str:
-    """One line with the token counts."""
-    lengths = sorted(len(r.input_ids) for r in training)
-    trained = sum(sum(r.trained) for r in training)
-    return (
-        f"{sum(lengths):,} tokens in {len(lengths):,} rows (median {lengths[len(lengths) // 2]}, "
-        f"longest {lengths[-1]}, limit {max_length}), {trained:,} of them trained"
-    )
+def task_of(recipe: Recipe, run: Run, start: Path, found: Lessons) -> Task:
+    """What is learned, rendered where every kind needs it alike, with the scorer for the student's development."""
+
+    def event(kind: str, **fields: Any) -> None:
+        if kind == "said":
+            say(run, "train", fields["text"])
+        else:
+            run.event(kind, stage="train", **fields)
+
+    judging = rendered(recipe, start, found.splits.validation)[: recipe.method.validation_rows]
+    development = development_of(recipe, start, found)
+    return Task(recipe, run, start, found.splits.train, found.weights, found.reasons, judging, development, event)
+
+
+def development_of(recipe: Recipe, start: Path, found: Lessons) -> Any:
+    """What the student is scored on as it trains; None without gold development rows."""
+    items = [item for item, _ in found.development]
+    if not items:
+        return None
+    from workbench.training.development import Development
+
+    def score(number: int, answer: str) -> float:
+        return scores_of(recipe.evaluate, [items[number]], [answer])[0]
+
+    shown = rendered(recipe, start, items)
+    return Development(shown, score, recipe.evaluate.max_new_tokens, recipe.method.teach.hacking_drop)
+
+
+def tell_files(run: Run, staging: Staging) -> None:
+    """The learning curve, for MLflow."""
+    if (staging.folder / "curve.json").is_file():
+        run.event("file", stage="train", path="train/curve.json", title="learning curve")
 
 
 def refuse_impossible_formats(recipe: Recipe, base: Path) -> None:

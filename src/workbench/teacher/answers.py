@@ -114,12 +114,14 @@ def plea(why: str) -> Message:
     return Message("user", f"That answer cannot be used: {why}. Give the whole answer again, mended, nothing else.")
 
 
-def vote(told: Sequence[Told]) -> tuple[Told, int]:
-    """The commonest answer (white space and case aside; the first of equals) and how many gave it."""
+def ranked(told: Sequence[Told]) -> list[tuple[Told, int]]:
+    """Different answers (white space and case aside) with how many gave each: the commonest first, then the earliest.
+
+    Of equal answers the first is the one that stands for them.
+    """
     counts = Counter(normal(one.answer) for one in told)
-    most = max(counts.values())
-    winner = next(one for one in told if counts[normal(one.answer)] == most)
-    return winner, most
+    first = {normal(one.answer): one for one in reversed(told)}
+    return [(first[name], votes) for name, votes in counts.most_common()]
 
 
 def normal(answer: str) -> str:

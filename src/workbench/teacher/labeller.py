@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.recipe import Teacher
-from workbench.records import Label, Message
-from workbench.teacher.answers import MalformedError, Told, asked, parse, plea, schema_of, vote
+from workbench.records import Another, Label, Message
+from workbench.teacher.answers import MalformedError, Told, asked, parse, plea, ranked, schema_of
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.egress import Sending
 from workbench.teacher.ledger import Outcome
@@ -28,7 +28,8 @@ JUDGE = (
 class Prompt:
     """What is asked for one row: the conversation as it may leave, and what stays here.
 
-    `originals` are the texts behind placeholders; `gold` is the row's own answer, "" when it has none.
+    `originals` are the texts behind placeholders; `gold` is the row's own answer, "" when it has none. Of a row that
+    `judges` no answer is trained on, so it is kept whether it is right or quotes what is judged on.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Prompt:
     redacted: Mapping[str, int] = field(default_factory=dict)
     originals: Mapping[str, str] = field(default_factory=dict)
     gold: str = ""
+    judges: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,17 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the stage hands in: what the endpoint can do, how placeholders go back, and how an answer is scored."""
+    """What the stage hands in: what the endpoint can do, how placeholders go back, how an answer is scored.
+
+    `answers` is how many different ones are kept a prompt.
+    """
 
     able: Mapping[str, Any]
     restore: Callable[[str, Mapping[str, str]], str]
     score: Callable[[str, str], float] | None = None
     leaks: Callable[[str], str | None] = lambda text: None
     seed: int = 0
+    answers: int = 1
 
 
 async def label_all(desk: Desk, prompts: Iterable[Prompt], rules: Rules) -> AsyncIterator[Label | Rejected]:
@@ -110,35 +116,53 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     if not good:
         first = next(s for s in samples if isinstance(s, RowError))
         return Rejected(prompt.id, first.reason, str(first), first.answer)
-    told, votes = vote([one.told for one in good])
-    agreement = votes / teacher.samples
-    chosen = next(one for one in good if one.told is told)
-    # What is kept on disk keeps its placeholders; the originals are only put back here, to be compared.
-    answer, rationale = (rules.restore(text, prompt.originals) for text in (told.answer, told.rationale))
-    why = None
-    if agreement < teacher.min_agreement:
-        why = ("disagreement", f"{votes} of {teacher.samples} samples agree")
-    elif prompt.gold and rules.score is not None and rules.score(answer, prompt.gold) < 1.0:
-        why = ("differs_from_gold", "the row's own answer is another")
-    elif (where := rules.leaks(f"{rationale}\n{answer}")) is not None:
-        why = ("repeats_evaluation", f"it shares words with {where}")
-    elif teacher.judge_at_least is not None:
-        grade = await judged(desk, prompt, told, rules)
-        if grade < teacher.judge_at_least:
-            why = ("judged_low", f"graded {grade:.1f} of 1")
+    (told, votes), *rest = ranked([one.told for one in good])
+    why = await unkept(desk, prompt, told, votes, rules)
     if why:
         return Rejected(prompt.id, *why, told.answer)
-    replies = [reply for one in good for reply in one.replies]
+    others = []
+    for another, count in rest[: rules.answers - 1]:
+        # The majority it has not, and need not have: it counts by its share.
+        if await unkept(desk, prompt, another, teacher.samples, rules) is None:
+            packed = last_reply(good, another).logprobs
+            others.append(Another(another.answer, another.rationale, count / teacher.samples, packed))
+    chosen = last_reply(good, told)
     return Label(
         id=prompt.id,
         answer=told.answer,
         rationale=told.rationale,
-        model=chosen.replies[-1].model or teacher.model,
-        agreement=agreement,
-        usd=sum(reply.cost for reply in replies) / 1e9,
+        model=chosen.model or teacher.model,
+        agreement=votes / teacher.samples,
+        usd=sum(reply.cost for one in good for reply in one.replies) / 1e9,
         requests=tuple(one.hash for one in good),
-        logprobs=chosen.replies[-1].logprobs,
+        logprobs=chosen.logprobs,
+        others=tuple(others),
     )
+
+
+async def unkept(desk: Desk, prompt: Prompt, told: Told, votes: int, rules: Rules) -> tuple[str, str] | None:
+    """(reason, details) why an answer is not kept; None when it is."""
+    teacher = desk.teacher
+    # What is kept on disk keeps its placeholders; the originals are only put back here, to be compared.
+    answer, rationale = (rules.restore(text, prompt.originals) for text in (told.answer, told.rationale))
+    if votes / teacher.samples < teacher.min_agreement:
+        return "disagreement", f"{votes} of {teacher.samples} samples agree"
+    if prompt.judges:
+        return None
+    if prompt.gold and rules.score is not None and rules.score(answer, prompt.gold) < 1.0:
+        return "differs_from_gold", "the row's own answer is another"
+    if (where := rules.leaks(f"{rationale}\n{answer}")) is not None:
+        return "repeats_evaluation", f"it shares words with {where}"
+    if teacher.judge_at_least is not None:
+        grade = await judged(desk, prompt, told, rules)
+        if grade < teacher.judge_at_least:
+            return "judged_low", f"graded {grade:.1f} of 1"
+    return None
+
+
+def last_reply(good: Sequence[Answered], told: Told) -> Reply:
+    """The reply that gave this answer."""
+    return next(one for one in good if one.told is told).replies[-1]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,19 @@ def parquet_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
         flush()
 
 
+def read_parquet(path: Path) -> dict[str, list[TokenLogprobs]]:
+    """Each row's answer tokens, in order, from such a file."""
+    import pyarrow.parquet
+
+    found: dict[str, list[TokenLogprobs]] = {}
+    with pyarrow.parquet.ParquetFile(path) as stored:
+        for batch in stored.iter_batches(LINES_A_GROUP):
+            for line in batch.to_pylist():
+                top = tuple(zip(line["top_tokens"], line["top_logprobs"], strict=True))
+                found.setdefault(line["id"], []).append(TokenLogprobs(line["token"], line["logprob"], top))
+    return found
+
+
 def size_of(path: Path) -> dict[str, float]:
     """Tokens in such a file, its bytes, and bytes a token."""
     import pyarrow.parquet

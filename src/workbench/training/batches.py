@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from workbench.records import TokenRow
+from workbench.training.distil import sequences, taught
+from workbench.training.targets import Target
 
 BATCHES_A_WINDOW = 16
 
@@ -53,21 +55,34 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def collate(rows: Sequence[tuple[int, TokenRow]], pad: int) -> dict[str, Any]:
-    """Right-padded `input_ids`, `attention_mask`, `labels` (−100 for no loss), all (B, T), and `rows` (B,)."""
-    longest = max(len(row.input_ids) for _, row in rows)
-    shape = (len(rows), longest)
+def collate(
+    rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str, Target] | None = None
+) -> dict[str, Any]:
+    """Right-padded `input_ids`, `attention_mask`, `labels` (−100 for no loss), all (B, T), and `rows` (their numbers).
+
+    `trained` (rows,) counts a row's trained tokens. Where rows have weights or a teacher's targets, `weights` (B,) and
+    `taught` are there too; B is then more than the rows where soft labels make several sequences of one.
+    """
+    found = targets or {}
+    read = [one for _, row in rows for one in sequences(row, found.get(row.id))]
+    longest = max(len(row.input_ids) for row in read)
+    shape = (len(read), longest)
     ids = torch.full(shape, pad, dtype=torch.long)
     mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, -100, dtype=torch.long)
-    for i, (_, row) in enumerate(rows):
+    for i, row in enumerate(read):
         tokens, trained = torch.tensor(row.input_ids), torch.tensor(row.trained)
         ids[i, : len(tokens)] = tokens
         mask[i, : len(tokens)] = 1
         labels[i, : len(tokens)] = torch.where(trained, tokens, -100)
-    return {
+    batch = {
         "input_ids": ids,
         "attention_mask": mask,
         "labels": labels,
         "rows": torch.tensor([number for number, _ in rows]),
+        "trained": torch.tensor([sum(row.trained[1:]) for _, row in rows]),
     }
+    if any(row.weight != 1.0 or row.id in found for _, row in rows):
+        batch["weights"] = torch.tensor([row.weight for row in read])
+        batch["taught"] = taught([row for _, row in rows], found)
+    return batch

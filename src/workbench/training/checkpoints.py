@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ def step_of(folder: Path) -> int:
 
 
 def write_checkpoint(
-    root: Path, step: int, progress: dict[str, Any], write: Callable[[Path], None], best_step: int | None
-) -> Path:
-    """Let `write` fill a staging folder, then make it `step-<step>` at once; older ones beyond KEEP and the best go.
+    root: Path, step: int, progress: dict[str, Any], write: Callable[[Path], None], best_step: int | None,
+    also: Collection[int] = (),
+) -> Path:  # fmt: skip
+    """Let `write` fill a staging folder, then make it `step-<step>` at once; older ones beyond KEEP go.
+
+    The best step's stays, and those of the steps named in `also`.
 
     `progress` is what resuming needs beside Hugging Face's own files; it is written last, with every file's size.
     """
@@ -39,7 +42,7 @@ def write_checkpoint(
     staging.rename(final)
     flush(root)
     for old in whole_checkpoints(root)[:-KEEP]:
-        if step_of(old) != best_step:
+        if step_of(old) != best_step and step_of(old) not in also:
             discard(old)
     return final
 

@@ -79,8 +79,10 @@ def evaluation_steps(steps: int, times: int) -> frozenset[int]:
     return frozenset(max(1, round(steps * k / times)) for k in range(1, times + 1))
 
 
-def fingerprint_of(method: Method, rows: Sequence[TokenRow], seed: int, dtype: str) -> str:
-    """What a checkpoint must have been made from to be gone on from."""
+def fingerprint_of(method: Method, rows: Sequence[TokenRow], seed: int, dtype: str, beside: str = "") -> str:
+    """What a checkpoint must have been made from to be gone on from; `beside` names what is not in the rows."""
     makes = {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("makes_weights", True)}
     makes.pop("micro_batch_size", None)  # how a step is cut does not change it
-    return digest({"method": makes, "seed": seed, "dtype": dtype, "rows": [asdict(r) | {"where": ""} for r in rows]})
+    teach = {f.name: getattr(method.teach, f.name) for f in fields(method.teach) if f.metadata["makes_weights"]}
+    told = {"method": makes | {"teach": teach}, "seed": seed, "dtype": dtype, "beside": beside}
+    return digest(told | {"rows": [asdict(r) | {"where": ""} for r in rows]})

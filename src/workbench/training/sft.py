@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PrinterCallback
+from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as hf_logging
 
 from workbench.engines.memory import keep_freed_memory
@@ -20,6 +20,8 @@ from workbench.recipe import Method
 from workbench.records import TokenRow
 from workbench.training.batches import plan_batches, total_steps
 from workbench.training.checkpoints import progress_of, step_of, whole_checkpoints
+from workbench.training.development import Development, noted, refuse_hacking, samples
+from workbench.training.distil import Lesson, sequences
 from workbench.training.model import available_memory, fit, load_model, load_weights
 from workbench.training.proof import fingerprints, prove_moved
 from workbench.training.settings import (
@@ -29,6 +31,7 @@ from workbench.training.settings import (
     optimizer_of,
     refuse_what_cannot_train,
 )
+from workbench.training.targets import targets_digest
 from workbench.training.trainer import AnswerTrainer
 from workbench.training.watch import Progressed, Watch, stopping
 
@@ -47,13 +50,21 @@ def train(
     device: str,
     threads: int | None,
     event: Event,
+    lesson: Lesson | None = None,
+    development: Development | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
+
+    `lesson` is a teacher's word on the rows. `development` are gold rows on which the student is scored at every
+    evaluation (`metric` development/score) and once more as it is written: `out_dir/development.json`. `start` is the
+    adapter to go on from, in a chain of methods.
 
     Writes `out_dir/adapter` (`full`: `out_dir/model`), `out_dir/summary.json`, and `out_dir/checkpoints` as it goes;
     with whole checkpoints of the same request there, it goes on from the last. `event(kind, **fields)` receives
     `metric`, `sample` and `said`. Returns the summary. Raises WorkbenchError when a loss is not finite or a tensor
-    did not move, KeyboardInterrupt after SIGINT or SIGTERM once a checkpoint is written.
+    did not move, GateError when the student games its teacher (see development.py), KeyboardInterrupt after SIGINT or
+    SIGTERM once a checkpoint is written.
     """
     refuse_what_cannot_train(rows)
     device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +76,10 @@ def train(
     hf_logging.disable_progress_bar()
     try:
         with stopping() as stop:
-            return run(base_dir, method, rows, validation, out_dir, seed, dtype, device, event, stop)
+            return run(
+                base_dir, method, rows, validation, out_dir, seed, dtype, device, event, stop,
+                lesson, development, start,
+            )  # fmt: skip
     finally:
         hf_logging.set_verbosity(quiet)
         hf_logging.enable_progress_bar()
@@ -82,9 +96,14 @@ def run(
     device: str,
     event: Event,
     stop: Any,
+    lesson: Lesson | None,
+    development: Development | None,
+    start: Path | None,
 ) -> dict[str, Any]:
     """`train` once the device is known and Hugging Face is quiet: the whole story, in order."""
     lengths = [len(row.input_ids) for row in rows]
+    targets = lesson.targets if lesson else {}
+    read = [sum(len(one.input_ids) for one in sequences(row, targets.get(row.id))) for row in rows]
     longest = max(lengths)
     steps = total_steps(len(rows), method.batch_size, method.epochs, method.max_steps)
 
@@ -92,7 +111,7 @@ def run(
         return plan_batches(lengths, method.batch_size, micro, steps, seed)
 
     def padded_tokens(micro: int) -> int:
-        return max(len(batch) * max(lengths[row] for row in batch) for batch in plan_of(micro))
+        return max(len(batch) * max(read[row] for row in batch) for batch in plan_of(micro))
 
     micro, checkpointing = fit(base_dir, method, dtype, padded_tokens, available_memory(device))
     plan = plan_of(micro)
@@ -100,17 +119,24 @@ def run(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = load_model(base_dir, method, dtype=dtype, device=device, longest=longest, seed=seed)
+    if start is not None:
+        load_weights(model, start)
     before = fingerprints(model)
 
-    request = fingerprint_of(method, rows, seed, dtype)
+    beside = (targets_digest(targets) if targets else "") + (str(start) if start else "")
+    request = fingerprint_of(method, rows, seed, dtype, beside)
     checkpoints = out_dir / "checkpoints"
     resumed, progressed = last_checkpoint(checkpoints, request, event)
-    evaluate_at = evaluation_steps(steps, method.evaluations) if validation else frozenset()
+    evaluate_at = evaluation_steps(steps, method.evaluations) if validation or development else frozenset()
     watch = Watch(evaluate_at, method.save_minutes * 60, progressed, stop, event)
 
-    def samples(step: int) -> None:
-        for row in validation[: method.sample_answers]:
-            event("sample", step=step, **sample(model, tokenizer, row, device))
+    def looked_at(step: int) -> None:
+        for told in samples(model, tokenizer, validation[: method.sample_answers], device):
+            event("sample", step=step, **told)
+        if development:
+            now = development.point(model, tokenizer, device, step, *watch.loss_now())
+            watch.developed(step, now.score)
+            refuse_hacking(noted(progressed.development, now), development.drop)
 
     trainer = AnswerTrainer(
         model=model,
@@ -122,8 +148,9 @@ def run(
         watch=watch,
         checkpoints=checkpoints,
         fingerprint=request,
-        after_evaluation=samples,
+        after_evaluation=looked_at,
         evaluation_tokens=max(2 * micro * longest, 2048),
+        lesson=lesson,
         optimizer_cls_and_kwargs=optimizer_of(method, dtype),
     )
     trainer.remove_callback(PrinterCallback)
@@ -144,6 +171,10 @@ def run(
         load_weights(model, checkpoints / f"step-{best:08d}")
         event("said", text=f"step {best} had the lowest validation loss ({progressed.best_loss:.4f}): its weights stay")
     moved = prove_moved(model, before, method.kind)
+    if development:
+        scores = development.scores(model, tokenizer, device)
+        told = {"rows": [row.id for row in development.rows], "scores": scores, "curve": progressed.development}
+        (out_dir / "development.json").write_text(json.dumps(told) + "\n")
     write_weights(model, tokenizer, out_dir / ("model" if method.kind == "full" else "adapter"))
     summary = {
         "kind": method.kind,
@@ -161,6 +192,7 @@ def run(
         "last_validation_loss": progressed.last_loss,
         "best_validation_loss": progressed.best_loss,
         "best_step": steps if best is None else best,
+        "development_score": sum(scores) / len(scores) if development else None,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "trained_tensors": len(before.trained),
         "moved_tensors": moved,
@@ -197,26 +229,6 @@ def opening_line(
         f"{method.kind}: {trained:,} of {whole:,} parameters train, {steps} steps of {method.batch_size} rows "
         f"({method.batch_size // micro} × {micro}){again}{head}"
     )
-
-
-def sample(model: Any, tokenizer: Any, row: TokenRow, device: str) -> dict[str, str]:
-    """What the model answers to a row's prompt as it is now, beside what was wanted."""
-    first = row.trained.index(True)
-    wanted = row.input_ids[first:]
-    prompt = torch.tensor([row.input_ids[:first]], device=device)
-    settings = GenerationConfig(
-        max_new_tokens=min(len(wanted) + 16, 256), do_sample=False, use_cache=True,
-        eos_token_id=wanted[-1], pad_token_id=wanted[-1],
-    )  # fmt: skip
-    was_training = model.training
-    model.eval()
-    # Each new length would compile the layers anew.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        made = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
-    model.train(was_training)
-    texts = (row.input_ids[:first], wanted, made[0, first:].tolist())
-    said = [tokenizer.decode(ids, skip_special_tokens=True) for ids in texts]
-    return {"prompt": said[0], "expected": said[1], "answer": said[2]}
 
 
 def write_weights(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl import SFTTrainer
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Teach
 from workbench.records import TokenRow
 from workbench.training.batches import by_length, collate
 from workbench.training.checkpoints import write_checkpoint
+from workbench.training.distil import Lesson, taught_loss
 from workbench.training.losses import answer_loss, head_is_plain, plain_loss
 from workbench.training.model import load_weights
 from workbench.training.watch import Watch
@@ -37,10 +39,12 @@ class AnswerTrainer(SFTTrainer):
         fingerprint: str,
         after_evaluation: Callable[[int], None],
         evaluation_tokens: int,
+        lesson: Lesson | None = None,
         **settings: Any,
     ):
         self.token_rows, self.validation, self.plan = list(enumerate(rows)), list(enumerate(validation)), list(plan)
         self.watch, self.checkpoints, self.fingerprint = watch, checkpoints, fingerprint
+        self.lesson = lesson or Lesson({}, Teach())
         self.after_evaluation, self.evaluation_tokens = after_evaluation, evaluation_tokens
         self.staging: Path | None = None
         self.step_rows: list[int] = []
@@ -53,10 +57,18 @@ class AnswerTrainer(SFTTrainer):
         probe = torch.tensor([rows[0].input_ids[:256]], device=self.args.device)
         self.decoder.eval()
         self.plain = head_is_plain(self.decoder, probe)
+        named = len(settings["processing_class"])
+        self.vocabulary = named if named < self.decoder.get_output_embeddings().weight.shape[0] else None
+        if self.aux_loss_enabled and (self.lesson.targets or any(row.weight != 1.0 for row in rows)):
+            raise RequestError(
+                "a mixture of experts is trained on plain text alone here: rows have no weights, tokens no targets",
+                where="method.distil",
+                remedy="method.distil=[text] method.teach.vote_weight=false",
+            )
 
     def collate(self, rows: Sequence[tuple[int, TokenRow]]) -> dict[str, Any]:
-        """Padded tensors of some rows."""
-        return collate(rows, self.pad)
+        """Padded tensors of some rows, the teacher's word among them."""
+        return collate(rows, self.pad, self.lesson.targets)
 
     def get_train_dataloader(self) -> DataLoader:
         """The plan as a loader. It has a generator of its own, so that opening it leaves the global one alone."""
@@ -71,7 +83,7 @@ class AnswerTrainer(SFTTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, Any]:
         """A step's micro-batches and the number of trained tokens in all of them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        trained = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+        trained = sum(int(batch["trained"].sum()) for batch in batches)
         self.step_rows = [int(row) for batch in batches for row in batch["rows"]]
         self.watch.saw(sum(int(batch["attention_mask"].sum()) for batch in batches), trained)
         return batches, torch.tensor(trained, device=device)
@@ -88,11 +100,15 @@ class AnswerTrainer(SFTTrainer):
     ) -> Any:
         """Summed loss of the micro-batch's trained tokens over the whole step's count of them."""
         if self.aux_loss_enabled:  # a mixture of experts: TRL adds the router's balancing loss
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            plain = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
+            return super().compute_loss(model, plain, return_outputs, num_items_in_batch)
         return self.summed_loss(inputs) / num_items_in_batch.clamp(min=1)
 
     def summed_loss(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Summed loss of a batch's trained tokens."""
+        if "taught" in inputs:
+            lesson, at = self.lesson, self.vocabulary
+            return taught_loss(self.decoder, inputs, lesson.teach, lesson.divergence, plain=self.plain, vocabulary=at)
         if self.plain:
             return answer_loss(self.decoder, inputs["input_ids"], inputs["labels"])
         return plain_loss(self.decoder, inputs["input_ids"], inputs["labels"], inputs["attention_mask"])
@@ -113,18 +129,19 @@ class AnswerTrainer(SFTTrainer):
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss over the validation rows' trained tokens: each token counts once, whatever its batch."""
+        """Mean cross entropy over the validation rows' trained tokens: each token counts once, whatever its batch."""
         self.model.eval()
         lengths = [len(row.input_ids) for _, row in self.validation]
         total = tokens = 0.0
         with torch.no_grad():
             for batch in by_length(lengths, self.evaluation_tokens):
-                inputs = self._prepare_inputs(self.collate([self.validation[i] for i in batch]))
+                inputs = self._prepare_inputs(collate([self.validation[i] for i in batch], self.pad))
                 total += float(self.summed_loss(inputs))
-                tokens += int((inputs["labels"][:, 1:] != -100).sum())
+                tokens += int(inputs["trained"].sum())
         loss = total / max(tokens, 1)
         self.refuse_non_finite("validation loss", loss, self.step_rows)
-        self.watch.evaluated(self.state.global_step, loss)
+        if self.validation:
+            self.watch.evaluated(self.state.global_step, loss)
         self.after_evaluation(self.state.global_step)
         self.model.train()
         metrics = {"eval_loss": loss}
@@ -148,7 +165,8 @@ class AnswerTrainer(SFTTrainer):
             inner.rmdir()
 
         progress = {"fingerprint": self.fingerprint, "progressed": asdict(self.watch.progressed)}
-        write_checkpoint(self.checkpoints, step, progress, write, self.watch.progressed.best_step)
+        told = self.watch.progressed
+        write_checkpoint(self.checkpoints, step, progress, write, told.best_step, told.best_developed())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # PEFT's load_adapter would bring the adapter back in float32.

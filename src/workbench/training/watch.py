@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +30,12 @@ class Progressed:
     last_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    development: list[dict[str, Any]] = field(default_factory=list)
+
+    def best_developed(self) -> list[int]:
+        """The step with the highest development score, where there is one."""
+        best = max(self.development, key=lambda point: (point["score"], -point["step"]), default=None)
+        return [best["step"]] if best else []
 
 
 @dataclass
@@ -79,6 +85,7 @@ class Watch(TrainerCallback):
         self.progressed = progressed
         self.saved = self.ticked = time.monotonic()
         self.since_log = (0, 0.0)  # tokens, seconds of optimizer steps alone
+        self.recent: list[float] = []  # training losses since the last evaluation
         self.screen = Screen()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -116,6 +123,7 @@ class Watch(TrainerCallback):
         logs = logs or {}
         if "loss" not in logs:
             return
+        self.recent.append(float(logs["loss"]))
         for short, name in NAMES.items():
             if short in logs:
                 self.event("metric", name=name, value=float(logs[short]), step=state.global_step)
@@ -134,6 +142,21 @@ class Watch(TrainerCallback):
             p.best_loss, p.best_step = loss, step
         self.event("metric", name="validation/loss", value=loss, step=step)
         self.screen.validation(step, loss)
+
+    def loss_now(self) -> tuple[float, str]:
+        """The loss that a development score is held beside: the last validation's, else training's since the last."""
+        p = self.progressed
+        recent = sum(self.recent) / len(self.recent) if self.recent else float("inf")
+        self.recent = []
+        return (recent, "training loss") if p.last_loss is None else (p.last_loss, "validation loss")
+
+    def developed(self, step: int, score: float) -> None:
+        """Tell a development score."""
+        self.event("metric", name="development/score", value=score, step=step)
+        if not self.screen.console.is_terminal:
+            self.screen.console.print(
+                f"  step {step} of {self.screen.steps} · development score {score:.3f}", markup=False
+            )
 
 
 class Screen:

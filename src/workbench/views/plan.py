@@ -37,7 +37,11 @@ BYTES_A_WEIGHT = {
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
     teacher = recipe.teacher
-    asked = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed) if teacher.api != "none" else None
+    asked = (
+        gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
+        if teacher.api != "none"
+        else None
+    )
     splits = asked.splits if asked else prepare(recipe.data, recipe.seed)
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)

@@ -1,0 +1,121 @@
+"""What one key of a recipe cannot know of another: checked once the types and limits hold."""
+
+from __future__ import annotations
+
+import re
+
+from workbench.errors import RequestError, nearest
+from workbench.recipe.distil import KINDS
+from workbench.recipe.nouns import Evaluate, Recipe
+
+
+def check_sense(recipe: Recipe) -> None:
+    """What one key cannot know of another."""
+    if not recipe.model.source:
+        raise RequestError("no model is named", where="model", remedy="add `- model: smollm2_135m` to the defaults")
+    if not recipe.data.train:
+        raise RequestError("no training rows are named", where="data.train", remedy="data.train=my_rows.csv")
+    micro = recipe.method.micro_batch_size
+    if micro and recipe.method.batch_size % micro:
+        raise RequestError(
+            f"{micro} does not divide method.batch_size={recipe.method.batch_size}",
+            where="method.micro_batch_size",
+            remedy="choose a divisor, or leave it null",
+        )
+    if recipe.teacher.samples > 1 and recipe.teacher.temperature == 0:
+        raise RequestError(
+            "every sample would be the same answer, paid for each time",
+            where="teacher.samples",
+            remedy="teacher.temperature=0.7, or teacher.samples=1",
+        )
+    check_distil(recipe)
+    check_scorer(recipe.evaluate)
+    if recipe.evaluate.scorer == "judge":
+        check_judge(recipe)
+    if recipe.evaluate.few_shot == 0 and recipe.gate.baseline == "base_few_shot":
+        raise RequestError(
+            "the gate's baseline is base_few_shot, but no examples are shown",
+            where="evaluate.few_shot",
+            remedy="set evaluate.few_shot to 3 or more, or gate.baseline=base",
+        )
+
+
+def check_scorer(evaluate: Evaluate) -> None:
+    """What a scorer cannot do without."""
+    if evaluate.scorer == "json_fields" and not evaluate.fields:
+        raise RequestError(
+            "json_fields needs the names of the fields", where="evaluate.fields", remedy="evaluate.fields=[category]"
+        )
+    if evaluate.scorer == "python" and not evaluate.function:
+        raise RequestError(
+            "the python scorer needs a function",
+            where="evaluate.function",
+            remedy="file.py:function or package.module:function, called as function(expected, answer)",
+        )
+
+
+def check_judge(recipe: Recipe) -> None:
+    """There is a judge, and it does not judge its own kind: models favour answers like their own (arXiv 2404.13076).
+
+    Families are kin when they begin with the same letters: qwen-apache and qwen2.5, gpt and gpt-oss.
+    """
+    judge = recipe.evaluate.judge
+    if judge.api == "none":
+        raise RequestError(
+            "the judge scorer needs a model that judges",
+            where="evaluate.judge.api",
+            remedy="openai, anthropic or local_gguf, with evaluate.judge.model and its family",
+        )
+    if judge.own_family:
+        return
+    if not judge.family.strip():
+        raise RequestError(
+            "the judge's family is not named, so nobody can tell whether it judges its own kind",
+            where="evaluate.judge.family",
+            remedy="evaluate.judge.family=claude, or what it is; evaluate.judge.own_family=true lets any judge",
+        )
+    teacher = recipe.teacher.family if recipe.teacher.api != "none" else ""
+    for whose, family in (("student", recipe.model.family), ("teacher", teacher)):
+        if kin(judge.family) == kin(family):
+            raise RequestError(
+                f"the judge is of the {whose}'s own family ({judge.family} and {family}), and would favour it",
+                where="evaluate.judge.family",
+                remedy="choose a judge of another family, or evaluate.judge.own_family=true where there is none",
+            )
+
+
+def kin(family: str) -> str:
+    """The letters a family's name begins with."""
+    found = re.match(r"[a-z]+", family.strip().lower())
+    return found[0] if found else family.strip().lower()
+
+
+def check_distil(recipe: Recipe) -> None:
+    """What a kind of distillation cannot do without."""
+    method, teacher, shrink = recipe.method, recipe.teacher, recipe.model.shrink
+    for kind in method.distil:
+        if kind not in KINDS:
+            raise RequestError(
+                f"{kind!r} is no kind of distillation", where="method.distil", remedy=nearest(kind, KINDS)
+            )
+    if len(set(method.distil)) < len(method.distil):
+        raise RequestError("a kind is named twice", where="method.distil", remedy="raise method.epochs instead")
+    told = [kind for kind in method.distil if kind != "on_policy"]
+    if told and teacher.api == "none":
+        raise RequestError(
+            f"{told[0]} needs a teacher's answers", where="method.distil", remedy="add `- teacher: local_gguf`"
+        )
+    if "rationale" in method.distil and not teacher.rationale:
+        raise RequestError("no reason is asked for", where="method.distil", remedy="teacher.rationale=true")
+    if "logprobs" in method.distil and not teacher.logprobs:
+        raise RequestError("no log-probabilities are stored", where="method.distil", remedy="teacher.logprobs=20")
+    if method.distil and method.teach.answers > teacher.samples:
+        raise RequestError(
+            f"{method.teach.answers} different answers cannot come of {teacher.samples} samples",
+            where="method.teach.answers",
+            remedy=f"teacher.samples={method.teach.answers} with a temperature above 0",
+        )
+    if shrink.layers is not None and recipe.model.layers and shrink.layers > recipe.model.layers:
+        raise RequestError(
+            f"the model has {recipe.model.layers} layers", where="model.shrink.layers", remedy="keep fewer, or null"
+        )

@@ -1,0 +1,69 @@
+"""The learning curve: the same training on a quarter and a half of the labels, to say what the next ones would buy."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.runs import read_json, write_whole
+from workbench.stages.guards import interval
+from workbench.stages.learn import Start, Task, learn
+
+SHARES = (0.25, 0.5)
+
+
+def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -> None:
+    """Write `folder/curve.json`: `[{"labels", "value", "ci_low", "ci_high"}]`, a point a share, the whole one last.
+
+    `labels` counts training rows, `value` is the score on the gold development rows, `groups` ties near copies of
+    those together. The smaller sets are drawn by the seed, each within the next. Raises RequestError without such rows.
+    """
+    if task.development is None:
+        raise RequestError(
+            "a learning curve is drawn on gold development rows, and there are none",
+            where="method.teach.curve",
+            remedy="give the validation rows answers of their own, or method.teach.development_rows above 0",
+        )
+    order = random.Random(task.recipe.seed).sample(range(len(task.examples)), len(task.examples))
+    points = []
+    for share in SHARES:
+        count = max(1, round(share * len(order)))
+        task.event("said", text=f"learning curve: {count:,} of {len(order):,} labels")
+        part = [task.examples[i] for i in sorted(order[:count])]
+        out = folder / "curve" / str(count)
+        if not (out / "summary.json").is_file():
+            learn(replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task)), start, out)
+        points.append({"labels": count} | told(out, groups, task))
+    points.append({"labels": len(order)} | told(folder, groups, task))
+    for point in points:
+        task.event("metric", name="curve/score", value=point["value"], step=point["labels"])
+    write_whole(folder / "curve.json", json.dumps(points, indent=1))
+    line = "; ".join(
+        f"{p['labels']:,} labels {p['value']:.3f} ({p['ci_low']:.3f} to {p['ci_high']:.3f})" for p in points
+    )
+    task.event("said", text=f"learning curve on {len(groups)} gold development rows: {line}")
+
+
+def unguarded(task: Task) -> Any:
+    """The same development rows without the guard: a point of the curve may fall, that is what it shows."""
+    return replace(task.development, drop=None)
+
+
+def spoken_only(event: Callable[..., None]) -> Callable[..., None]:
+    """Events without the metrics and samples, which belong to the run's own training."""
+
+    def quiet(kind: str, **fields: Any) -> None:
+        if kind == "said":
+            event(kind, **fields)
+
+    return quiet
+
+
+def told(folder: Path, groups: Sequence[str], task: Task) -> dict[str, float]:
+    """A training's last development score, with its interval."""
+    return interval(read_json(folder / "development.json")["scores"], groups, task.recipe)

@@ -1,0 +1,261 @@
+"""A teacher's stored log-probabilities as what a row's tokens are held against: tokens, chunks of bytes, or labels.
+
+Everything is aligned on the bytes of the answer that is trained on. The teacher may have written it otherwise (JSON
+with other white space, inside a larger object, in a code fence): what of its words stands for which bytes is found
+from the answer's end backwards, white space aside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workbench.records import TokenRow, digest
+from workbench.training.align import align, ids_by_bytes, token_bytes
+
+WHITE = b" \t\r\n"
+KNOWN_SHARE = 0.98  # of the alternatives: with fewer among the student's tokens, the tokenizer is another
+EXACT_SHARE = 0.5  # of a row's answer tokens that must be the teacher's own, one by one
+CARRIED_SHARE = 0.5  # of an answer's bytes that the teacher must have said
+MOST_LABELS = 16  # each is a sequence of its own in the student's forward pass
+MOST_UNRESOLVED = 0.01  # probability of words that several labels begin with
+
+
+class Spoken(Protocol):
+    """One token of the teacher's answer: its bytes, its log-probability, and the likeliest (bytes, logprob)."""
+
+    @property
+    def token(self) -> bytes: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top(self) -> Sequence[tuple[bytes, float]]: ...
+
+
+@dataclass(frozen=True)
+class TokenTargets:
+    """For each of the answer's tokens, its stop token included, the teacher's likeliest as ids; () where not known."""
+
+    ids: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ChunkTargets:
+    """For each of the answer's tokens its chunk, −1 for none; and each chunk's log-likelihood under the teacher."""
+
+    chunk_of: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """Every label's answer as token ids with the stop token, the teacher's log-probability of it, and the row's own."""
+
+    answers: tuple[tuple[int, ...], ...]
+    logprobs: tuple[float, ...]
+    own: int
+
+
+Target = TokenTargets | ChunkTargets | LabelTargets
+
+
+def targets_of(
+    rows: Sequence[TokenRow],
+    told: Mapping[str, Sequence[Spoken]],
+    tokenizer: Any,
+    *,
+    alignment: str = "auto",
+    labels: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[dict[str, Target], Counter[str]]:
+    """Each row's target by its id, and how many rows went which way: labels, tokens, bytes, text, not stored.
+
+    `labels` is the closed set of answers, each with its token ids. `auto` takes exact labels where all of them can be
+    had, else tokens where the tokenizer is the student's, else chunks of bytes; a named alignment takes no other.
+    """
+    known = ids_by_bytes(tokenizer)
+    same = share_known(told, known) >= KNOWN_SHARE
+    found: dict[str, Target] = {}
+    ways: Counter[str] = Counter()
+    for row in rows:
+        if row.id not in told:
+            ways["not stored"] += 1
+            continue
+        ways[way_of(row, told[row.id], tokenizer, known, same, alignment, labels or {}, found)] += 1
+    return found, ways
+
+
+def way_of(
+    row: TokenRow, said: Sequence[Spoken], tokenizer: Any, known: Mapping[bytes, int], same: bool, alignment: str,
+    labels: Mapping[str, tuple[int, ...]], found: dict[str, Target],
+) -> str:  # fmt: skip
+    """Put the row's target into `found` and name the way; `text` where none fits."""
+    answer = answer_ids(row)
+    student = token_bytes(tokenizer, answer[:-1])
+    pieces = carried([one.token for one in said], b"".join(student))
+    if pieces is None:
+        return "text"
+    tries = {
+        "labels": lambda: label_targets(said, pieces, answer, labels),
+        "tokens": lambda: token_targets(said, pieces, student, answer[-1], known) if same else None,
+        "bytes": lambda: chunk_targets(said, pieces, student),
+    }
+    for way in tries if alignment == "auto" else [alignment]:
+        target = tries[way]()
+        if target is not None:
+            found[row.id] = target
+            return way
+    return "text"
+
+
+def share_known(told: Mapping[str, Sequence[Spoken]], known: Mapping[bytes, int]) -> float:
+    """How many of the teacher's alternatives are tokens of the student's; those without bytes do not count."""
+    hits = total = 0
+    for said in told.values():
+        for one in said:
+            for token, _ in one.top:
+                hits, total = hits + (token in known), total + (token != b"")
+    return hits / max(total, 1)
+
+
+def answer_ids(row: TokenRow) -> tuple[int, ...]:
+    """The row's last answer with its stop token."""
+    return row.input_ids[answer_start(row) :]
+
+
+def answer_start(row: TokenRow) -> int:
+    """Where the row's last answer begins."""
+    return len(row.trained) - row.trained[::-1].index(False)
+
+
+def carried(tokens: Sequence[bytes], answer: bytes) -> list[bytes] | None:
+    """Which of the answer's bytes each token of the reply stands for; None when it did not say most of them.
+
+    White space that only one side has is passed over: the answer's own is joined to the token after it.
+    """
+    reply = b"".join(tokens)
+    owner = [number for number, token in enumerate(tokens) for _ in token]
+    at = reply.rfind(answer)
+    i = at + len(answer) if at >= 0 else reply.rfind(answer[-1:]) + 1
+    j, last = len(answer), -1
+    pieces = [bytearray() for _ in tokens]
+    while i > 0 and j > 0:
+        if reply[i - 1] == answer[j - 1]:
+            last = owner[i - 1]
+            pieces[last].append(answer[j - 1])
+            i, j = i - 1, j - 1
+        elif answer[j - 1] in WHITE and last >= 0:
+            pieces[last].append(answer[j - 1])
+            j -= 1
+        elif reply[i - 1] in WHITE:
+            i -= 1
+        else:
+            break
+    if not answer or len(answer) - j < CARRIED_SHARE * len(answer):
+        return None
+    return [bytes(piece[::-1]) for piece in pieces]
+
+
+def token_targets(
+    said: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes], stop: int, known: Mapping[bytes, int]
+) -> TokenTargets | None:
+    """Targets where the teacher's token is the student's, byte for byte; None where too few are."""
+    ids: list[tuple[int, ...]] = [()] * (len(student) + 1)
+    logprobs: list[tuple[float, ...]] = [()] * (len(student) + 1)
+    exact = 0
+    for chunk in align(pieces, student).chunks:
+        if len(chunk.teacher) == len(chunk.student) == 1:
+            one, at = said[chunk.teacher[0]], chunk.student[0]
+            if one.token == student[at]:
+                ids[at], logprobs[at] = alternatives(one, known[one.token], known)
+                exact += 1
+    if exact < EXACT_SHARE * len(student) or not exact:
+        return None
+    spoken = max(number for number, piece in enumerate(pieces) if piece)
+    end = said[spoken + 1] if spoken + 2 == len(said) else None
+    if end is not None and (end.token == b"" or known.get(end.token) == stop):
+        ids[-1], logprobs[-1] = alternatives(end, stop, known)
+    return TokenTargets(tuple(ids), tuple(logprobs))
+
+
+def alternatives(one: Spoken, own: int, known: Mapping[bytes, int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The teacher's likeliest tokens as the student's ids, each once; what the student has no token for is left out.
+
+    It belongs to the loss's bucket for all others. The token that was said is there, whether it was likely or not.
+    """
+    found: dict[int, float] = {}
+    for token, logprob in one.top:
+        number = own if token == one.token else known.get(token) if token else None
+        if number is not None:
+            before = found.get(number)
+            found[number] = logprob if before is None else math.log(math.exp(before) + math.exp(logprob))
+    found.setdefault(own, one.logprob)
+    return tuple(found), tuple(found.values())
+
+
+def chunk_targets(said: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes]) -> ChunkTargets | None:
+    """The smallest chunks that both cut the answer at; None where there is none."""
+    alignment = align(pieces, student)
+    if not alignment.chunks:
+        return None
+    likely = alignment.teacher_logprobs([one.logprob for one in said])
+    return ChunkTargets((*alignment.student_chunks(len(student)), -1), tuple(likely))
+
+
+def label_targets(
+    said: Sequence[Spoken], pieces: Sequence[bytes], answer: tuple[int, ...], labels: Mapping[str, tuple[int, ...]]
+) -> LabelTargets | None:
+    """The teacher's probability of every label, where its alternatives tell them all apart; else None.
+
+    Along the answer, an alternative that only one other label goes on with is that label's. A label that begins
+    another, or words that fit several, leave it open.
+    """
+    names = [label.encode() for label in labels]
+    own = next((n for n, ids in enumerate(labels.values()) if ids == answer), None)
+    if own is None or not 2 <= len(names) <= MOST_LABELS:
+        return None
+    if any(a != b and b.startswith(a) for a in names for b in names):
+        return None
+    chances, unresolved, sure, begun = [0.0] * len(names), 0.0, 0.0, b""
+    for one, piece in zip(said, pieces, strict=True):
+        if not piece or len(fitting(begun, names)) == 1:
+            continue
+        frame = one.token[: one.token.find(piece)] if piece in one.token else b""
+        for token, logprob in one.top:
+            if token == one.token or not token.startswith(frame):
+                continue
+            fits = fitting(begun + token[len(frame) :], names)
+            if len(fits) == 1:
+                chances[fits[0]] += math.exp(sure + logprob)
+            elif fits:
+                unresolved += math.exp(sure + logprob)
+        sure, begun = sure + one.logprob, begun + piece
+    chances[own] += math.exp(sure)
+    if fitting(begun, names) != [own] or not all(chances) or unresolved > MOST_UNRESOLVED:
+        return None
+    return LabelTargets(tuple(labels.values()), tuple(math.log(chance) for chance in chances), own)
+
+
+def fitting(begun: bytes, names: Sequence[bytes]) -> list[int]:
+    """The labels that begin so, or that this begins with; all of them when nothing is said yet."""
+    return [n for n, name in enumerate(names) if name.startswith(begun) or (begun and begun.startswith(name))]
+
+
+def told_ways(ways: Mapping[str, int]) -> str:
+    """The counts in one line."""
+    words = {
+        "labels": "by exact soft labels over the closed set",
+        "tokens": "token by token, the tokenizer being the student's",
+        "bytes": "by chunks of bytes, the tokenizer being another",
+        "text": "by their text alone, for their answers cannot be aligned",
+        "not stored": "by their text alone, for no log-probabilities are stored",
+    }
+    return "log-probabilities: " + "; ".join(f"{ways[way]:,} rows {how}" for way, how in words.items() if ways.get(way))
+
+
+def targets_digest(targets: Mapping[str, Target]) -> str:
+    """What a checkpoint of such a training must have been made from."""
+    return digest(sorted((row, repr(target)) for row, target in targets.items()))
