@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import tempfile
@@ -83,6 +84,7 @@ def convert_here(model: str, out: str, samples: str, format: str) -> None:
     """In a child process, which AutoRound fills with its talk and state: one conversion."""
     from auto_round import AutoRound
 
+    gc.freeze()  # AutoRound collects garbage about a hundred times; past all that was imported, each took a third of a second
     scheme = format.removeprefix("gguf_")
     rounding = AutoRound(
         model,
