@@ -59,7 +59,7 @@ def test_every_noun_fits_the_schema(path: Path, tmp_path: Path) -> None:
     if path.stem in OWN_TO_A_RECIPE:
         mine["evaluate"] = OWN_TO_A_RECIPE[path.stem]
     if path.stem.startswith("distil"):
-        mine["teacher"] = {"api": "openai", "model": "m", "rationale": True, "logprobs": 5}
+        mine["teacher"] = {"api": "openai", "model": "m", "rationale": True, "logprobs": 5, "weights": "dir:x"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
     read(composed(find_recipe(str(tmp_path / "mine.yaml")), []), "mine")
 

@@ -31,6 +31,7 @@ def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence
         checks.enough_rows(report, gate),
         checks.better_than_baseline(report, gate, primary),
         *checks.not_worse_than_champion(report, gate, primary),
+        *limits.kept_share(report, gate),
         *checks.validity(report, gate),
         *checks.slices(report, gate),
         *limits.kept(report, gate, STUDENT),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.evaluation.checks import Check, Report, between, check, estimate, honest, needed, result, row_of
-from workbench.evaluation.figures import amount, percent
+from workbench.evaluation.figures import amount, interval_in_points, percent
 from workbench.evaluation.report import STUDENT
 from workbench.evaluation.significance import not_inferior
 from workbench.recipe.evidence import Judge
@@ -97,6 +97,27 @@ def memorised(report: Report, gate: Gate, arm: str) -> list[Check]:
     why = f"{told}; at most {percent(gate.memorised)} may"
     why += "" if passed else "; train fewer epochs, or drop repeated rows from training"
     return [check("memorised", arm, passed, cell["value"], gate.memorised, why)]
+
+
+def kept_share(report: Report, gate: Gate) -> list[Check]:
+    """Of the teacher's gain over the baseline the student certainly keeps `gate.kept_share`; none without a limit."""
+    limit = gate.kept_share
+    if limit is None:
+        return []
+    told = report.get("distillation", {})
+    cell, must = told.get("kept", {}).get(STUDENT), f"at least {percent(limit)} must be certain"
+    if cell is None:
+        why = f"no teacher was asked, so which share of its gain {STUDENT} kept is not known; {must}"
+        return [check("kept_share", STUDENT, False, None, limit, why)]
+    if cell["ci_low"] is None:
+        return [check("kept_share", STUDENT, False, None, limit, f"{told['why']}; {must}")]
+    passed = cell["ci_low"] >= limit
+    ends = interval_in_points(cell["ci_low"], cell["ci_high"], report["confidence"]).replace("+", "")
+    why = f"{STUDENT} kept {percent(cell['value'])} of the teacher's gain over {told['baseline']} ({ends}); {must}"
+    if not passed:
+        row = {"n": report["n"], "delta": cell["value"], "ci_low": cell["ci_low"]}
+        why += needed(row, limit, "label more rows, keep more answers a prompt, or learn its log-probabilities too")
+    return [check("kept_share", STUDENT, passed, cell["ci_low"], limit, why)]
 
 
 def duties(report: Report, gate: Gate) -> list[Check]:

@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from workbench.evaluation import figures, panels, quoted
+from workbench.evaluation import figures, panels, quoted, taught
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.changed import CHANGES, MOST, by_judge, changed_items, judged_by
 from workbench.evaluation.curves import learning_curve, loss_curve
@@ -37,6 +37,7 @@ CHECKS = {
     "enough_rows": "Enough rows",
     "better_than_baseline": "Better than baseline",
     "not_worse_than_champion": "No worse than champion",
+    "kept_share": "Teacher's gain kept",
     "validity": "Valid answers",
     "not_worse_than_student": "No worse than student",
     "slices": "Every slice",
@@ -82,6 +83,7 @@ def write_page(
         differences=panels.differences(report, baseline),
         tradeoffs=panels.tradeoffs(report),
         chain=panels.chain(report),
+        distilled=taught.panel(report),
         slices=panels.slices(report, baseline),
         calibrations=panels.calibrations(report),
         confusions=list(panels.confusions(report)),

@@ -14,6 +14,7 @@ from workbench.evaluation.calibration import calibration
 from workbench.evaluation.cells import bounded, cell, item_estimate, item_row, rounded, total_row
 from workbench.evaluation.confusion import confusion
 from workbench.evaluation.figures import describe
+from workbench.evaluation.kept import kept_of
 from workbench.evaluation.measured import MOST_LABELS, Measured, Verdicts, check_same_items, labelled, measure
 from workbench.evaluation.significance import holm
 from workbench.evaluation.slices import slices
@@ -26,7 +27,8 @@ __all__ = [
 ]  # fmt: skip
 
 STUDENT = "student"
-BASELINES = ("base", "base_few_shot", "teacher", "adapter", "champion")  # what the student is held against
+# What the student is held against.
+BASELINES = ("base", "base_few_shot", "teacher", "gold_student", "adapter", "champion")
 
 
 def build_report(
@@ -40,11 +42,13 @@ def build_report(
     judged: Verdicts | None = None,
     meta: Mapping[str, Mapping[str, Any]] | None = None,
     lengths: Mapping[str, int] | None = None,
+    baseline: str | None = None,
 ) -> dict[str, Any]:
     """The report of arms that answered the same items, in the same order; `facts` adds plain figures an arm.
 
     `constrained` are answers of some arms under the answer's schema, `judged` a judge's verdicts (metric → arm → item
     id → 0, 0.5 or 1), `meta` each item's columns that `evaluate.slices` may name, `lengths` its own text's characters.
+    Where a teacher was asked, `distillation` tells which share of its gain over the arm `baseline` was kept.
     Shares carry Wilson's interval, paired differences of shares Tango's, all else the bootstrap's; seconds carry
     none, since the answers of a batch share their time and are no independent measurements. Equal input gives an
     equal report. The gate's verdict is added by whoever asks for it, under `gate`.
@@ -65,6 +69,8 @@ def build_report(
     pairs = pairs_of(list(predictions))
     first = check_same_items(predictions)
     item_metric = primary if any(primary in m for m in measured.items.values()) else scorers.metric_names(evaluate)[0]
+    students = [arm for arm in predictions if arm not in BASELINES]
+    kept = kept_of(measured, students, baseline, primary, evaluate.confidence) if baseline else None
     return {
         "task": task,
         "n": len(measured.clusters_n),
@@ -85,7 +91,7 @@ def build_report(
         "slices": slices(evaluate, item_metric, measured, first, pairs, meta or {}, lengths or {}, seed),
         "calibration": calibrations(evaluate, item_metric, predictions, measured, seed),
         "confusion": confusions(evaluate, predictions),
-    }
+    } | ({"distillation": kept} if kept else {})
 
 
 def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:

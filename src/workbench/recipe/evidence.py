@@ -53,6 +53,11 @@ class Evaluate:
     adapter: bool = key(True, "also ask the unmerged adapter: the first joint of the chain")
     champion: bool = key(True, "also ask the model that the registry calls champion")
     teacher: bool = key(True, "also ask the teacher, where there is one, within its budget")
+    gold_student: str | None = key(
+        None,
+        "also ask a finished run of the same base that learned gold rows (training it here too would double the time): "
+        "models:/NAME@champion or a run's folder",
+    )
     constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
@@ -99,5 +104,9 @@ class Gate:
     memorised: float | None = key(
         0.0, "largest share of answers that repeat a training row; null: told, not judged", at_least=0, at_most=1
     )
+    kept_share: float | None = key(
+        None, "least share of the teacher's gain over the baseline that the student must keep, lower end; null: told, "
+        "not judged", at_least=0, at_most=1,
+    )  # fmt: skip
     duties: bool = key(True, "what the licences of base, teacher and data ask must be met")
     override: str | None = key(None, "a person's written reason to ship what the gate refuses: who, when, why")

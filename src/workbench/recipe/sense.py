@@ -32,6 +32,13 @@ def check_sense(recipe: Recipe) -> None:
     check_scorer(recipe.evaluate)
     if recipe.evaluate.scorer == "judge":
         check_judge(recipe)
+    taught = recipe.teacher.api != "none" or recipe.teacher.weights is not None
+    if recipe.gate.kept_share is not None and not (taught and recipe.evaluate.teacher):
+        raise RequestError(
+            "no teacher is asked the test rows, so no share of its gain can be kept",
+            where="gate.kept_share",
+            remedy="add `- teacher: local_gguf` and evaluate.teacher=true, or leave it null",
+        )
     if recipe.evaluate.few_shot == 0 and recipe.gate.baseline == "base_few_shot":
         raise RequestError(
             "the gate's baseline is base_few_shot, but no examples are shown",
@@ -74,7 +81,7 @@ def check_judge(recipe: Recipe) -> None:
             where="evaluate.judge.family",
             remedy="evaluate.judge.family=claude, or what it is; evaluate.judge.own_family=true lets any judge",
         )
-    teacher = recipe.teacher.family if recipe.teacher.api != "none" else ""
+    teacher = recipe.teacher.family if recipe.teacher.api != "none" or recipe.teacher.weights else ""
     for whose, family in (("student", recipe.model.family), ("teacher", teacher)):
         if kin(judge.family) == kin(family):
             raise RequestError(
@@ -104,6 +111,12 @@ def check_distil(recipe: Recipe) -> None:
     if told and teacher.api == "none":
         raise RequestError(
             f"{told[0]} needs a teacher's answers", where="method.distil", remedy="add `- teacher: local_gguf`"
+        )
+    if "on_policy" in method.distil and not teacher.weights:
+        raise RequestError(
+            "on_policy needs a teacher's open weights: an endpoint does not tell the whole of its distribution",
+            where="teacher.weights",
+            remedy="teacher.weights=mlflow:models:/NAME@champion, or dir:, hf:, pypi:",
         )
     if "rationale" in method.distil and not teacher.rationale:
         raise RequestError("no reason is asked for", where="method.distil", remedy="teacher.rationale=true")

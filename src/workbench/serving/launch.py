@@ -108,6 +108,10 @@ def lora_vllm(about: About, folder: Path) -> str:
     base = f"${{BASE:-{hub}}}" if hub else "${BASE:?name the folder of the base model}"
     pinned = f' --revision "${{REVISION:-{revision}}}"' if revision else ""
     more = f"# BASE is the base model, {source}, as a folder or a hub name; the weights must be the very same.\n"
+    if about.base.cut:
+        base, pinned = "${BASE:?name the folder of the cut base model}", ""
+        more = f"# BASE is the folder of {source}, cut to {one_line(about.base.cut)}: on the whole of it\n"
+        more += "# the adapter's layers would sit on others than those they were trained on.\n"
     return (
         head(about, "vllm", 8000, more)
         + f"""model="{base}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.evaluation.report import STUDENT
-from workbench.recipe import Method, Recipe
+from workbench.recipe import Method, Model, Recipe
 from workbench.runs import Run, now, read_json
 from workbench.serving.about import About, Base, DataSet, Step, Teacher, Verified, obligations_of, scores_of
 from workbench.serving.signature import fingerprint, public_key_of, signing_key
@@ -48,6 +48,7 @@ def about_of(
             sha256=model.sha256,
             parameters=model.parameters,
             family=model.family,
+            cut=cut_of(model),
         ),
         task="text generation",
         method=method_line(recipe.method),
@@ -81,6 +82,15 @@ def method_line(method: Method) -> str:
     return f"{how}; {length} of {method.batch_size} rows, learning rate {method.learning_rate:g} ({method.schedule})"
 
 
+def cut_of(model: Model) -> str:
+    """Which layers of its base a smaller student began with; nothing where it was all of them."""
+    shrink = model.shrink
+    if shrink.layers is None:
+        return ""
+    which = "the first, the last and evenly between" if shrink.keep == "spread" else "the first ones"
+    return f"{shrink.layers} layer{'s' if shrink.layers > 1 else ''} ({which})"
+
+
 def data_sets(recipe: Recipe, run: Run) -> list[DataSet]:
     """The rows that were used, by part."""
     data = recipe.data
@@ -99,8 +109,10 @@ def data_sets(recipe: Recipe, run: Run) -> list[DataSet]:
 
 
 def teacher_of(recipe: Recipe, manifest: Mapping[str, Any]) -> Teacher | None:
-    """Who labelled the rows, and what its terms say; None when nobody did."""
-    facts = manifest["stages"].get("label", {}).get("facts")
+    """Who labelled the rows, or scored the student's own answers, and what its terms say; None when nobody did."""
+    stages = manifest["stages"]
+    facts, training = stages.get("label", {}).get("facts"), stages.get("train", {}).get("facts", {})
+    facts = facts or (training if training.get("teacher") else None)
     if not facts:
         return None
     own = recipe.teacher

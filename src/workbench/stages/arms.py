@@ -20,6 +20,8 @@ from workbench.serving.prove import choose_engine
 from workbench.sources import model_folder
 from workbench.stages.asked_teacher import teacher_digest, teacher_engine
 from workbench.stages.common import merged_model, need
+from workbench.stages.on_policy import weights_of
+from workbench.stages.train import start_model
 from workbench.teacher.local import gguf_of
 
 WEIGHTS = (".safetensors", ".gguf")
@@ -40,6 +42,7 @@ class Arm:
 def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     """Base with and without examples, the unmerged adapter, the student, and each format in the engine that serves it.
 
+    Of a smaller student `base` stays the whole model, and the adapter sits on the cut one that it was trained on.
     Where vLLM cannot be started here, a compressed-tensors format is answered for by transformers.
     """
     launch, evaluate = recipe.launch, recipe.evaluate
@@ -48,15 +51,17 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
     template = load_tokenizer(base, recipe.model.chat_template).chat_template
-    asked = partial(plain, base, chat_template=template if isinstance(template, str) else None)
+    shown = template if isinstance(template, str) else None
+    asked = partial(plain, base, chat_template=shown)
     base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)
     arms = [Arm("base", base_digest, weights_bytes(base), "transformers", asked)]
     if evaluate.few_shot:
         arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", asked, few_shot=True))
     adapter = run.folder / "train" / "adapter"
     if evaluate.adapter and recipe.method.kind == "lora":
-        size = weights_bytes(base) + weights_bytes(adapter)
-        unmerged = partial(asked, adapter_dir=adapter)
+        start = start_model(recipe)
+        size = weights_bytes(start) + weights_bytes(adapter)
+        unmerged = partial(plain, start, chat_template=shown, adapter_dir=adapter)
         arms.append(Arm("adapter", run.output_digest("train"), size, "transformers", unmerged))
     arms.append(
         Arm("student", run.output_digest("merge"), weights_bytes(merged), "transformers", partial(plain, merged))
@@ -79,6 +84,13 @@ def teacher_arm(recipe: Recipe, run: Run, items: Sequence[Example]) -> Arm:
     size = gguf_of(teacher).stat().st_size if local else 0
     engine = partial(teacher_engine, recipe, run, items)
     return Arm("teacher", teacher_digest(recipe), size, "llamacpp" if local else teacher.api, engine)
+
+
+def open_teacher_arm(recipe: Recipe, run: Run) -> Arm:
+    """The teacher whose weights are here, asked the test rows in its own chat template."""
+    weights = weights_of(recipe, run)
+    ask = partial(transformers_of(recipe), weights)
+    return Arm("teacher", weights_digest(weights), weights_bytes(weights), "transformers", ask)
 
 
 def champion_arm(recipe: Recipe, folder: Path, sha256: str) -> Arm:

@@ -42,6 +42,7 @@ from workbench.sources import model_folder
 from workbench.stages.about import about_of
 from workbench.stages.common import is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
+from workbench.stages.train import start_model
 from workbench.teacher.duties import name_ok, read_duties
 
 ADAPTER = "adapter"
@@ -102,12 +103,11 @@ def refuse_name(recipe: Recipe, run: Run) -> None:
 
 
 def source_of(recipe: Recipe, run: Run, name: str) -> tuple[Path, str, Path | None]:
-    """A bundle's weights, their format, and for an adapter the folder of its base model."""
+    """A bundle's weights, their format, and for an adapter the folder of the model that it was trained on."""
     if name == STUDENT:
         return merged_model(run), recipe.model.dtype, None
     if name == ADAPTER:
-        base = model_folder(recipe.model.source, recipe.model.sha256)
-        return run.folder / "train" / "adapter", recipe.model.dtype, base
+        return run.folder / "train" / "adapter", recipe.model.dtype, start_model(recipe)
     return run.folder / "quantize" / name, recipe.quantize[name].format, None
 
 
@@ -161,7 +161,7 @@ def assemble(
         "verified_in": asdict(about.verified[0]), "parity": figures(parity), "limits": asdict(limits),
         "scoring": {"scorer": scored.scorer, "fields": list(scored.fields), "labels": list(scored.labels),
                     "primary": scored.primary, **({"instead": why} if why else {})},
-        **({"base": {"source": recipe.model.source, "sha256": recipe.model.sha256}} if base else {}),
+        **({"base": under(recipe)} if base else {}),
     }  # fmt: skip
     hashed = hash_files(folder)
     write_manifest(folder, facts, hashed)
@@ -170,6 +170,13 @@ def assemble(
     stand(checks, f"bundle/{name}")
     told = [asdict(check) for check in (*checks, *asked)]
     return {"engine": engine, "parity": figures(parity), "checks": told, "format": format, "kind": about.kind}
+
+
+def under(recipe: Recipe) -> dict[str, Any]:
+    """What an adapter's manifest says of the model that it belongs to: whence, and how it was cut if it was."""
+    model = recipe.model
+    cut = {} if model.shrink.layers is None else {"shrink": asdict(model.shrink)}
+    return {"source": model.source, "sha256": model.sha256} | cut
 
 
 def cost_of(run: Run, name: str) -> float:

@@ -14,9 +14,10 @@ from workbench.records import Example, digest
 from workbench.runs import Run, read_json
 from workbench.serving.prove import HERE, choose_engine
 from workbench.sources import content_digests
-from workbench.stages.arms import Arm, arms_of, champion_arm, teacher_arm, weights_digest
+from workbench.stages.arms import Arm, arms_of, champion_arm, open_teacher_arm, teacher_arm, weights_digest
 from workbench.stages.common import merged_model, say
-from workbench.stages.prompts import has_teacher
+from workbench.stages.gold_student import GOLD, Gold, gold_arm
+from workbench.stages.prompts import has_open_teacher, has_teacher
 from workbench.teacher.client import key_of
 from workbench.teacher.local import gguf_of
 from workbench.tracking.champion import Champion, fetch_champion, find_champion
@@ -52,7 +53,7 @@ def incumbent_of(recipe: Recipe, run: Run) -> Incumbent:
     return Incumbent(Champion(**before) if before else None)
 
 
-def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent) -> str:
+def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | None = None) -> str:
     """What the verdict rests on: the arms' bytes, the questions, the scoring, and the limits."""
     evaluate = recipe.evaluate
     asked = {name: value for name, value in asdict(evaluate).items() if name not in BESIDE}
@@ -63,6 +64,7 @@ def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent) -> str:
             "engines": engines_of(recipe, run),
             "champion": incumbent.found.sha256 if incumbent.found else None,
             "teacher": wanted_teacher(recipe, run),
+            "gold_student": gold.identity if gold else None,
             "privacy": recipe.data.privacy,
             "evaluate": asked,
             "questions": content_digests(evaluate.general, evaluate.harmful, evaluate.judge.human),
@@ -86,7 +88,7 @@ def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
 def wanted_teacher(recipe: Recipe, run: Run) -> dict[str, Any] | None:
     """What decides whether the teacher can be asked; one that has answered needs its key no more."""
     if not has_teacher(recipe) or not recipe.evaluate.teacher:
-        return None
+        return {"weights": recipe.teacher.weights} if has_open_teacher(recipe) and recipe.evaluate.teacher else None
     try:
         key_of(recipe.teacher)
         key = True
@@ -102,7 +104,7 @@ def last_report(run: Run) -> dict[str, Any]:
 
 
 def contenders(
-    recipe: Recipe, run: Run, items: Sequence[Example], incumbent: Incumbent, folder: Path
+    recipe: Recipe, run: Run, items: Sequence[Example], incumbent: Incumbent, gold: Gold | None, folder: Path
 ) -> tuple[list[Arm], dict[str, str]]:
     """The arms in the report's order, and by name why one that was wanted is not among them."""
     arms = arms_of(recipe, run)
@@ -113,6 +115,15 @@ def contenders(
             extra.append(teacher_arm(recipe, run, items))
         except WorkbenchError as error:
             absent["teacher"] = str(error.what)
+    elif has_open_teacher(recipe) and recipe.evaluate.teacher:
+        extra.append(open_teacher_arm(recipe, run))
+    if gold is not None:
+        try:
+            extra.append(gold_arm(recipe, run, gold))
+        except RequestError:  # a run that was named and is not what it should be is a wrong recipe
+            raise
+        except WorkbenchError as error:
+            absent[GOLD] = str(error.what)
     if incumbent.found is not None:
         try:
             extra.append(asked_champion(recipe, run, incumbent.found, folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.recipe import Recipe
 from workbench.runs import read_json, write_whole
-from workbench.stages.guards import interval
+from workbench.stages.guards import compared, interval
 from workbench.stages.learn import Start, Task, learn
 
 SHARES = (0.25, 0.5)
 
 
 def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -> None:
-    """Write `folder/curve.json`: `[{"labels", "value", "ci_low", "ci_high"}]`, a point a share, the whole one last.
+    """Write `folder/curve.json`: `[{"labels", "value", "ci_low", "ci_high", "doubling"}]`, the whole training last.
 
     `labels` counts training rows, `value` is the score on the gold development rows, `groups` ties near copies of
-    those together. The smaller sets are drawn by the seed, each within the next. Raises RequestError without such rows.
+    those together; `doubling` is what was gained since the point before for each doubling of the labels, row by row,
+    with its interval. The smaller sets are drawn by the seed, each within the next. Raises RequestError without such
+    rows.
     """
     if task.development is None:
         raise RequestError(
@@ -30,7 +34,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
             remedy="give the validation rows answers of their own, or method.teach.development_rows above 0",
         )
     order = random.Random(task.recipe.seed).sample(range(len(task.examples)), len(task.examples))
-    points = []
+    made: list[tuple[int, list[float]]] = []
     for share in SHARES:
         count = max(1, round(share * len(order)))
         task.event("said", text=f"learning curve: {count:,} of {len(order):,} labels")
@@ -38,8 +42,9 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
             learn(replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task)), start, out)
-        points.append({"labels": count} | told(out, groups, task))
-    points.append({"labels": len(order)} | told(folder, groups, task))
+        made.append((count, scores_in(out)))
+    made.append((len(order), scores_in(folder)))
+    points = points_of(made, groups, task.recipe)
     for point in points:
         task.event("metric", name="curve/score", value=point["value"], step=point["labels"])
     write_whole(folder / "curve.json", json.dumps(points, indent=1))
@@ -64,6 +69,22 @@ def spoken_only(event: Callable[..., None]) -> Callable[..., None]:
     return quiet
 
 
-def told(folder: Path, groups: Sequence[str], task: Task) -> dict[str, float]:
-    """A training's last development score, with its interval."""
-    return interval(read_json(folder / "development.json")["scores"], groups, task.recipe)
+def scores_in(folder: Path) -> list[float]:
+    """A training's last development scores, row by row."""
+    return list(read_json(folder / "development.json")["scores"])
+
+
+def points_of(
+    made: Sequence[tuple[int, Sequence[float]]], groups: Sequence[str], recipe: Recipe
+) -> list[dict[str, Any]]:
+    """The curve's points from (labels, scores) of each training, fewest labels first."""
+    points: list[dict[str, Any]] = []
+    for number, (labels, scores) in enumerate(made):
+        point: dict[str, Any] = {"labels": labels} | interval(scores, groups, recipe)
+        fewer, before = made[number - 1] if number else (labels, scores)
+        if labels > fewer:
+            lead, doublings = compared(scores, before, groups, recipe), math.log2(labels / fewer)
+            ends = {"value": "lead", "ci_low": "lead_low", "ci_high": "lead_high"}
+            point["doubling"] = {end: lead[name] / doublings for end, name in ends.items()}
+        points.append(point)
+    return points

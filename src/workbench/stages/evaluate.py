@@ -25,12 +25,15 @@ from workbench.runs import Run, Staging, read_json, stage, write_whole
 from workbench.stages.arms import Arm, choose_shots
 from workbench.stages.asking import Told, ask_all, questions_of
 from workbench.stages.common import is_done, log_datasets, need, rows, say
-from workbench.stages.contenders import FETCHED, contenders, fingerprint_of, incumbent_of
+from workbench.stages.contenders import FETCHED, contenders, fingerprint_of, incumbent_of, last_report
+from workbench.stages.distilled import evidence
+from workbench.stages.gold_student import GOLD, Gold, gold_of
 from workbench.stages.handover import hand_over
 from workbench.stages.judging import judged
 from workbench.stages.obligations import duties_of
 
-OPTIONAL = ("teacher", "champion")  # one that cannot be asked is left out aloud: the run's own verdict stands without
+# One that cannot be asked is left out aloud: the run's own verdict stands without.
+OPTIONAL = ("teacher", GOLD, "champion")
 FIGURES, PROMPTS = "figures", "prompts.json"
 
 
@@ -40,8 +43,8 @@ def run(recipe: Recipe, run: Run) -> bool:
     need(run, "merge", "evaluate")
     for name in recipe.quantize:
         need(run, f"quantize/{name}", "evaluate")
-    incumbent = incumbent_of(recipe, run)
-    fingerprint = fingerprint_of(recipe, run, incumbent)
+    incumbent, gold = incumbent_of(recipe, run), gold_of(recipe, run, last_report(run))
+    fingerprint = fingerprint_of(recipe, run, incumbent, gold)
     if is_done(run, "evaluate", fingerprint):
         return False
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
@@ -51,11 +54,12 @@ def run(recipe: Recipe, run: Run) -> bool:
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
-        arms, absent = contenders(recipe, run, items, incumbent, staging.folder)
+        arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
         told = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
         arms = [arm for arm in arms if arm.name in told.free]
         report = report_of(recipe, run, splits, items, told, staging.folder)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
+        report |= distillation_of(recipe, run, report, told, gold)
         report["chain"] = joints(report, distances(recipe, run))
         report["replaces"] = asdict(incumbent.found) if incumbent.found else None
         report["absent"] = absent
@@ -107,6 +111,7 @@ def report_of(
         judged={PREFERENCE: verdicts} if verdicts else {},
         meta={e.id: e.meta for e in items},
         lengths={e.id: len(text) for e, text in zip(items, texts.values(), strict=True)},
+        baseline=recipe.gate.baseline,
     )
     if told.general:
         report["general"] = behaviours.general_report(evaluate, told.general, seed)
@@ -122,6 +127,16 @@ def report_of(
     report["duties"] = duties_of(recipe, run)
     report["formats"] = list(recipe.quantize)
     return report
+
+
+def distillation_of(
+    recipe: Recipe, run: Run, report: Mapping[str, Any], told: Told, gold: Gold | None
+) -> dict[str, Any]:
+    """`{"distillation": …}` with all that is known of it; nothing where no teacher, cut or gold student has a part."""
+    found = dict(report.get("distillation", {})) | evidence(recipe, run, told.free, report["engines"])
+    if gold is not None and GOLD in told.free:
+        found[GOLD] = asdict(gold)
+    return {"distillation": found} if found else {}
 
 
 def written(

@@ -31,8 +31,8 @@ def headroom(
 ) -> dict[str, Any]:
     """Scores of teacher and base on the gold development rows, the lead and its interval; {} without such rows.
 
-    Kept in `folder/headroom.json`, so that a resumed run asks the base no second time. Raises GateError when the
-    lead's lower end is not above `method.teach.headroom`.
+    Kept in `folder/headroom.json` with the rows' groups, so that a resumed run asks the base no second time. Raises
+    GateError when the lead's lower end is not above `method.teach.headroom`.
     """
     limit = recipe.method.teach.headroom
     if not development:
@@ -44,7 +44,8 @@ def headroom(
     if kept.get("key") != key:
         teacher = scores_of(recipe.evaluate, items, told)
         own = scores_of(recipe.evaluate, items, base_answers(recipe, base, items))
-        kept = {"key": key} | compared(teacher, own, [e.group for e in items], recipe)
+        groups = [e.group for e in items]
+        kept = {"key": key, "groups": groups} | compared(teacher, own, groups, recipe)
         write_whole(folder / FILE, json.dumps(kept))
     facts = {name: kept[name] for name in ("teacher_score", "base_score", "lead", "lead_low", "lead_high")}
     for name, value in facts.items():

@@ -24,7 +24,7 @@ class Task:
     """What is learned from: rows with their weights and reasons by id, and the rows that judge, as they are rendered.
 
     `base` has the tokenizer they are rendered with. `event` receives what training tells; `development` is what the
-    student is scored on as it learns.
+    student is scored on as it learns; `judges` are the examples that `validation` was rendered from.
     """
 
     recipe: Recipe
@@ -36,6 +36,7 @@ class Task:
     validation: Sequence[TokenRow]
     development: Any
     event: Callable[..., None]
+    judges: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ def taught(kind: str, task: Task, start: Start, out: Path) -> dict[str, Any]:
         case "logprobs":
             rows = answer_rows(task)
             return supervised(task, start, out, rows, said_by_teacher(task, rows))
+        case "on_policy":
+            from workbench.stages import on_policy
+
+            return on_policy.taught(task, start, out)
+        case "preference":
+            from workbench.stages import preference
+
+            return preference.taught(task, start, out)
     raise RequestError(
         f"{kind!r} cannot be learned here yet", where="method.distil", remedy="text, rationale, logprobs"
     )

@@ -36,7 +36,14 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     data = recipe.data
     run_id = run_digest(
         weights_of(recipe),
-        content_digests(data.train, data.validation, data.test, recipe.teacher.prompts, recipe.teacher.source),
+        content_digests(
+            data.train,
+            data.validation,
+            data.test,
+            recipe.teacher.prompts,
+            recipe.teacher.source,
+            recipe.teacher.weights,
+        ),
     )
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
@@ -98,6 +105,7 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
         SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
         return errors.OK
     from workbench.evaluation.chain import chain_lines
+    from workbench.evaluation.kept import kept_lines
     from workbench.evaluation.tables import arms_table, gate_lines
     from workbench.stages.evaluate import read_report
 
@@ -105,7 +113,7 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     SCREEN.print(arms_table(report))
     for verdict in gate_lines(report):
         SCREEN.print(verdict)
-    for told in chain_lines(report.get("chain", []), report["confidence"]):
+    for told in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
         SCREEN.print(told, markup=False)
     for line in next_commands(recipe, run):
         SCREEN.print(line, markup=False, soft_wrap=True)

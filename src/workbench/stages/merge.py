@@ -52,7 +52,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             )
         # A student of a student owes what its teacher owed, and a tuned student what its base did.
         owed = base_duties(recipe.model.family).duties if recipe.model.family else ()
-        duties = joined(read_duties(run.folder / "label"), read_duties(base), owed)
+        taught = (read_duties(run.folder / stage) for stage in ("label", "train"))
+        duties = joined(*taught, read_duties(base), owed)
         write_duties(staging.folder / "model", duties)
         staging.facts |= {"duties": as_tags(duties)} if duties else {}
         staging.artefacts = ["model"]

@@ -7,7 +7,7 @@ from typing import Any
 from workbench.recipe import Recipe
 from workbench.runs import Run
 from workbench.stages.common import merged_model
-from workbench.stages.prompts import has_teacher
+from workbench.stages.prompts import has_open_teacher, has_teacher
 from workbench.teacher import terms
 from workbench.teacher.duties import Duty, read_duties
 
@@ -15,10 +15,11 @@ from workbench.teacher.duties import Duty, read_duties
 def duties_of(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
     """`[{"duty", "met", "why"}]`: the verdicts on base and teacher first, then each duty they leave."""
     model, teacher = recipe.model, recipe.teacher
-    taught = has_teacher(recipe)
     rows = [of_base(recipe)] if model.family or model.licence else []
-    if taught:
-        verdict = terms.judge(teacher, read_duties(run.folder / "label"))
+    taught = [(teacher, "label")] if has_teacher(recipe) else []
+    taught += [(terms.of_weights(teacher), "train")] if has_open_teacher(recipe) else []
+    for judged, stage in taught:
+        verdict = terms.judge(judged, read_duties(run.folder / stage))
         met = verdict.verdict.startswith("allow")
         why = verdict.why
         if verdict.verdict == "review" and terms.acknowledged(teacher.terms_acknowledged):
@@ -39,7 +40,7 @@ def of_base(recipe: Recipe) -> dict[str, Any]:
         why = f"no model.family is named, so the terms table was not asked; its licence is said to be {model.licence}"
         return row("the base's licence", True, why)
     uses: dict[str, Any] = {}
-    if has_teacher(recipe):
+    if has_teacher(recipe) or has_open_teacher(recipe):
         uses = {"distribution": teacher.distribution, "commercial": teacher.commercial}
     verdict = terms.base_duties(model.family, **uses)
     return row(f"the base's licence ({verdict.rule})", verdict.verdict.startswith("allow"), verdict.why)

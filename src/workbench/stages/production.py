@@ -21,7 +21,7 @@ from workbench.records import Message, digest
 from workbench.runs import read_json
 from workbench.serving.manifest import read_manifest
 from workbench.serving.prove import HERE, choose_engine, limits_of
-from workbench.sources import model_folder
+from workbench.training.shrink import model_under
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def engine_of(found: Production, wanted: str) -> tuple[str, str, Callable[[], Ab
     plain = partial(transformers_engine, batch_tokens=found.evaluate.batch_tokens)
     if not base:
         return engine, key, partial(plain, found.folder)
-    under = model_folder(base["source"], base.get("sha256"))
+    under = model_under(base)
     template = (found.folder / "chat_template.jinja").read_text(encoding="utf-8")
     return engine, key, partial(plain, under, adapter_dir=found.folder, chat_template=template)
 

@@ -39,6 +39,11 @@ def has_teacher(recipe: Recipe) -> bool:
     return recipe.teacher.api != "none"
 
 
+def has_open_teacher(recipe: Recipe) -> bool:
+    """Whether a teacher whose weights are here scores what the student says."""
+    return "on_policy" in recipe.method.distil
+
+
 def gather(recipe: Recipe) -> Asked:
     """The rows that the teacher is asked."""
     teacher = recipe.teacher

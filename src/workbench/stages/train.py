@@ -12,17 +12,20 @@ from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.runs import Run, Staging, stage
 from workbench.sources import model_folder
+from workbench.stages import on_policy
 from workbench.stages.common import is_done, log_datasets, rows, say
 from workbench.stages.curve import write_curve
 from workbench.stages.guards import headroom, scores_of
 from workbench.stages.learn import Start, Task, learn, rendered, token_line
-from workbench.stages.prompts import Lessons, has_teacher, lessons
+from workbench.stages.prompts import Lessons, has_open_teacher, has_teacher, lessons
 
 __all__ = ["rendered", "run", "start_model", "token_line"]
 
 
 def run(recipe: Recipe, run: Run) -> bool:
     """Train unless it is done. What a killed attempt has saved is gone on from."""
+    if has_open_teacher(recipe):
+        on_policy.permit(recipe)
     if is_done(run, "train", run.digest):
         return False
     base = model_folder(recipe.model.source, recipe.model.sha256)
@@ -31,8 +34,8 @@ def run(recipe: Recipe, run: Run) -> bool:
         start = start_model(recipe)
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
-        asked = bool(recipe.method.distil) and has_teacher(recipe)
-        found = lessons(recipe, run) if asked else Lessons(rows(recipe, run), {}, {}, [])
+        teacher = on_policy.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
+        found = learned(recipe, run, staging.folder)
         splits = found.splits
         for line in splits.said:
             say(run, "train", line)
@@ -40,15 +43,23 @@ def run(recipe: Recipe, run: Run) -> bool:
             write_quarantine(splits.bad, staging.folder / "quarantine.jsonl")
             say(run, "train", f"{len(splits.bad)} rows set aside in {staging.final / 'quarantine.jsonl'}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
-        facts = headroom(recipe, run, base, found.development, staging.folder) if asked else {}
+        facts = headroom(recipe, run, base, found.development, staging.folder) if recipe.method.distil else {}
         task = task_of(recipe, run, start, found)
-        staging.facts = learn(task, Start(start), staging.folder) | facts
+        staging.facts = learn(task, Start(start), staging.folder) | facts | teacher
         if recipe.method.teach.curve:
             write_curve(task, Start(start), [e.group for e, _ in found.development], staging.folder)
         tell_files(run, staging)
         staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
     return True
+
+
+def learned(recipe: Recipe, run: Run, folder: Path) -> Lessons:
+    """The rows, with a served teacher's answers where there is one, and what gold rows any teacher is held against."""
+    if recipe.method.distil and has_teacher(recipe):
+        return lessons(recipe, run)
+    own = rows(recipe, run)
+    return Lessons(own, {}, {}, on_policy.told(recipe, run, own, folder) if recipe.method.distil else [])
 
 
 def start_model(recipe: Recipe) -> Path:
@@ -67,9 +78,12 @@ def task_of(recipe: Recipe, run: Run, start: Path, found: Lessons) -> Task:
         else:
             run.event(kind, stage="train", **fields)
 
+    judges = found.splits.validation[: recipe.method.validation_rows]
     judging = rendered(recipe, start, found.splits.validation)[: recipe.method.validation_rows]
     development = development_of(recipe, start, found)
-    return Task(recipe, run, start, found.splits.train, found.weights, found.reasons, judging, development, event)
+    return Task(
+        recipe, run, start, found.splits.train, found.weights, found.reasons, judging, development, event, judges
+    )
 
 
 def development_of(recipe: Recipe, start: Path, found: Lessons) -> Any:

@@ -27,6 +27,7 @@ __all__ = [
     "joined",
     "judge",
     "name_ok",
+    "of_weights",
     "read_duties",
     "require",
     "write_duties",
@@ -66,6 +67,12 @@ def judge(teacher: Teacher, inherited: Sequence[Duty] = ()) -> Verdict:
     rules = " and ".join(dict.fromkeys(voice.rule for voice in voices))
     duties = joined(*(voice.duties for voice in voices))
     return dataclasses.replace(worst, rule=f"{rules} ({terms.version})", duties=duties)
+
+
+def of_weights(teacher: Teacher) -> Teacher:
+    """The teacher as `teacher.weights` are judged: weights that one runs oneself, whoever else serves its answers."""
+    route = "own" if teacher.route.strip() == "own" else "weights"
+    return dataclasses.replace(teacher, api="none", base_url=None, route=route)
 
 
 def of_route(terms: Table, route: Route, teacher: Teacher) -> list[Verdict]:

@@ -30,7 +30,25 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
         flat |= {f"{start}_delta": row.get("delta"), f"{start}_p_value": row.get("p_value")}
         flat |= {f"{start}_delta_{end}": row.get(end) for end in ("ci_low", "ci_high")}
         flat |= {f"{start}_p_holm": row.get("p_holm")}
+    flat |= distilled(report.get("distillation") or {})
     return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
+
+
+def distilled(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a distillation: the teacher's own gain, what a doubling of the labels bought, and a smaller student's size."""
+    flat: dict[str, Any] = {}
+    for place, cell in (
+        (f"teacher_vs_{told.get('baseline')}/{told.get('metric')}_delta", told.get("teacher_gain")),
+        ("curve/doubling", told.get("curve", {}).get("doubling")),
+    ):
+        flat |= interval_metrics(place, cell) if cell else {}
+    smaller = told.get("smaller", {})
+    for arm in ("base", "student"):
+        flat |= {f"{arm}/{name}": value for name, value in smaller.get(arm, {}).items()}
+    for row in smaller.get("faster", ()):
+        start = f"{row['candidate']}_vs_{row['baseline']}"
+        flat |= {f"{start}/{name}": row[name] for name in ("times", "times_a_token")}
+    return flat
 
 
 def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -45,6 +63,8 @@ def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         yield from ((arm, metric, told[metric]) for metric in ("ece", "brier"))
     for arm, cell in (report.get("memorised") or {}).items():
         yield arm, "memorised", cell
+    for arm, cell in (report.get("distillation") or {}).get("kept", {}).items():
+        yield arm, "kept_share", cell
 
 
 def report_tables(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

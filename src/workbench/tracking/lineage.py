@@ -94,7 +94,8 @@ def model_tags(part: Part, recipe: Mapping[str, Any], manifest: Mapping[str, Any
     """The tags a LoggedModel is found again by, and what it was made from."""
     base = recipe.get("model") or {}
     stages = manifest.get("stages", {})
-    labels = stages.get("label", {}).get("facts", {})
+    # Weights that teach are named among training's facts.
+    labels = (stages.get("label") or stages.get("train", {})).get("facts", {})
     tags = {
         **stages.get("merge", {}).get("facts", {}).get("duties", {}),
         "teacher": labels.get("teacher"),

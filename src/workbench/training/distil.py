@@ -18,7 +18,7 @@ from workbench.training.divergences import Divergence, named
 from workbench.training.head import distil_loss, mixed, top_k, weighted
 from workbench.training.likelihoods import chunk_loss, label_loss, summed, token_logprobs
 from workbench.training.losses import Rows, cross_entropy, trained_positions
-from workbench.training.targets import ChunkTargets, LabelTargets, Target, TokenTargets, answer_start
+from workbench.training.targets import ChunkTargets, LabelTargets, Rejected, Target, TokenTargets, answer_start
 
 PLAIN, TOKENS, CHUNKS, LABELS = range(4)
 
@@ -37,7 +37,9 @@ class Lesson:
 
 
 def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
-    """A row as the sequences that the student reads: one, or for soft labels one a label."""
+    """A row as the sequences that the student reads: one, for soft labels one a label, in a pair the rejected next."""
+    if isinstance(target, Rejected):
+        return [row, target.row]
     if not isinstance(target, LabelTargets):
         return [row]
     prompt = row.input_ids[: answer_start(row)]

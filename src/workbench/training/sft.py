@@ -53,12 +53,15 @@ def train(
     lesson: Lesson | None = None,
     development: Development | None = None,
     start: Path | None = None,
+    trainer_class: Callable[..., Any] = AnswerTrainer,
+    beside: str = "",
 ) -> dict[str, Any]:
     """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
 
     `lesson` is a teacher's word on the rows. `development` are gold rows on which the student is scored at every
     evaluation (`metric` development/score) and once more as it is written: `out_dir/development.json`. `start` is the
-    adapter to go on from, in a chain of methods.
+    adapter to go on from, in a chain of methods. `trainer_class` may read the rows otherwise, see preference.py
+    and on_policy.py; `beside` names what it depends on and rows and method do not hold, for the checkpoints.
 
     Writes `out_dir/adapter` (`full`: `out_dir/model`), `out_dir/summary.json`, and `out_dir/checkpoints` as it goes;
     with whole checkpoints of the same request there, it goes on from the last. `event(kind, **fields)` receives
@@ -78,7 +81,7 @@ def train(
         with stopping() as stop:
             return run(
                 base_dir, method, rows, validation, out_dir, seed, dtype, device, event, stop,
-                lesson, development, start,
+                lesson, development, start, trainer_class, beside,
             )  # fmt: skip
     finally:
         hf_logging.set_verbosity(quiet)
@@ -99,6 +102,8 @@ def run(
     lesson: Lesson | None,
     development: Development | None,
     start: Path | None,
+    trainer_class: Callable[..., Any],
+    beside: str,
 ) -> dict[str, Any]:
     """`train` once the device is known and Hugging Face is quiet: the whole story, in order."""
     lengths = [len(row.input_ids) for row in rows]
@@ -123,7 +128,7 @@ def run(
         load_weights(model, start)
     before = fingerprints(model)
 
-    beside = (targets_digest(targets) if targets else "") + (str(start) if start else "")
+    beside += (targets_digest(targets) if targets else "") + (str(start) if start else "")
     request = fingerprint_of(method, rows, seed, dtype, beside)
     checkpoints = out_dir / "checkpoints"
     resumed, progressed = last_checkpoint(checkpoints, request, event)
@@ -138,7 +143,7 @@ def run(
             watch.developed(step, now.score)
             refuse_hacking(noted(progressed.development, now), development.drop)
 
-    trainer = AnswerTrainer(
+    trainer = trainer_class(
         model=model,
         args=arguments(method, micro, steps, checkpointing, checkpoints, seed, device),
         processing_class=tokenizer,

@@ -6,14 +6,16 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Shrink
 from workbench.records import digest
-from workbench.sources import cache_folder, refuse_code
+from workbench.sources import cache_folder, model_folder, refuse_code
 
 LAYER = re.compile(r"^(?P<before>.*?\blayers\.)(?P<number>\d+)(?P<after>\..*)$")
 A_LAYER_EACH = ("layer_types", "no_rope_layers", "sliding_window_pattern")  # config lists with an entry a layer
@@ -56,6 +58,13 @@ def shrunk(base: Path, shrink: Shrink) -> Path:
             cut(base, partial, kept)
             os.replace(partial, folder)
     return folder
+
+
+def model_under(base: Mapping[str, Any]) -> Path:
+    """The folder of the model that a bundle's adapter belongs to, from its manifest's `base`: whole, or cut."""
+    told = base.get("shrink") or {}
+    shrink = Shrink(int(told["layers"]), str(told["keep"])) if told else Shrink()
+    return shrunk(model_folder(base["source"], base.get("sha256")), shrink)
 
 
 def cut(base: Path, folder: Path, kept: list[int]) -> None:

@@ -60,7 +60,14 @@ class LabelTargets:
     own: int
 
 
-Target = TokenTargets | ChunkTargets | LabelTargets
+@dataclass(frozen=True)
+class Rejected:
+    """Another answer to the row's prompt, as a row of its own: it is to become less likely than the row's."""
+
+    row: TokenRow
+
+
+Target = TokenTargets | ChunkTargets | LabelTargets | Rejected
 
 
 def targets_of(

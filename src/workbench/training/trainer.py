@@ -128,17 +128,21 @@ class AnswerTrainer(SFTTrainer):
                 remedy="lower method.learning_rate, or look at these rows; the last checkpoint is whole",
             )
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def validation_loss(self) -> float:
         """Mean cross entropy over the validation rows' trained tokens: each token counts once, whatever its batch."""
-        self.model.eval()
         lengths = [len(row.input_ids) for _, row in self.validation]
         total = tokens = 0.0
+        for batch in by_length(lengths, self.evaluation_tokens):
+            inputs = self._prepare_inputs(collate([self.validation[i] for i in batch], self.pad))
+            total += float(self.summed_loss(inputs))
+            tokens += int(inputs["trained"].sum())
+        return total / max(tokens, 1)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The validation loss, noted, and what else is looked at with it."""
+        self.model.eval()
         with torch.no_grad():
-            for batch in by_length(lengths, self.evaluation_tokens):
-                inputs = self._prepare_inputs(collate([self.validation[i] for i in batch], self.pad))
-                total += float(self.summed_loss(inputs))
-                tokens += int(inputs["trained"].sum())
-        loss = total / max(tokens, 1)
+            loss = self.validation_loss()
         self.refuse_non_finite("validation loss", loss, self.step_rows)
         if self.validation:
             self.watch.evaluated(self.state.global_step, loss)

@@ -14,15 +14,16 @@ from workbench.data.prepare import Splits, prepare
 from workbench.data.prompts import Asked, gather
 from workbench.engines.served import available
 from workbench.errors import RequestError
-from workbench.recipe import Model, Recipe, weights_of
+from workbench.recipe import Model, Recipe, Teacher, weights_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
-from workbench.sources import content_digests, model_folder, model_is_here
+from workbench.sources import content_digests, is_here, model_folder, model_is_here
 from workbench.teacher import terms
 from workbench.teacher.egress import rule_for
 from workbench.teacher.estimate import estimate
 from workbench.teacher.prices import pricing_of
 from workbench.training.model import estimate_memory
+from workbench.views.plan_distil import about_distillation, rows_learned, student_line, student_model
 from workbench.views.show import megabytes, show
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer is not here yet.
@@ -51,12 +52,14 @@ def run(recipe: Recipe) -> int:
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
         "data": about_data(recipe, splits, *counted),
-        "training": about_training(recipe, splits, *counted),
+        "training": about_training(recipe, rows_learned(recipe, splits, asked), *counted, base),
+        **({"distillation": about_distillation(recipe, splits, asked)} if recipe.method.distil else {}),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "bundles": about_bundles(recipe),
-        "disk": about_disk(recipe),
+        "disk": about_disk(recipe, base),
         "teacher": about_teacher(recipe, asked) if asked else {"calls": 0, "cost": "0 USD: no teacher is asked"},
+        **({"open teacher": about_weights(teacher)} if teacher.weights else {}),
     }
     show(f"plan of {recipe.name}", sections, recipe.output)
     for verdict in verdicts:
@@ -94,12 +97,27 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
     }
 
 
+def about_weights(teacher: Teacher) -> dict[str, Any]:
+    """The weights that score the student's own answers, and whether they may: a refusal here is training's."""
+    verdict = terms.judge(terms.of_weights(teacher))
+    return {
+        "weights": teacher.weights,
+        "here": "yes" if is_here(teacher.weights or "") else "no, they would be fetched",
+        "terms": f"{verdict.verdict}: {verdict.why}",
+    }
+
+
 def about_run(recipe: Recipe) -> dict[str, Any]:
     """Where the run would lie, and what of it is there already."""
     run_id = run_digest(
         weights_of(recipe),
         content_digests(
-            recipe.data.train, recipe.data.validation, recipe.data.test, recipe.teacher.prompts, recipe.teacher.source
+            recipe.data.train,
+            recipe.data.validation,
+            recipe.data.test,
+            recipe.teacher.prompts,
+            recipe.teacher.source,
+            recipe.teacher.weights,
         ),
     )
     found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
@@ -113,6 +131,7 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
         "source": model.source,
         "here": "yes" if base else "no, it would be fetched" + (" (HF_TOKEN needed)" if model.gated else ""),
         "parameters": model.parameters or None,
+        **({"student": student_line(model, base)} if model.shrink.layers is not None else {}),
         "licence": model.licence or "UNKNOWN: read it before you ship",
         "notes": model.notes or None,
     }
@@ -140,16 +159,18 @@ def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None)
     return [len(row.input_ids) for row in rows], ""
 
 
-def about_training(recipe: Recipe, splits: Splits, tokens: list[int], how: str) -> dict[str, Any]:
-    """Method, steps and memory."""
+def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base: Path | None) -> dict[str, Any]:
+    """Method, steps and memory of a training on `rows` rows; a chain of kinds takes its steps once each."""
     method = recipe.method
-    an_epoch = math.ceil(len(splits.train) / method.batch_size)
+    an_epoch = max(1, math.ceil(rows / method.batch_size))
     steps = min(math.ceil(an_epoch * method.epochs), method.max_steps or math.inf)
     a_step = sum(tokens) / len(tokens) * method.batch_size
-    memory = estimate_memory(recipe.model, method)
+    memory = estimate_memory(student_model(recipe.model, base), method)
+    kinds = f", for each of {len(method.distil)} kinds" if len(method.distil) > 1 else ""
     return {
         "method": method.kind + (f", rank {method.rank}" if method.kind != "full" else ""),
-        "steps": f"{steps:,} of {method.batch_size} rows ({steps / an_epoch:.2f} epochs, ≈{a_step:,.0f} tokens a step)",
+        "steps": f"{steps:,} of {method.batch_size} rows ({steps / an_epoch:.2f} epochs, ≈{a_step:,.0f} tokens a step)"
+        + kinds,
         "tokens seen": f"{how}{round(a_step * steps):,}",
         "memory": f"≈{megabytes(memory['total'])}" if memory["total"] else "unknown: the model's sizes are not given",
     }
@@ -174,6 +195,9 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
     n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
     arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else [])]
+    taught = recipe.teacher.api != "none" or "on_policy" in recipe.method.distil
+    arms += ["teacher"] * (taught and recipe.evaluate.teacher)
+    arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{primary_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
     short = f" — fewer than gate.min_rows={recipe.gate.min_rows}" if n < recipe.gate.min_rows else ""
@@ -191,9 +215,9 @@ def about_bundles(recipe: Recipe) -> dict[str, str]:
     return {"llama.cpp": ", ".join(ggufs) or "none", "safetensors": f"{', '.join(others)} in {where}"}
 
 
-def about_disk(recipe: Recipe) -> dict[str, Any]:
+def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
     """What the run would take, the copies in the MLflow store included."""
-    parameters = recipe.model.parameters
+    parameters = student_model(recipe.model, base).parameters
     if not parameters:
         return {"needs": "unknown: the model's size is not given"}
     formats = sum(BYTES_A_WEIGHT[q.format] for q in recipe.quantize.values())

@@ -21,7 +21,7 @@ from workbench.serving.checks import Check, static_checks
 from workbench.serving.manifest import read_manifest
 from workbench.serving.parity import read_parity
 from workbench.serving.prove import ask_engine, choose_engine, limits_of, trusted_key
-from workbench.sources import model_folder
+from workbench.training.shrink import model_under
 from workbench.views.show import show
 
 NO_ENGINE = "none"
@@ -79,7 +79,7 @@ def in_engine(folder: Path, manifest: Mapping[str, Any], wanted: str) -> list[Ch
     base = manifest.get("base")
     try:
         engine = choose_engine(folder, manifest["format"], wanted)
-        under = model_folder(base["source"], base.get("sha256")) if base else None
+        under = model_under(base) if base else None
         score = partial(deciding_score, evaluate_of(manifest))
         _, checks = ask_engine(home, engine, references, limits_of(manifest), score=score, base=under)
     except RequestError:
