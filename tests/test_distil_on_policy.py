@@ -155,7 +155,13 @@ def test_the_distance_to_the_teacher_on_the_student_s_own_answers_falls(
     assert {e["step"] for e in events if e.get("name") == "validation/loss"} == {13, 27, 40}
 
 
-@pytest.mark.parametrize("teach", [{"divergence": "jsd", "temperature": 2.0}, {"divergence": "skew_kl", "samples": 2}])
+@pytest.mark.parametrize(
+    "teach",
+    [
+        {"divergence": "jsd", "temperature": 2.0},
+        pytest.param({"divergence": "skew_kl", "samples": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_one_by_eight_two_by_four_and_eight_by_one_give_the_same_loss_curve(
     tiny_model: Path, taught_model: Path, tmp_path: Path, teach: dict[str, Any]
 ) -> None:
@@ -213,6 +219,7 @@ def test_checkpoints_of_another_teacher_are_not_gone_on_from(
     assert any("starting over" in e.get("text", "") for e in events)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_said_and_a_second_kind_goes_on_from_the_first_ones_adapter(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
@@ -480,7 +487,7 @@ def test_a_teacher_that_is_the_base_itself_has_nothing_to_teach(tiny_model: Path
     assert "the teacher scores 0.000, base 0.000" in done.stderr
 
 
-def test_terms_of_open_weights_are_judged_and_their_duties_travel(
+def test_terms_of_open_weights_are_judged_and_their_duties_kept(
     tiny_model: Path, yes_model: Path, tmp_path: Path
 ) -> None:
     weights = shutil.copytree(yes_model, tmp_path / "weights")
@@ -496,9 +503,9 @@ def test_terms_of_open_weights_are_judged_and_their_duties_travel(
     denied = made.run("train", *words, "teacher.family=qwen2.5-3b", "teacher.commercial=true")
     assert denied.returncode == 2
     signed = "\"teacher.terms_acknowledged='A. Person, 2026-11-21, read it'\"".strip('"')
-    done = made.run("train", *words, signed, "until=merge")
+    done = made.run("train", *words, signed, "until=train")
     assert done.returncode == 0, done.stderr
-    told = json.loads((run_of(made) / "merge" / "model" / "duties.json").read_text())["duties"]
+    told = json.loads((run_of(made) / "train" / "duties.json").read_text())["duties"]
     assert "Say thank you." in {duty["text"] for duty in told}
 
 
@@ -508,9 +515,11 @@ def test_the_whole_life_of_an_on_policy_student_goes_on_after_a_kill(
 ) -> None:
     import time
 
-    made = own(tmp_path, yes_model)
-    words = [*words_for(tiny_model, "method.max_steps=60", "method.epochs=40", "method.save_minutes=0.001"),
-             "method.kind=full", "method.learning_rate=3e-3", "until=evaluate"]  # fmt: skip
+    weights = shutil.copytree(yes_model, tmp_path / "weights")
+    write_duties(weights, [Duty("notice", "Say thank you.", "a licence")])
+    made = own(tmp_path, weights)
+    words = [*words_for(tiny_model, "method.max_steps=200", "method.epochs=99", "method.save_minutes=0.001"),
+             "method.kind=full", "method.learning_rate=1e-2", "until=evaluate"]  # fmt: skip
     child = made.start("train", *words)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and child.poll() is None:
@@ -523,6 +532,8 @@ def test_the_whole_life_of_an_on_policy_student_goes_on_after_a_kill(
     done = made.run("train", *words)
     assert "resumed from step" in done.stderr, done.stderr
     assert done.returncode in (0, 3), done.stderr
+    told = json.loads((run_of(made) / "merge" / "model" / "duties.json").read_text())["duties"]
+    assert "Say thank you." in {duty["text"] for duty in told}, "they travel with the student"
     report = json.loads((run_of(made) / "evaluate" / "report.json").read_text())
     assert report["arms"]["teacher"]["exact_match"]["value"] == 1.0
     assert report["arms"]["student"]["exact_match"]["value"] > report["arms"]["base"]["exact_match"]["value"]
