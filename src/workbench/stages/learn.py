@@ -11,6 +11,7 @@ from typing import Any
 from workbench.data.chat import load_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Recipe
+from workbench.recipe.distil import KINDS
 from workbench.records import Example, Message, TokenRow
 from workbench.runs import Run, read_json
 from workbench.teacher.logprobs import read_parquet
@@ -99,9 +100,7 @@ def taught(kind: str, task: Task, start: Start, out: Path) -> dict[str, Any]:
             from workbench.stages import preference
 
             return preference.taught(task, start, out)
-    raise RequestError(
-        f"{kind!r} cannot be learned here yet", where="method.distil", remedy="text, rationale, logprobs"
-    )
+    raise RequestError(f"{kind!r} is no kind of distillation", where="method.distil", remedy=", ".join(KINDS))
 
 
 def supervised(
