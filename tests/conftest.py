@@ -12,6 +12,10 @@ import pytest
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Two workers (`-n 2`) share the cores: threads of one that wait by spinning would hold up the other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Bundles are signed with a key of the tests' own, never with the user's.
 os.environ["WORKBENCH_KEYS"] = tempfile.mkdtemp(prefix="workbench-keys-")
 os.environ.pop("WORKBENCH_SIGNING_KEY", None)

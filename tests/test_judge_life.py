@@ -355,7 +355,7 @@ def test_a_recipe_whose_scorer_lacks_what_it_needs_ends_with_2_naming_the_key(
 
 
 def test_a_judge_of_another_family_or_one_allowed_on_purpose_is_let_through() -> None:
-    from workbench.recipe.read import check_judge
+    from workbench.recipe.sense import check_judge
 
     recipe = recipe_of(Path("x"), "http://x/v1", family="gemma-3")
     check_judge(recipe)
