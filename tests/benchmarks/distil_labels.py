@@ -25,13 +25,12 @@ WAYS = ("text", "logprobs")
 
 def labelled_run(recipe: Any) -> Any:
     """The run whose labels are there."""
-    from workbench.recipe import weights_of
+    from workbench.recipe import sources_of, weights_of
     from workbench.runs import find_run, run_digest
     from workbench.sources import content_digests
 
-    data, teacher = recipe.data, recipe.teacher
-    digests = content_digests(data.train, data.validation, data.test, teacher.prompts, teacher.source)
-    run = find_run(Path(recipe.launch.experiments).resolve(), recipe.name, run_digest(weights_of(recipe), digests))
+    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
+    run = find_run(Path(recipe.launch.experiments).resolve(), recipe.name, run_id)
     if run is None or run.done("label") is None:
         raise SystemExit(f"label first: python -m workbench label recipe={recipe.name}, with the same words")
     return run

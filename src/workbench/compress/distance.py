@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from workbench.engines.device import device_of
 from workbench.records import TokenRow
 
 
@@ -47,6 +48,6 @@ def folder_logprobs(model_dir: Path, rows: Sequence[TokenRow], *, device: str = 
     """
     from workbench.engines.transformers import load
 
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device_of(device))
     model, _ = load(model_dir, None, place)
     return [answer_logprobs(model, row) for row in rows]

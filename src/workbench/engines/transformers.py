@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.engines.ask import Ask
+from workbench.engines.device import device_of
 from workbench.engines.grammar import Grammar
 from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
 from workbench.engines.memory import keep_freed_memory
@@ -46,7 +47,7 @@ def transformers_engine(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or os.cpu_count() or 1)
     try:
-        place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        place = torch.device(device_of(device))
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
 
         def ask(

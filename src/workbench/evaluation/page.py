@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from workbench.evaluation import figures, panels, quoted, taught
+from workbench.evaluation import distilled_page, figures, panels, quoted
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.changed import CHANGES, MOST, by_judge, changed_items, judged_by
 from workbench.evaluation.curves import learning_curve, loss_curve
@@ -83,7 +83,7 @@ def write_page(
         differences=panels.differences(report, baseline),
         tradeoffs=panels.tradeoffs(report),
         chain=panels.chain(report),
-        distilled=taught.panel(report),
+        distilled=distilled_page.panel(report),
         slices=panels.slices(report, baseline),
         calibrations=panels.calibrations(report),
         confusions=list(panels.confusions(report)),

@@ -19,6 +19,7 @@ from workbench.recipe.read import (
     read,
     refuse_secrets,
     register_schema,
+    sources_of,
     to_dict,
     weights_of,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "read",
     "refuse_secrets",
     "register_schema",
+    "sources_of",
     "to_dict",
     "weights_of",
 ]

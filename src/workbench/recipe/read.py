@@ -150,6 +150,12 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
+def sources_of(recipe: Recipe) -> tuple[str | None, ...]:
+    """The sources whose content makes the weights, beside the values of `weights_of`."""
+    data, teacher = recipe.data, recipe.teacher
+    return data.train, data.validation, data.test, teacher.prompts, teacher.source, teacher.weights
+
+
 def weights_of(recipe: Recipe) -> dict[str, Any]:
     """Only the values that make the weights: what the run's digest covers."""
 

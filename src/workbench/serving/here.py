@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from workbench.engines.device import device_of
 from workbench.engines.memory import keep_freed_memory
 from workbench.engines.transformers import answers_of, load
 from workbench.records import message_dicts
@@ -24,7 +25,7 @@ def measure_here(
     from torch.nn import functional
 
     keep_freed_memory()
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device_of())
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8") if base else None
     adapter = folder if base else None
     model, tokenizer = load(base or folder, adapter, place, template)

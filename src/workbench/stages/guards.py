@@ -16,8 +16,9 @@ import numpy as np
 from workbench.data.chat import load_tokenizer
 from workbench.engines import transformers_engine
 from workbench.errors import GateError
+from workbench.evaluation.cells import item_estimate
 from workbench.evaluation.scorers import deciding_score
-from workbench.evaluation.statistics import cluster_numbers, difference, percentile, resampled_totals, share_interval
+from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, resampled_totals
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Example, digest, message_dicts
 from workbench.runs import Run, read_json, write_whole
@@ -99,21 +100,22 @@ def compared(
 ) -> dict[str, float]:
     """Both means and the paired lead with its interval; near copies are resampled together."""
     ours, theirs, clusters = np.array(base), np.array(teacher), cluster_numbers(groups)
-    delta, evaluate = theirs - ours, recipe.evaluate
-    totals = resampled_totals(np.stack([delta, np.ones(len(delta))], 1), clusters, evaluate.resamples, recipe.seed)
-    lead = difference(delta, clusters, totals[:, 0] / totals[:, 1], evaluate.confidence)
+    delta = theirs - ours
+    lead = difference(delta, clusters, resampled_means(delta, clusters, recipe), recipe.evaluate.confidence)
     means = {"teacher_score": float(theirs.mean()), "base_score": float(ours.mean())}
     return means | {"lead": lead.value, "lead_low": float(lead.low or 0.0), "lead_high": float(lead.high or 0.0)}
 
 
+def resampled_means(values: Floats, clusters: Ints, recipe: Recipe) -> Floats:
+    """The mean (B,) of the values over resamples of whole clusters."""
+    columns = np.stack([values, np.ones(len(values))], 1)
+    totals = resampled_totals(columns, clusters, recipe.evaluate.resamples, recipe.seed)
+    return totals[:, 0] / totals[:, 1]
+
+
 def interval(scores: Sequence[float], groups: Sequence[str], recipe: Recipe) -> dict[str, float]:
     """A mean score with its interval: `value`, `ci_low`, `ci_high`."""
-    values, clusters, level = np.array(scores, dtype=float), cluster_numbers(groups), recipe.evaluate.confidence
-    if np.isin(values, (0.0, 1.0)).all():
-        found = share_interval(values, clusters, level)
-    else:
-        columns = np.stack([values, np.ones(len(values))], 1)
-        totals = resampled_totals(columns, clusters, recipe.evaluate.resamples, recipe.seed)
-        found = percentile(float(values.mean()), totals[:, 0] / totals[:, 1], level)
+    values, clusters = np.array(scores, dtype=float), cluster_numbers(groups)
+    found = item_estimate(values, resampled_means(values, clusters, recipe), clusters, recipe.evaluate.confidence)
     low, high = (found.value if end is None else end for end in (found.low, found.high))
     return {"value": found.value, "ci_low": min(low, found.value), "ci_high": max(high, found.value)}

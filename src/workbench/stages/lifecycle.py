@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workbench import errors
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
-from workbench.recipe import Recipe, to_dict, weights_of
+from workbench.recipe import Recipe, sources_of, to_dict, weights_of
 from workbench.runs import Run, open_run, run_digest
 from workbench.sources import content_digests
 from workbench.stages.common import SCREEN, say
@@ -33,18 +33,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
             )
         stages = tuple(name for name in stages if name != "label")
     experiments = Path(recipe.launch.experiments).resolve()
-    data = recipe.data
-    run_id = run_digest(
-        weights_of(recipe),
-        content_digests(
-            data.train,
-            data.validation,
-            data.test,
-            recipe.teacher.prompts,
-            recipe.teacher.source,
-            recipe.teacher.weights,
-        ),
-    )
+    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         worked = [name for name in stages if timed(name, recipe, run)]

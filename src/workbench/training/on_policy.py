@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 from trl import DistillationConfig, DistillationTrainer, SFTConfig
 
+from workbench.engines.device import device_of
 from workbench.recipe import Method, Teach
 from workbench.records import TokenRow, digest, file_sha256, other_id
 from workbench.training import sft
@@ -93,7 +94,7 @@ def train(
     student's own answers to the validation prompts. `train/answer_tokens` (mean) and `train/answers_cut` (share) are
     told with every step.
     """
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     teacher = load_teacher(weights, dtype=dtype, device=device)
     lesson, teach = Lesson({}, method.teach), method.teach
     words = len(AutoTokenizer.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False))

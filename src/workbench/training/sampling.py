@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from workbench.engines.device import device_of
 from workbench.engines.memory import keep_freed_memory
 from workbench.recipe import Method
 from workbench.records import digest
@@ -67,7 +68,7 @@ def student(
 
     `longest` is the longest prompt with its answer, in tokens.
     """
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     loaded: list[Any] = []
 
     def draw(prompts: Sequence[Sequence[int]], how: Asking, batch_seed: int) -> list[list[Said]]:

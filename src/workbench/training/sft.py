@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as hf_logging
 
+from workbench.engines.device import device_of
 from workbench.engines.memory import keep_freed_memory
 from workbench.errors import WorkbenchError
 from workbench.recipe import Method
@@ -70,7 +71,7 @@ def train(
     SIGTERM once a checkpoint is written.
     """
     refuse_what_cannot_train(rows)
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     torch.set_num_threads(threads or os.cpu_count() or 1)
     if device == "cpu":
         keep_freed_memory()

@@ -14,7 +14,7 @@ from workbench.data.prepare import Splits, prepare
 from workbench.data.prompts import Asked, gather
 from workbench.engines.served import available
 from workbench.errors import RequestError
-from workbench.recipe import Model, Recipe, Teacher, weights_of
+from workbench.recipe import Model, Recipe, Teacher, sources_of, weights_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, is_here, model_folder, model_is_here
@@ -109,17 +109,7 @@ def about_weights(teacher: Teacher) -> dict[str, Any]:
 
 def about_run(recipe: Recipe) -> dict[str, Any]:
     """Where the run would lie, and what of it is there already."""
-    run_id = run_digest(
-        weights_of(recipe),
-        content_digests(
-            recipe.data.train,
-            recipe.data.validation,
-            recipe.data.test,
-            recipe.teacher.prompts,
-            recipe.teacher.source,
-            recipe.teacher.weights,
-        ),
-    )
+    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
     found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
     done = list(found.manifest()["stages"]) if found else []
     return {"folder": f"{recipe.launch.experiments}/{recipe.name}/{run_id}", "done": ", ".join(done) or "nothing yet"}
