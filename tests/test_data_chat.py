@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from workbench.data.chat import few_shot, load_tokenizer, prompt_ids, render
+from workbench.data.chat import TooLongError, few_shot, load_tokenizer, prompt_ids, render, render_all
 from workbench.errors import RequestError
+from workbench.recipe import Method
 from workbench.records import Example, Message, message_dicts
 
 LLAMA3 = (
@@ -105,6 +106,17 @@ def test_an_answer_cut_by_max_length_is_refused_with_the_length_that_fits(tokeni
     length = len(show(SIMPLE, tokenizer).input_ids)
     assert f"method.max_length={length}" in refusal(SIMPLE, tokenizer, max_length=length - 1)
     assert len(show(SIMPLE, tokenizer, max_length=length).input_ids) == length
+
+
+def test_only_rows_that_are_too_long_are_dropped_and_only_where_asked(tokenizer: Any) -> None:
+    longer = example(("user", "Why, why, why?"), ("assistant", "Because of this and that"))
+    length = len(show(SIMPLE, tokenizer).input_ids)
+    wanted = Method(max_length=length, too_long="drop")
+    assert [len(row.input_ids) for row in render_all([SIMPLE, longer, SIMPLE], tokenizer, wanted)] == [length, length]
+    with pytest.raises(TooLongError):
+        render_all([SIMPLE, longer], tokenizer, Method(max_length=length))
+    with pytest.raises(RequestError, match="nothing would be trained"):
+        render_all([example(("user", "?"), ("assistant", " "))], tokenizer, wanted)
 
 
 def test_a_row_that_trains_nothing_is_refused(tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -125,13 +126,17 @@ def test_the_teacher_answers_the_test_rows_once_its_key_is_there_and_is_not_paid
         assert list(report_of(run)["absent"]) == ["teacher"]
         assert len(server.calls()) == labelled
 
-        made.run(*words, "until=evaluate")
+        server.set(latency_s=0.2)
+        made.run(*words, "until=evaluate", "teacher.concurrency=2")
+        server.set(latency_s=0)
         report = report_of(run)
         assert list(report["arms"]) == ["base", "teacher", "student"]
         bought = len(server.calls())
         assert bought >= labelled + 12
         rows = [json.loads(line) for line in (run / "evaluate/predictions/teacher.jsonl").read_text().splitlines()]
         assert all(row["usd"] > 0 and row["latency"] > 0 and row["tokens_out"] > 0 for row in rows)
+        waited = statistics.median(row["latency"] for row in rows)
+        assert 0.2 <= waited < 0.4, "the wait for a turn is not the teacher's"
         paid = report["arms"]["teacher"]["usd_per_1000"]["value"]
         assert paid == pytest.approx(1000 * sum(row["usd"] for row in rows) / 12)
         assert any((c["candidate"], c["baseline"]) == ("student", "teacher") for c in report["comparisons"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,31 @@ def test_an_answer_cut_by_max_length_is_refused_naming_the_row(
     shown = capfd.readouterr().err
     assert "mine.csv:" in shown
     assert "max_length" in shown
+
+
+def test_too_long_rows_are_dropped_aloud_where_the_recipe_says_so(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = (project / "mine.csv").read_text().splitlines()
+    long = [" ".join([*(f"y{n}x{k}" for k in range(150)), row]) for n, row in enumerate(rows) if row.endswith(";red")]
+    (project / "mine.csv").write_text("\n".join([*(row for row in rows if not row.endswith(";red")), *long]) + "\n")
+    words = ["recipe=./mine.yaml", "method.max_length=200"]
+    assert main(["train", *words]) == 2
+    refused = capfd.readouterr().err
+    assert re.search(r"mine.csv:\d+", refused)
+    assert "method.too_long=drop" in refused
+    assert main(["plan", *words, "method.too_long=drop"]) == 0
+    planned = re.search(r"(\d+) left out", capfd.readouterr().out)
+    assert main(["train", *words, "method.too_long=drop", "until=merge"]) == 0
+    said = re.search(r"more than 200 tokens: (\d+) of (\d+) training rows", capfd.readouterr().err)
+    assert planned
+    assert said
+    assert 0 < int(said[1]) <= 10
+    assert planned[1] == said[1]
+    told = [stages(path.parent).get("train") for path in project.glob("experiments/mine/*/run.json")]
+    assert [stage["facts"]["rows"] for stage in told if stage] == [int(said[2]) - int(said[1])]
+    assert main(["train", *words, "method.too_long=drop", "method.max_length=16"]) == 2
+    assert "method.max_length" in capfd.readouterr().err
 
 
 def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_manifest(

@@ -8,17 +8,22 @@ be an exact token prefix of the whole, and what follows must decode back to the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.recipe import Method
 from workbench.records import Example, Message, TokenRow, message_dicts
 
 # Qwen3 and its like write an empty <think> block before an answer without reasoning; with this switch their
 # generation prompt holds it too, so that the student is asked exactly as it was trained.
 SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
 PROBE = (Message("user", "Probe"), Message("assistant", "Answer"))
+
+
+class TooLongError(RequestError):
+    """The row has more tokens than the recipe allows."""
 
 
 def load_tokenizer(base: Path, chat_template: str | None) -> Any:
@@ -51,8 +56,8 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
     """The row as the model will see it, up to and including the last stop token that is trained.
 
     `train_on` is `last_answer` or `all_answers`. Raises RequestError naming the row when nothing or everything
-    would be trained, no stop token ends an answer, `max_length` (tokens) would cut it, or the template cannot
-    render it.
+    would be trained, no stop token ends an answer, or the template cannot render it; TooLongError when `max_length`
+    (tokens) would cut it.
     """
     where = example.where or example.id
     if not example.messages or example.messages[-1].role != "assistant":
@@ -64,10 +69,11 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
     spans = [answer_span(example.messages, turn, ids, tokenizer, switches, where) for turn in turns]
     end = spans[-1][1]
     if end > max_length:
-        raise RequestError(
+        raise TooLongError(
             f"the row has {end:,} tokens and max_length={max_length:,} would cut its answer",
             where=where,
-            remedy=f"set method.max_length={end} or more, or shorten the row",
+            remedy=f"set method.max_length={end} or more, shorten the row, or leave such rows out: "
+            "method.too_long=drop",
         )
     trained = [False] * end
     for start, stop in spans:
@@ -75,6 +81,18 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
     if all(trained):
         raise RequestError("every token would be trained: the template renders no prompt", where=where)
     return TokenRow(example.id, tuple(ids[:end]), tuple(trained), where)
+
+
+def render_all(examples: Iterable[Example], tokenizer: Any, method: Method) -> list[TokenRow]:
+    """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop."""
+    rows = []
+    for example in examples:
+        try:
+            rows.append(render(example, tokenizer, train_on=method.train_on, max_length=method.max_length))
+        except TooLongError:
+            if method.too_long != "drop":
+                raise
+    return rows
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:

@@ -100,7 +100,10 @@ class Method:
     max_steps: int | None = key(None, "stop after so many optimizer steps", unit="steps", at_least=1)
     batch_size: int = key(8, "rows an optimizer step", unit="rows", at_least=1)
     micro_batch_size: int | None = key(None, "rows a forward pass; null: as many as fit", unit="rows", at_least=1)
-    max_length: int = key(1024, "a row with an answer past this is refused", unit="tokens", at_least=16)
+    max_length: int = key(1024, "the longest row that is trained on", unit="tokens", at_least=16)
+    too_long: str = key(
+        "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")
+    )
     train_on: str = key("last_answer", "which assistant turns carry loss", choices=("last_answer", "all_answers"))
     checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
     compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -96,7 +95,6 @@ async def answers(
 
 async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int) -> tuple[int, Answer]:
     """One row's answer, with what all its turns took; one from the ledger, no newer than `newest`, tells no latency."""
-    started = time.perf_counter()
     try:
         told = await one_answer(desk, prompt, 0, rules)
     except RowError as error:
@@ -106,10 +104,10 @@ async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int)
                 where=f"teacher {desk.teacher.model or desk.teacher.source}",
                 remedy="run the same command again: only what is missing is asked",
             ) from error
-        seconds = time.perf_counter() - started
         cut = error.reason == "truncated"
-        return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds / desk.teacher.concurrency)
-    seconds = time.perf_counter() - started
+        seconds = desk.took.pop(prompt.id, 0.0) / desk.teacher.concurrency
+        return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds)
+    seconds = desk.took.pop(prompt.id, 0.0)
     text = rules.restore(told.told.answer, prompt.originals)
     asked_now = all(reply.attempt > newest for reply in told.replies)
     return place, Answer(
@@ -118,6 +116,6 @@ async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int)
         tokens_in=sum(reply.usage.tokens_in for reply in told.replies),
         tokens_out=sum(reply.usage.out for reply in told.replies),
         seconds=seconds / desk.teacher.concurrency,
-        latency=seconds if asked_now else None,
+        latency=seconds if asked_now and seconds else None,
         usd=sum(reply.cost for reply in told.replies) / 1e9,
     )

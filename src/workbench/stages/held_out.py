@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.chat import load_tokenizer, render
+from workbench.data.chat import load_tokenizer, render, render_all
 from workbench.engines.served import forced, serve_bundle
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.answers import read_predictions
@@ -25,9 +25,8 @@ SERVED_TOP = 100  # alternatives a served engine is asked for at each position
 
 def probe_rows(recipe: Recipe, run: Run) -> list[TokenRow]:
     """Validation rows as they were trained on, of which the last answer carries the loss."""
-    tokenizer = load_tokenizer(merged_model(run), None)
-    chosen = rows(recipe, run).validation[:PROBE_ROWS]
-    return [render(e, tokenizer, train_on="last_answer", max_length=recipe.method.max_length) for e in chosen]
+    last = replace(recipe.method, train_on="last_answer")
+    return render_all(rows(recipe, run).validation, load_tokenizer(merged_model(run), None), last)[:PROBE_ROWS]
 
 
 def parted(row: TokenRow) -> tuple[list[int], list[int]]:

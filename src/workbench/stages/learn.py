@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.chat import load_tokenizer, render
+from workbench.data.chat import load_tokenizer, render, render_all
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Recipe
 from workbench.recipe.distil import KINDS
@@ -170,8 +171,17 @@ def said_by_teacher(task: Task, rows: Sequence[TokenRow]) -> dict[str, Any]:
     recipe = task.recipe
     tokenizer = load_tokenizer(task.base, recipe.model.chat_template)
     first = task.examples[0]
-    asked = [replace(first, messages=(*first.prompt, Message("assistant", label))) for label in recipe.teacher.labels]
-    labels = dict(zip(recipe.teacher.labels, map(answer_ids, rendered(recipe, task.base, asked)), strict=True))
+    labels = {
+        label: answer_ids(
+            render(
+                replace(first, messages=(*first.prompt, Message("assistant", label))),
+                tokenizer,
+                train_on="last_answer",
+                max_length=sys.maxsize,
+            )
+        )
+        for label in recipe.teacher.labels
+    }
     told = read_parquet(task.run.folder / "label" / "logprobs.parquet")
     targets, ways = targets_of(rows, told, tokenizer, alignment=recipe.method.teach.alignment, labels=labels)
     task.event("said", text=told_ways(ways))
@@ -186,9 +196,7 @@ def said_by_teacher(task: Task, rows: Sequence[TokenRow]) -> dict[str, Any]:
 
 def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[TokenRow]:
     """Every row as the model will see it; the first row that cannot be trained on as asked is an error."""
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
-    method = recipe.method
-    return [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
+    return render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
 
 
 def token_line(training: Sequence[TokenRow], max_length: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
         teacher = on_policy.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
-        found = learned(recipe, run, staging.folder)
+        found = fitting(recipe, base, learned(recipe, run, staging.folder))
         splits = found.splits
         for line in splits.said:
             say(run, "train", line)
@@ -60,6 +61,27 @@ def learned(recipe: Recipe, run: Run, folder: Path) -> Lessons:
         return lessons(recipe, run)
     own = rows(recipe, run)
     return Lessons(own, {}, {}, on_policy.told(recipe, run, own, folder) if recipe.method.distil else [])
+
+
+def fitting(recipe: Recipe, base: Path, found: Lessons) -> Lessons:
+    """What is short enough to train on, where the recipe drops longer rows: how many were is said."""
+    if recipe.method.too_long != "drop":
+        return found
+    splits, judged = found.splits, [item for item, _ in found.development]
+    short = {row.id for row in rendered(recipe, base, [*splits.train, *splits.validation, *judged])}
+    train, validation = ([e for e in part if e.id in short] for part in (splits.train, splits.validation))
+    if not train:
+        raise RequestError(
+            f"all {len(splits.train):,} training rows are longer", where="method.max_length", remedy="raise it"
+        )
+    said = (
+        f"left out, with more than {recipe.method.max_length:,} tokens: {len(splits.train) - len(train):,} of "
+        f"{len(splits.train):,} training rows and {len(splits.validation) - len(validation):,} of "
+        f"{len(splits.validation):,} validation rows"
+    )
+    development = [(item, answer) for item, answer in found.development if item.id in short]
+    parts = replace(splits, train=train, validation=validation, said=[*splits.said, said])
+    return replace(found, splits=parts, development=development)
 
 
 def start_model(recipe: Recipe) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +33,10 @@ class RowError(Exception):
 
 @dataclass
 class Desk:
-    """All that a request passes. `closed` holds the error that ended the run: nothing more is sent."""
+    """All that a request passes. `closed` holds the error that ended the run: nothing more is sent.
+
+    `took` are the seconds that a row's requests were under way, the wait for their turn left out.
+    """
 
     teacher: Teacher
     client: Client
@@ -45,6 +50,7 @@ class Desk:
     sent: int = 0
     from_ledger: int = 0
     tokens: int = 0
+    took: collections.defaultdict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
     closed: WorkbenchError | None = None
 
     @property
@@ -137,9 +143,11 @@ async def once(desk: Desk, request: Request, sending: Sending, check: Check, kin
     async with desk.pace.slot(request.most_in // 4 + request.most_out):
         ticket = await room_for(desk, request, kind)
         desk.reserved_here += 1
+        started = time.perf_counter()
         try:
             reply = await send(desk, request, sending, check, ticket)
         finally:
+            desk.took[request.row] += time.perf_counter() - started
             async with desk.settled:
                 desk.reserved_here -= 1
                 desk.settled.notify_all()

@@ -47,12 +47,14 @@ def run(recipe: Recipe) -> int:
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)
     learned = [blank_filled(e) for e in asked.examples] if asked else splits.train
-    counted = count_tokens(recipe, learned, base)
+    counted = tokens, _ = count_tokens(recipe, learned, base)
+    dropped = len(learned) - len(tokens)
+    taught = round(rows_learned(recipe, splits, asked) * len(tokens) / len(learned))
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
-        "data": about_data(recipe, splits, *counted),
-        "training": about_training(recipe, rows_learned(recipe, splits, asked), *counted, base),
+        "data": about_data(recipe, splits, *counted, dropped),
+        "training": about_training(recipe, taught, *counted, base),
         **({"distillation": about_distillation(recipe, splits, asked)} if recipe.method.distil else {}),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
@@ -127,26 +129,31 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
     }
 
 
-def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str) -> dict[str, Any]:
-    """Rows, tokens and the data's licence."""
+def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str, dropped: int) -> dict[str, Any]:
+    """Rows, tokens and the data's licence; `dropped` rows are too long to be trained on."""
+    limit = f"{recipe.method.max_length:,}" + (f", {how}{dropped:,} left out that are longer" if dropped else "")
     return {
         "rows": f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test",
-        "tokens": f"{how}{sum(tokens):,} in train, longest row {how}{max(tokens):,} of {recipe.method.max_length:,}",
+        "tokens": f"{how}{sum(tokens):,} in train, longest row {how}{max(tokens):,} of {limit}",
         "licence": recipe.data.licence or "UNKNOWN: data.licence is not set",
         "notes": splits.said,
     }
 
 
 def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None) -> tuple[list[int], str]:
-    """Tokens of each row, exact where the tokenizer is here, else by characters (then marked with ≈)."""
+    """Tokens of each row that is trained on, exact where the tokenizer is here, else by characters (≈)."""
     if base is None:
-        return [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples], "≈"
-    from workbench.data.chat import load_tokenizer, render
+        counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
+        drop = recipe.method.too_long == "drop"
+        tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
+    else:
+        from workbench.data.chat import load_tokenizer, render_all
 
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
-    method = recipe.method
-    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
-    return [len(row.input_ids) for row in rows], ""
+        rows = render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
+        tokens = [len(row.input_ids) for row in rows]
+    if not tokens:
+        raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
+    return tokens, "" if base else "≈"
 
 
 def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base: Path | None) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from workbench.data.chat import load_tokenizer, render
+from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import prepare
 from workbench.data.prompts import gather
+from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.records import TokenRow
 from workbench.sources import model_folder
@@ -29,14 +30,16 @@ def run(recipe: Recipe) -> int:
         said = [*asked.said, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
     tokenizer = load_tokenizer(base, recipe.model.chat_template)
-    method = recipe.method
-    rows = [render(e, tokenizer, train_on=method.train_on, max_length=method.max_length) for e in examples]
+    rows = render_all(examples, tokenizer, recipe.method)
+    if not rows:
+        raise RequestError("every row is longer", where="method.max_length", remedy="raise it")
     counts = {
         "rows": len(rows),
         "tokens": sum(len(r.input_ids) for r in rows),
         "trained_tokens": sum(sum(r.trained) for r in rows),
         "longest_row": max(len(r.input_ids) for r in rows),
-        "max_length": method.max_length,
+        "max_length": recipe.method.max_length,
+        "left_out": len(examples) - len(rows),
     }
     if recipe.output == "json":
         shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
@@ -54,6 +57,7 @@ def run(recipe: Recipe) -> int:
     console.print(
         f"{counts['tokens']:,} tokens in {counts['rows']:,} rows, {counts['trained_tokens']:,} trained ({share:.1%}), "
         f"longest {counts['longest_row']:,} of {counts['max_length']:,}"
+        + (f", {counts['left_out']:,} left out that are longer" if counts["left_out"] else "")
     )
     return 0
 
