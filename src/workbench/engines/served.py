@@ -7,15 +7,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
 from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.records import Answer, Message, message_dicts
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 ENGINES = ("llamacpp", "vllm", "sglang", "ollama")
 EXACT = ("llamacpp", "vllm")  # these tell their token ids and log-probabilities; of the others only answers are known
@@ -120,6 +124,21 @@ def served_engine(
             yield from as_they_come(one, len(prompts), at_once)
 
         yield ask_all
+
+
+def in_slots(server: Served, one: Callable[[T, int], R], rows: Sequence[T]) -> Iterator[R]:
+    """`one(row, slot)` of every row, in order, as many at once as the engine takes, each in a slot of its own."""
+    slots = list(range(server.parallel))
+
+    def placed(row: T) -> R:
+        slot = slots.pop()
+        try:
+            return one(row, slot)
+        finally:
+            slots.append(slot)
+
+    with ThreadPoolExecutor(server.parallel) as pool:
+        yield from pool.map(placed, rows)
 
 
 def prompt_ids(server: Served, messages: Sequence[Message]) -> list[int]:

@@ -31,10 +31,10 @@ def transformers_engine(
 ) -> Iterator[Ask]:
     """Load a safetensors folder (and an unmerged PEFT adapter on it) and give the function that asks it.
 
-    Weights keep the dtype they were saved in. A compressed-tensors folder (w8a8) is run as compressed-tensors
-    defines it: the int8 weights times their scales are held in the model's 16-bit dtype, and every input of a
-    quantized linear layer is rounded to int8 with its own scale a token and multiplied back. The answers are the
-    quantized model's; the speed is not, since the products themselves are taken in 16 bits.
+    Weights keep the dtype they were saved in. A w8a8 folder on a CPU multiplies int8 by int8, see int8.py. Any other
+    compressed-tensors folder is run as compressed-tensors defines it: weights times their scales are held in the
+    model's 16-bit dtype, and inputs are rounded to their format and multiplied back. The answers are the quantized
+    model's; the speed is not, since the products themselves are taken in 16 bits.
 
     Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The
     next token is always the most likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole
@@ -92,6 +92,8 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: s
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from workbench.engines.int8 import run_in_int8
+
     if not (model_dir / "config.json").is_file():
         raise RequestError("no config.json: not a model folder", where=str(model_dir))
     tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
@@ -106,6 +108,8 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: s
             model = AutoModelForCausalLM.from_pretrained(
                 model_dir, dtype="auto", local_files_only=True, use_safetensors=True
             )
+            if adapter_dir is None and place.type == "cpu":
+                run_in_int8(model)
             if getattr(model.config, "quantization_config", None) is not None:  # and it unpacks at the first forward
                 with torch.inference_mode():
                     model(input_ids=torch.zeros((1, 1), dtype=torch.long))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from workbench.engines.served import EXACT, Served, chat, forced, prompt_ids
+from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
 from workbench.records import Answer, Message, message_dicts
 
@@ -169,21 +168,16 @@ def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, 
     """Ask a running engine for every row's prompt ids, answer probabilities and answer, as many at once as it takes."""
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     exact = server.engine in EXACT
-    slots = list(range(server.parallel))
 
-    def one(row: Reference) -> Said:
-        slot = slots.pop()
-        try:
-            ids = tuple(prompt_ids(server, row.messages)) if exact else None
-            likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
-            return Said(ids, likely, chat(server, row.messages, max_new_tokens, slot))
-        finally:
-            slots.append(slot)
+    def one(row: Reference, slot: int) -> Said:
+        ids = tuple(prompt_ids(server, row.messages)) if exact else None
+        likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
+        return Said(ids, likely, chat(server, row.messages, max_new_tokens, slot))
 
-    with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(server.parallel) as pool:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("parity", total=len(references))
         found = []
-        for said in pool.map(one, references):
+        for said in in_slots(server, one, references):
             found.append(said)
             bar.advance(task)
         return found

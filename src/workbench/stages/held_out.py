@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.chat import load_tokenizer, render, render_all
-from workbench.engines.served import forced, serve_bundle
+from workbench.engines.served import forced, in_slots, serve_bundle
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.answers import read_predictions
 from workbench.evaluation.report import settings_of
@@ -48,9 +48,12 @@ def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Seque
         facts = agreement(student, folder_logprobs(folder, wanted, device=recipe.launch.device))
         return facts | {"measured_in": "transformers"}
     total, same, positions = 0.0, 0, 0
-    with serve_bundle(folder, engine, context=recipe.bundle.context, parallel=1, threads=recipe.launch.threads) as at:
-        for row, logprobs in zip(wanted, student, strict=True):
-            told = forced(at, *parted(row), SERVED_TOP)
+    with serve_bundle(folder, engine, context=recipe.bundle.context, threads=recipe.launch.threads) as at:
+
+        def one(row: TokenRow, slot: int) -> list[dict[int, float]]:
+            return forced(at, *parted(row), SERVED_TOP, slot)
+
+        for told, logprobs in zip(in_slots(at, one, wanted), student, strict=True):
             for mine, theirs in zip(top_of(logprobs, SERVED_TOP), told, strict=True):
                 total += kl_on_shared(mine, theirs)
                 same += max(mine, key=mine.__getitem__) == max(theirs, key=theirs.__getitem__)

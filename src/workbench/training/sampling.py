@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from workbench.engines.device import device_of
-from workbench.engines.memory import keep_freed_memory
+from workbench.engines.memory import keep_freed_memory, release_freed_memory
 from workbench.recipe import Method
 from workbench.records import digest
 from workbench.runs import write_whole
@@ -91,6 +91,8 @@ def student(
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
+        else:
+            release_freed_memory()
 
 
 def answers(

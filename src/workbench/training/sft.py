@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as hf_logging
 
 from workbench.engines.device import device_of
-from workbench.engines.memory import keep_freed_memory
+from workbench.engines.memory import keep_freed_memory, release_freed_memory
 from workbench.errors import WorkbenchError
 from workbench.recipe import Method
 from workbench.records import TokenRow
@@ -85,6 +85,7 @@ def train(
                 lesson, development, start, trainer_class, beside,
             )  # fmt: skip
     finally:
+        release_freed_memory()
         hf_logging.set_verbosity(quiet)
         hf_logging.enable_progress_bar()
 
