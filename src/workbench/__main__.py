@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "debug=true" in [word.lower() for word in words]
     signal.signal(signal.SIGTERM, terminate)
-    quiet_libraries()
+    prepare_libraries()
     try:
         return run_verb(words)
     except WorkbenchError as error:
@@ -101,8 +101,8 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def quiet_libraries() -> None:
-    """Keep libraries from phoning home or talking over the screen, unless the user has asked for it; large pages."""
+def prepare_libraries() -> None:
+    """Keep libraries from phoning home or talking over the screen; have torch take huge pages. The user's word wins."""
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",

@@ -8,7 +8,7 @@ be an exact token prefix of the whole, and what follows must decode back to the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,20 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
     return TokenRow(example.id, tuple(ids[:end]), tuple(trained), where)
 
 
-def render_all(examples: Iterable[Example], tokenizer: Any, method: Method) -> list[TokenRow]:
-    """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop."""
-    rows = []
+def render_all(examples: Sequence[Example], tokenizer: Any, method: Method) -> list[TokenRow]:
+    """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
+
+    Raises RequestError when none is left.
+    """
+    rows: list[TokenRow] = []
     for example in examples:
         try:
             rows.append(render(example, tokenizer, train_on=method.train_on, max_length=method.max_length))
         except TooLongError:
             if method.too_long != "drop":
                 raise
+    if examples and not rows:
+        raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
     return rows
 
 
