@@ -109,6 +109,30 @@ def test_rows_that_stop_leave_the_batch_and_the_others_go_on_unchanged(model: An
     assert len({len(ids) for ids in told.values()}) > 1, "the rows ended at different steps"
 
 
+def test_a_cache_with_room_holds_what_transformers_own_holds_as_it_grows_and_loses_rows() -> None:
+    import torch
+    from transformers import DynamicCache, LlamaConfig
+
+    from workbench.engines.cache import ROOM, new_cache
+
+    config = LlamaConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2)
+    roomy, plain = new_cache(config), DynamicCache(config=config)
+    torch.manual_seed(0)
+    rows = 5
+    for step, tokens in enumerate([7, *[1] * (ROOM + 3), ROOM * 2, 1]):
+        for layer in range(2):
+            new = [torch.randn(rows, 2, tokens, 8) for _ in range(2)]
+            for mine, theirs in zip(roomy.update(*new, layer), plain.update(*new, layer), strict=True):
+                assert torch.equal(mine, theirs)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        if step % 12 == 5:
+            keep = torch.arange(1, rows)
+            roomy.batch_select_indices(keep)
+            plain.batch_select_indices(keep)
+            rows -= 1
+    assert rows < 5
+
+
 def test_a_sliding_window_model_is_asked_without_a_shared_prefix_and_answers_the_same(tmp_path: Path) -> None:
     import torch
     from transformers import MistralConfig, MistralForCausalLM

@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench.engines.grammar import Grammar
 
-MIN_PREFIX = 32  # tokens; a shorter one saves too little to be worth a second path
+MIN_PREFIX = 16  # tokens; a shorter one saves too little to be worth a second path
 ATTENTION = "workbench_shared_prefix"
 
 
@@ -115,7 +115,8 @@ def prefill(model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None) ->
     position's number [B, 1].
     """
     import torch
-    from transformers import DynamicCache
+
+    from workbench.engines.cache import new_cache
 
     width = max(map(len, rows))
     ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
@@ -125,7 +126,7 @@ def prefill(model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None) ->
         mask_BT[at, width - len(row) :] = 1
     ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
     position_BT = (prefix.length if prefix else 0) + (mask_BT.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = new_cache(model.config)
     return _step(model, ids_BT, mask_BT, position_BT, cache, prefix), cache, mask_BT, position_BT[:, -1:]
 
 
