@@ -33,7 +33,7 @@ def workbench(*words: str, folder: Path | None = None) -> subprocess.CompletedPr
         (["method.kind=lora2"], "method.kind", "'lora'"),
         (["method.micro_batch_size=3"], "method.micro_batch_size", "divisor"),
         (["quantize=[w8a9]"], "w8a9", "w8a8"),
-        (["data.train=nowhere.jsonl"], "nowhere.jsonl", "no such file"),
+        (["data.train=nowhere.jsonl"], "data.train=nowhere.jsonl", "no such file"),
         (["until=trian"], "trian", "'train'"),
         (["model.source=${oc.env:HOME}"], "model.source", "resolver"),
         (["rubbish"], "rubbish", "key=value"),

@@ -34,6 +34,18 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     assert "rows.csv" in caught.value.remedy
 
 
+def test_a_missing_file_names_the_key_that_asks_for_it_and_no_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine")
+    with pytest.raises(RequestError, match="no such file") as caught:
+        sources.resolve(str(tmp_path / "rows.csv"), key="data.train")
+    assert caught.value.where == f"data.train={tmp_path / 'rows.csv'}"
+    assert "mine.yaml" not in caught.value.remedy
+    assert str(tmp_path) in caught.value.remedy
+    with pytest.raises(RequestError) as caught:
+        sources.content_digests({"teacher.prompts": "file:nowhere/prompts.jsonl"})
+    assert caught.value.where.startswith("teacher.prompts=")
+
+
 def test_other_bytes_than_promised_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b")
     sources.resolve("rows.csv", sha256=file_sha256(tmp_path / "rows.csv"))

@@ -29,7 +29,7 @@ def labelled_run(recipe: Any) -> Any:
     from workbench.runs import find_run, run_digest
     from workbench.sources import content_digests
 
-    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
+    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
     run = find_run(Path(recipe.launch.experiments).resolve(), recipe.name, run_id)
     if run is None or run.done("label") is None:
         raise SystemExit(f"label first: python -m workbench label recipe={recipe.name}, with the same words")

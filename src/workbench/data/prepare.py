@@ -82,7 +82,7 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False) -> Splits:
 
 def readable(part: str, source: str, data: Data, unanswered: bool = False) -> Loaded:
     """The rows of one source, or a refusal when too many of them are bad."""
-    path: Path = resolve(source)
+    path: Path = resolve(source, key=f"data.{part}")
     found = load(path, data, part=part, unanswered=unanswered)
     total = len(found.examples) + len(found.bad)
     if total and len(found.bad) / total > data.max_bad_share:

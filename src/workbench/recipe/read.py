@@ -150,10 +150,10 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def sources_of(recipe: Recipe) -> tuple[str | None, ...]:
-    """The sources whose content makes the weights, beside the values of `weights_of`."""
-    data, teacher = recipe.data, recipe.teacher
-    return data.train, data.validation, data.test, teacher.prompts, teacher.source, teacher.weights
+def sources_of(recipe: Recipe) -> dict[str, str | None]:
+    """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
+    data = {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in ("prompts", "source", "weights")}
 
 
 def weights_of(recipe: Recipe) -> dict[str, Any]:

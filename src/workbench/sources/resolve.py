@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -43,12 +43,22 @@ def split_scheme(source: str) -> tuple[str, str]:
     return (scheme, rest) if colon and len(scheme) > 1 else ("file", source)
 
 
-def resolve(source: str, *, sha256: str | None = None) -> Path:
-    """The local file or folder that `source` names.
+def resolve(source: str, *, sha256: str | None = None, key: str = "") -> Path:
+    """The local file or folder that `source` names; errors name the recipe's `key` that holds it.
 
     Raises RequestError for a source that cannot be understood or found, WorkbenchError for one whose
     bytes are not the promised ones.
     """
+    try:
+        return found(source, sha256)
+    except WorkbenchError as error:
+        if key and error.where == source:
+            error.where = f"{key}={source}"
+        raise
+
+
+def found(source: str, sha256: str | None) -> Path:
+    """`resolve`, with errors that know the source alone."""
     scheme, rest = split_scheme(source)
     match scheme:
         case "file" | "dir":
@@ -96,14 +106,17 @@ def fetched_by(fetch: Callable[[str, Path], Path], source: str, into: Path) -> N
     fetch(source, into)
 
 
-def content_digests(*sources: str | None) -> dict[str, str]:
-    """The content digest of every local source among `sources`; others are held by revision or version."""
-    found = {}
-    for source in sources:
+def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
+    """The content digest of every local source, by its name; others are held by revision or version.
+
+    `sources` are a recipe's, by their keys.
+    """
+    digests = {}
+    for key, source in sources.items():
         if source and is_local(source):
-            path = resolve(source)
-            found[source] = file_sha256(path) if path.is_file() else folder_sha256(path)
-    return found
+            path = resolve(source, key=key)
+            digests[source] = file_sha256(path) if path.is_file() else folder_sha256(path)
+    return digests
 
 
 def local(path: str, source: str) -> Path:
@@ -112,8 +125,9 @@ def local(path: str, source: str) -> Path:
         if candidate.exists():
             return candidate.resolve()
     folder = Path(path).expanduser().parent
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    raise RequestError(f"no such file: {path}", where=source, remedy=nearest(Path(path).name, names))
+    alike = [p.name for p in folder.iterdir() if p.suffix == Path(path).suffix] if folder.is_dir() else []
+    remedy = nearest(Path(path).name, alike) if alike else f"it was looked for in {folder.resolve()}"
+    raise RequestError(f"no such file: {path}", where=source, remedy=remedy)
 
 
 def slot(source: str) -> Path:

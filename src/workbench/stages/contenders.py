@@ -67,7 +67,13 @@ def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | 
             "gold_student": gold.identity if gold else None,
             "privacy": recipe.data.privacy,
             "evaluate": asked,
-            "questions": content_digests(evaluate.general, evaluate.harmful, evaluate.judge.human),
+            "questions": content_digests(
+                {
+                    "evaluate.general": evaluate.general,
+                    "evaluate.harmful": evaluate.harmful,
+                    "evaluate.judge.human": evaluate.judge.human,
+                }
+            ),
             "scorer": scorers.version(evaluate),
             "usd_per_hour": recipe.launch.usd_per_hour,
             "gate": asdict(recipe.gate),

@@ -33,7 +33,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
             )
         stages = tuple(name for name in stages if name != "label")
     experiments = Path(recipe.launch.experiments).resolve()
-    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
+    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         worked = [name for name in stages if timed(name, recipe, run)]

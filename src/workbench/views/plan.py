@@ -111,7 +111,7 @@ def about_weights(teacher: Teacher) -> dict[str, Any]:
 
 def about_run(recipe: Recipe) -> dict[str, Any]:
     """Where the run would lie, and what of it is there already."""
-    run_id = run_digest(weights_of(recipe), content_digests(*sources_of(recipe)))
+    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
     found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
     done = list(found.manifest()["stages"]) if found else []
     return {"folder": f"{recipe.launch.experiments}/{recipe.name}/{run_id}", "done": ", ".join(done) or "nothing yet"}
