@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import torch
-from workbench.engines.memory import keep_freed_memory, release_freed_memory
+from workbench.engines.memory import keep_at_most, keep_freed_memory, release_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
@@ -22,14 +22,19 @@ for size in range(1, 60):  # holes of many sizes between tensors that stay
     kept.append(torch.ones(1000))
     del hole
 print(before, resident(), end=" ")
-release_freed_memory()
+keep_at_most(10 * 2**30)
+print(resident(), end=" ")
+{release}
 print(resident())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
-def test_freed_memory_is_kept_until_it_is_released() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    before, kept, released = map(float, done.stdout.split())
+@pytest.mark.parametrize("release", ["release_freed_memory()", "keep_at_most(2**20)"])
+def test_freed_memory_is_kept_until_it_is_released_or_more_than_may_be_kept(release: str) -> None:
+    program = PROGRAM.replace("{release}", release)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, kept, still, released = map(float, done.stdout.split())
     assert kept - before > 50, "no page went back by itself"
+    assert still - before > 50, "less than may be kept stays"
     assert released - before < 0.2 * (kept - before), "all of it went back when asked, holes too"

@@ -72,7 +72,7 @@ def main() -> None:
                 if any(all(line[name] == value for name, value in key.items()) for line in done):
                     continue
                 method = replace(recipe.method, distil=[way], max_steps=STEPS.get(count, count // 8), evaluations=1,
-                                 teach=replace(recipe.method.teach, **json.loads(key["teach"])))  # fmt: skip
+                                 micro_batch_size=4, teach=replace(recipe.method.teach, **json.loads(key["teach"])))  # fmt: skip
                 mine = replace(recipe, method=method, seed=seed)
                 task = Task(mine, run, base, examples, found.weights, found.reasons, [], None, lambda *_, **__: None)
                 done.append(key | scores(task, items))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.engines.grammar import Grammar
+from workbench.engines.memory import keep_at_most
 
 MIN_PREFIX = 16  # tokens; a shorter one saves too little to be worth a second path
 ATTENTION = "workbench_shared_prefix"
@@ -62,6 +63,7 @@ def answer_ids(
         started = time.perf_counter()
         with torch.inference_mode():
             told, sums, first = _greedy(model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops, grammar)
+        keep_at_most()
         latency = time.perf_counter() - started
         seconds = latency / len(batch) + shared
         for i, ids, logprob in zip(batch, told, sums, strict=True):

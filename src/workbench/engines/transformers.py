@@ -14,7 +14,7 @@ from workbench.engines.ask import Ask
 from workbench.engines.device import device_of
 from workbench.engines.grammar import Grammar
 from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
-from workbench.engines.memory import keep_freed_memory
+from workbench.engines.memory import keep_freed_memory, release_freed_memory
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
@@ -58,6 +58,7 @@ def transformers_engine(
         yield ask
     finally:
         torch.set_num_threads(before)
+        release_freed_memory()
 
 
 def answers_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -85,6 +86,7 @@ def train(
                 lesson, development, start, trainer_class, beside,
             )  # fmt: skip
     finally:
+        gc.collect()  # a trainer and its model hold each other
         release_freed_memory()
         hf_logging.set_verbosity(quiet)
         hf_logging.enable_progress_bar()

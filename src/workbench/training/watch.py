@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from workbench.engines.memory import release_freed_memory
+from workbench.engines.memory import keep_at_most
 
 Event = Callable[..., None]
 LINE_SECONDS = 30.0
-RELEASE_STEPS = 20  # between two times that freed memory is given back: a second, of about a minute's work
 NAMES = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
 
 
@@ -111,8 +110,7 @@ class Watch(TrainerCallback):
         control.should_save = control.should_evaluate or due or last or self.stop.asked
         control.should_training_stop = control.should_training_stop or last or self.stop.asked
         control.should_log = control.should_log or last
-        if state.global_step % RELEASE_STEPS == 0:
-            release_freed_memory()
+        keep_at_most()
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
