@@ -216,7 +216,6 @@ def test_a_real_model_s_tokenizer_is_known_to_the_converter(small_model: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_path: Path) -> None:
     from workbench.compress.tensors import write_tensors
     from workbench.engines import transformers_engine
@@ -233,7 +232,6 @@ def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_the_same_token_count(
     small_model: Path, tmp_path: Path
 ) -> None:
@@ -262,7 +260,6 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize(("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q5_k_m", 5.5, 7)])
 def test_other_gguf_types_load_and_answer(
     small_model: Path, tmp_path: Path, name: str, least: float, most: float

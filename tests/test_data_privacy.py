@@ -250,7 +250,6 @@ def test_a_long_odd_text_takes_no_more_than_seconds(unit: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_the_time_a_document_takes(corpus: Documents) -> None:
     """A figure, printed: milliseconds for a document of 300 characters, found and redacted."""
     cut = [" ".join(text for text, _ in corpus[i : i + 3])[:300] for i in range(0, 900, 3)]

@@ -269,7 +269,6 @@ TRAPS = [
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_llama_cpp_sees_the_tokens_that_the_unpacked_tokenizer_gives() -> None:
     from transformers import AutoTokenizer
 
@@ -287,7 +286,6 @@ def test_llama_cpp_sees_the_tokens_that_the_unpacked_tokenizer_gives() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_llama_cpp_answers_concurrently_and_says_when_a_prompt_does_not_fit() -> None:
     from workbench.sources import resolve
 

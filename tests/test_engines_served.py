@@ -248,7 +248,6 @@ def test_a_program_ends_with_everything_it_started_when_we_are_killed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_a_real_gguf_stands_its_checks_and_a_lost_stop_token_is_named(tmp_path: Path) -> None:
     from workbench.sources import model_folder, resolve
 
@@ -295,7 +294,6 @@ def real_model() -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_model: Path) -> None:
     rows = references(real_model, QUESTIONS, 24)
     with serve_bundle(real_model, "vllm", context=256, parallel=2) as server:
@@ -306,7 +304,6 @@ def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -> None:
     from workbench.compress.tensors import write_tensors
@@ -320,7 +317,6 @@ def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_vllm_serves_an_unmerged_adapter_on_its_base(real_model: Path, tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
@@ -344,7 +340,6 @@ def test_vllm_serves_an_unmerged_adapter_on_its_base(real_model: Path, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_vllm_s_own_words_come_with_its_failure(real_model: Path, tmp_path: Path) -> None:
     for path in real_model.iterdir():
         (tmp_path / path.name).symlink_to(path)

@@ -905,7 +905,6 @@ def test_a_check_is_one_line_whatever_went_wrong() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_hashes_and_signature_take_at_most_five_seconds_a_gigabyte(bundle: Path) -> None:
     size = 500_000_000
     with (bundle / "more.safetensors").open("wb") as stream:

@@ -774,7 +774,6 @@ async def hammer(server: TeacherServer, count: int, workers: int = 32) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.parametrize("count", [10_000, 100_000])
 def test_an_instant_answer_takes_well_under_a_millisecond_of_the_server(count: int) -> None:
     with teacher_server(instant=True) as server:
