@@ -71,8 +71,9 @@ def main() -> None:
                 key = {"labels": count, "seed": seed, "way": way, "teach": told.teach if way == "logprobs" else "{}"}
                 if any(all(line[name] == value for name, value in key.items()) for line in done):
                     continue
+                teach = replace(recipe.method.teach, **json.loads(key["teach"]))
                 method = replace(recipe.method, distil=[way], max_steps=STEPS.get(count, count // 8), evaluations=1,
-                                 micro_batch_size=4, teach=replace(recipe.method.teach, **json.loads(key["teach"])))  # fmt: skip
+                                 micro_batch_size=4, teach=teach)  # fmt: skip
                 mine = replace(recipe, method=method, seed=seed)
                 task = Task(mine, run, base, examples, found.weights, found.reasons, [], None, lambda *_, **__: None)
                 done.append(key | scores(task, items))
