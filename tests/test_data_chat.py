@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from workbench.data.chat import TooLongError, few_shot, load_tokenizer, prompt_ids, render, render_all
 from workbench.errors import RequestError
-from workbench.recipe import Method
+from workbench.recipe import Method, Teach
 from workbench.records import Example, Message, message_dicts
 
 LLAMA3 = (
@@ -117,6 +118,22 @@ def test_only_rows_that_are_too_long_are_dropped_and_only_where_asked(tokenizer:
         render_all([SIMPLE, longer], tokenizer, Method(max_length=length))
     with pytest.raises(RequestError, match="nothing would be trained"):
         render_all([example(("user", "?"), ("assistant", " "))], tokenizer, wanted)
+
+
+def test_on_policy_a_prompt_needs_room_for_the_students_own_answer_which_may_be_longer(tokenizer: Any) -> None:
+    row = show(SIMPLE, tokenizer)
+    room = len(row.input_ids) - row.answer_start + 1
+    teach = Teach(max_new_tokens=room)
+    tight = Method(max_length=row.answer_start + room - 1, distil=["on_policy"], teach=teach)
+    with pytest.raises(TooLongError, match=f"{row.answer_start} tokens, and an answer of {room} may follow") as caught:
+        render_all([SIMPLE], tokenizer, tight)
+    assert caught.value.where == row.where
+    assert render_all([SIMPLE], tokenizer, replace(tight, max_length=tight.max_length + 1)) == [row]
+    assert render_all([SIMPLE], tokenizer, replace(tight, distil=["text"])) == [row]
+    longer = example(("system", "Be short."), ("user", "What is it??"), ("assistant", "No"))
+    assert len(show(longer, tokenizer).input_ids) < len(row.input_ids)
+    dropped = replace(tight, max_length=tight.max_length + 1, too_long="drop")
+    assert render_all([longer, SIMPLE], tokenizer, dropped) == [row]
 
 
 def test_a_row_that_trains_nothing_is_refused(tokenizer: Any) -> None:

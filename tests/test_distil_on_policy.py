@@ -26,7 +26,6 @@ from workbench.training.gold import OtherWords, by_bytes
 from workbench.training.on_policy import TokenByToken, answered, sampling_arguments, train
 from workbench.training.open_teacher import load_teacher
 from workbench.training.sft import train as train_rows
-from workbench.training.targets import answer_start
 
 NEW = 6  # tokens that the student may say
 
@@ -247,7 +246,7 @@ def reference(model: Any, teacher: Any, made: list[TokenRow], words: int) -> flo
     """Forward KL at every answer token, written out plainly."""
     total = 0.0
     for row in made:
-        ids, first = torch.tensor([row.input_ids]), answer_start(row)
+        ids, first = torch.tensor([row.input_ids]), row.answer_start
         with torch.no_grad():
             q, p = (one(ids).logits[0, first - 1 : -1, :words].double().log_softmax(-1) for one in (model, teacher))
         total += float((p.exp() * (p - q)).sum())
@@ -311,7 +310,7 @@ def test_a_student_never_says_a_row_of_its_head_that_is_no_word(
 def gold_between(student: Path, teacher: Path, stop: int, asked: list[TokenRow], teach: Teach, folder: Path) -> Any:
     """GOLD's loss with the student's prompts as the teacher's own."""
     held = load_teacher(teacher, dtype="float32", device="cpu")
-    prompts = {row.input_ids[: answer_start(row)]: row.input_ids[: answer_start(row)] for row in asked}
+    prompts = {row.input_ids[: row.answer_start]: row.input_ids[: row.answer_start] for row in asked}
     return by_bytes(held, student, teacher, OtherWords(prompts, stop), asked, teach, "cpu", folder)
 
 
@@ -326,7 +325,7 @@ def test_gold_between_equal_vocabularies_is_the_mean_kl_of_each_answer(
     batch = collate(list(enumerate(made)), 2)
     wanted = 0.0
     for row in made:
-        ids, first = torch.tensor([row.input_ids]), answer_start(row)
+        ids, first = torch.tensor([row.input_ids]), row.answer_start
         pair = [one(ids).logits[0, first - 1 : -1].double().log_softmax(-1) for one in (scored.teacher.model, student)][
             ::way
         ]
@@ -376,7 +375,7 @@ def test_gold_s_loss_does_not_depend_on_how_a_step_is_cut_and_falls(
     tiny_model: Path, other_model: Path, tmp_path: Path
 ) -> None:
     asked = [*rows(40), *rows(8, start=100)]
-    prompts = {row.input_ids[: answer_start(row)]: (0, 60 + n % 9) for n, row in enumerate(asked)}
+    prompts = {row.input_ids[: row.answer_start]: (0, 60 + n % 9) for n, row in enumerate(asked)}
     other, curves = OtherWords(prompts, 1), []
     for micro in (8, 2):
         events: list[dict[str, Any]] = []

@@ -61,6 +61,11 @@ class TokenRow:
     where: str = ""
     weight: float = 1.0
 
+    @property
+    def answer_start(self) -> int:
+        """Where the last answer begins."""
+        return len(self.trained) - self.trained[::-1].index(False)
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -86,18 +86,34 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
 def render_all(examples: Sequence[Example], tokenizer: Any, method: Method) -> list[TokenRow]:
     """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
 
-    Raises RequestError when none is left.
+    On-policy the student's own answer takes the place of the row's: there must be room for it. Raises RequestError
+    when no row is left.
     """
     rows: list[TokenRow] = []
     for example in examples:
         try:
-            rows.append(render(example, tokenizer, train_on=method.train_on, max_length=method.max_length))
+            row = render(example, tokenizer, train_on=method.train_on, max_length=method.max_length)
+            if "on_policy" in method.distil:
+                refuse_no_room(row, method.teach.max_new_tokens, method.max_length)
+            rows.append(row)
         except TooLongError:
             if method.too_long != "drop":
                 raise
     if examples and not rows:
         raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
     return rows
+
+
+def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int) -> None:
+    """TooLongError for a prompt after which the student may not say that many tokens."""
+    if row.answer_start + new_tokens > max_length:
+        raise TooLongError(
+            f"the prompt has {row.answer_start:,} tokens, and an answer of {new_tokens:,} may follow it: "
+            f"method.max_length is {max_length:,}",
+            where=row.where or row.id,
+            remedy="raise method.max_length, lower method.teach.max_new_tokens, or leave such rows out: "
+            "method.too_long=drop",
+        )
 
 
 def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:

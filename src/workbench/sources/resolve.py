@@ -50,14 +50,14 @@ def resolve(source: str, *, sha256: str | None = None, key: str = "") -> Path:
     bytes are not the promised ones.
     """
     try:
-        return found(source, sha256)
+        return located(source, sha256)
     except WorkbenchError as error:
         if key and error.where == source:
             error.where = f"{key}={source}"
         raise
 
 
-def found(source: str, sha256: str | None) -> Path:
+def located(source: str, sha256: str | None) -> Path:
     """`resolve`, with errors that know the source alone."""
     scheme, rest = split_scheme(source)
     match scheme:

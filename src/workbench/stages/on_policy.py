@@ -105,7 +105,6 @@ def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
     rows = prompts_of(rendered(recipe, task.base, task.examples))
     if not rows:
         raise RequestError("there are no training rows", where="data.train")
-    refuse_cut([*rows, *task.validation], teach.max_new_tokens, recipe.method.max_length)
     task.event(
         "said",
         text=f"{len(rows):,} prompts; the student answers each {teach.samples} times an epoch, at temperature "
@@ -131,29 +130,12 @@ def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
 
 def prompts_of(rows: Sequence[TokenRow]) -> list[TokenRow]:
     """The rows, each prompt once: a teacher that is served as well may have given several answers to it."""
-    from workbench.training.targets import answer_start
-
-    return list({row.input_ids[: answer_start(row)]: row for row in reversed(rows)}.values())[::-1]
-
-
-def refuse_cut(rows: Sequence[TokenRow], new_tokens: int, max_length: int) -> None:
-    """RequestError for a prompt that leaves the student no room to answer."""
-    from workbench.training.targets import answer_start
-
-    longest = max(rows, key=answer_start)
-    if answer_start(longest) + new_tokens > max_length:
-        raise RequestError(
-            f"the prompt has {answer_start(longest):,} tokens, and an answer of {new_tokens:,} may follow it: "
-            f"method.max_length is {max_length:,}",
-            where=longest.where or longest.id,
-            remedy="raise method.max_length, or lower method.teach.max_new_tokens",
-        )
+    return list({row.input_ids[: row.answer_start]: row for row in reversed(rows)}.values())[::-1]
 
 
 def other_words(task: Task, weights: Path) -> OtherWords | None:
     """None for a teacher with the student's vocabulary, else what GOLD needs; which of the two it is, is said."""
     from workbench.training.gold import OtherWords, beta_of, shared_words, tokenizer_of
-    from workbench.training.targets import answer_start
 
     recipe, own = task.recipe, tokenizer_of(task.base).get_vocab()
     teach = recipe.method.teach
@@ -172,7 +154,7 @@ def other_words(task: Task, weights: Path) -> OtherWords | None:
     )
     asked = [*task.examples, *task.judges]
     tokenizer = load_tokenizer(weights, None)
-    ours = [row.input_ids[: answer_start(row)] for row in rendered(recipe, task.base, asked)]
+    ours = [row.input_ids[: row.answer_start] for row in rendered(recipe, task.base, asked)]
     theirs = [tuple(prompt_ids(example.prompt, tokenizer)) for example in asked]
     answered = render(asked[0], tokenizer, train_on="last_answer", max_length=sys.maxsize)
     return OtherWords(dict(zip(ours, theirs, strict=True)), answered.input_ids[-1])

@@ -104,13 +104,11 @@ def questions(
     examples: Sequence[Example], weights: Mapping[str, float], tokenizer: Any, max_length: int, mark: str = ""
 ) -> list[Question]:
     """The examples by their prompts, in the order of the first of each; `mark` begins their rows' ids."""
-    from workbench.training.targets import answer_start
-
     found: dict[tuple[int, ...], list[tuple[Example, TokenRow]]] = {}
     for example in examples:
         row = rendered(example, tokenizer, max_length)
         named = replace(row, id=mark + row.id, weight=weights.get(row.id, 1.0))
-        found.setdefault(row.input_ids[: answer_start(row)], []).append((example, named))
+        found.setdefault(row.input_ids[: row.answer_start], []).append((example, named))
     return [Question(prompt, tuple(e for e, _ in told), tuple(r for _, r in told)) for prompt, told in found.items()]
 
 

@@ -16,7 +16,6 @@ import torch
 from workbench.errors import GateError
 from workbench.records import TokenRow
 from workbench.training.batches import by_length
-from workbench.training.targets import answer_start
 
 STANDARD_ERRORS = 2.0  # of the paired difference: a fall that is smaller may be chance
 BATCH_TOKENS = 4096  # padded prompt tokens asked at once
@@ -93,7 +92,7 @@ def samples(model: Any, tokenizer: Any, rows: Sequence[TokenRow], device: str) -
     """What the model answers to some rows' prompts as it is now, beside what was wanted."""
     found = []
     for row in rows:
-        first = answer_start(row)
+        first = row.answer_start
         longest = min(len(row.input_ids) - first + 16, 256)
         (told,) = answers(model, tokenizer, [row], longest, device)
         parts = (row.input_ids[:first], row.input_ids[first:])
@@ -107,7 +106,7 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[TokenRow], max_new_tokens
     from transformers import GenerationConfig
 
     stop = rows[0].input_ids[-1]
-    prompts = [row.input_ids[: answer_start(row)] for row in rows]
+    prompts = [row.input_ids[: row.answer_start] for row in rows]
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, eos_token_id=stop, pad_token_id=stop
     )

@@ -18,7 +18,7 @@ from workbench.training.divergences import Divergence, named
 from workbench.training.head import distil_loss, mixed, top_k, weighted
 from workbench.training.likelihoods import chunk_loss, label_loss, summed, token_logprobs
 from workbench.training.losses import Rows, cross_entropy, trained_positions
-from workbench.training.targets import ChunkTargets, LabelTargets, Rejected, Target, TokenTargets, answer_start
+from workbench.training.targets import ChunkTargets, LabelTargets, Rejected, Target, TokenTargets
 
 PLAIN, TOKENS, CHUNKS, LABELS = range(4)
 
@@ -42,7 +42,7 @@ def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
         return [row, target.row]
     if not isinstance(target, LabelTargets):
         return [row]
-    prompt = row.input_ids[: answer_start(row)]
+    prompt = row.input_ids[: row.answer_start]
     return [
         TokenRow(row.id, (*prompt, *ids), (False,) * len(prompt) + (True,) * len(ids), row.where, row.weight)
         for ids in target.answers

@@ -31,7 +31,6 @@ from workbench.training.head import full
 from workbench.training.losses import head_is_plain, trained_positions
 from workbench.training.open_teacher import OpenTeacher, load_teacher
 from workbench.training.sampling import own_settings
-from workbench.training.targets import answer_start
 from workbench.training.trainer import AnswerTrainer
 from workbench.training.watch import Watch
 
@@ -175,7 +174,7 @@ class OnPolicyTrainer(DistillationTrainer):
             self.eos_token_ids = [stop, *self.eos_token_ids]
         self.generation_config.eos_token_id = self.eos_token_ids
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        probe = torch.tensor([rows[0].input_ids[: answer_start(rows[0])][:256]], device=self.args.device)
+        probe = torch.tensor([rows[0].input_ids[: rows[0].answer_start][:256]], device=self.args.device)
         self.decoder.eval()
         self.plain = head_is_plain(self.decoder, probe)
 
@@ -200,7 +199,7 @@ class OnPolicyTrainer(DistillationTrainer):
     def _tokenize_prompts(self, prompts: list[int]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """The prompts of these rows, as they are rendered."""
         rows = [self.token_rows[number][1] for number in prompts]
-        return [list(row.input_ids[: answer_start(row)]) for row in rows], None, {}
+        return [list(row.input_ids[: row.answer_start]) for row in rows], None, {}
 
     def _generate_single_turn(self, *args: Any, **settings: Any) -> list[list[int]]:
         """TRL's sampling, without dropout and from a seed of its own, which leaves the global one alone."""
@@ -275,7 +274,7 @@ class OnPolicyTrainer(DistillationTrainer):
 
 def answered(row: TokenRow, answer: Sequence[int]) -> TokenRow:
     """The row's prompt with these tokens as its answer."""
-    start = answer_start(row)
+    start = row.answer_start
     trained = (False,) * start + (True,) * len(answer)
     return TokenRow(row.id, (*row.input_ids[:start], *answer), trained, row.where)
 

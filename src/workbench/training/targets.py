@@ -130,12 +130,7 @@ def share_known(told: Mapping[str, Sequence[Spoken]], known: Mapping[bytes, int]
 
 def answer_ids(row: TokenRow) -> tuple[int, ...]:
     """The row's last answer with its stop token."""
-    return row.input_ids[answer_start(row) :]
-
-
-def answer_start(row: TokenRow) -> int:
-    """Where the row's last answer begins."""
-    return len(row.trained) - row.trained[::-1].index(False)
+    return row.input_ids[row.answer_start :]
 
 
 def carried(tokens: Sequence[bytes], answer: bytes) -> list[bytes] | None:
