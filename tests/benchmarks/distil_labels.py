@@ -19,8 +19,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-STEPS = {100: 40, 300: 80, 1000: 125}  # of eight rows: 3.2, 2.1 and 1 pass
+STEPS = {100: 40, 300: 60, 1000: 125}  # of eight rows: 3.2, 1.6 and 1 pass
 WAYS = ("text", "logprobs")
+GOLD_ROWS = 64  # of the test rows: how likely the student finds their gold answers
 
 
 def labelled_run(recipe: Any) -> Any:
@@ -62,6 +63,7 @@ def main() -> None:
     short = {row.id for row in rendered(recipe, base, found.splits.train) if len(row.input_ids) <= told.longest}
     there = [e for e in found.splits.train if e.id in short]
     items = found.splits.test[: told.rows]
+    gold = rendered(recipe, base, items[:GOLD_ROWS])
     print(f"{len(there):,} of {len(found.splits.train):,} labels have at most {told.longest} tokens")
     done = [json.loads(line) for line in told.out.read_text().splitlines()] if told.out.exists() else []
     for count in told.labels:
@@ -75,7 +77,7 @@ def main() -> None:
                 method = replace(recipe.method, distil=[way], max_steps=STEPS.get(count, count // 8), evaluations=1,
                                  micro_batch_size=4, teach=teach)  # fmt: skip
                 mine = replace(recipe, method=method, seed=seed)
-                task = Task(mine, run, base, examples, found.weights, found.reasons, [], None, lambda *_, **__: None)
+                task = Task(mine, run, base, examples, found.weights, found.reasons, gold, None, lambda *_, **__: None)
                 done.append(key | scores(task, items))
                 with told.out.open("a") as stream:
                     stream.write(json.dumps(done[-1]) + "\n")
@@ -84,37 +86,46 @@ def main() -> None:
 
 
 def scores(task: Any, items: Sequence[Any]) -> dict[str, float]:
-    """Train, ask the student the test rows, and say how many categories and whole answers were right."""
+    """Train, ask the student the test rows, and say how many categories and whole answers were right.
+
+    `gold_loss` is the mean cross entropy of the gold answers' tokens, in nats.
+    """
+    from workbench.compress.merge import merge
     from workbench.data.chat import load_tokenizer
     from workbench.engines import transformers_engine
     from workbench.stages.guards import scores_of
     from workbench.stages.learn import Start, learn
 
-    template = load_tokenizer(task.base, task.recipe.model.chat_template).chat_template
-    evaluate, answers = task.recipe.evaluate, [""] * len(items)
+    recipe, tokenizer = task.recipe, load_tokenizer(task.base, task.recipe.model.chat_template)
+    evaluate, answers = recipe.evaluate, [""] * len(items)
     with tempfile.TemporaryDirectory() as folder:
         facts = learn(task, Start(task.base), Path(folder))
-        adapter, threads = Path(folder) / "adapter", task.recipe.launch.threads
-        with transformers_engine(task.base, adapter_dir=adapter, threads=threads, chat_template=template) as ask:
+        adapter, merged, probe = Path(folder) / "adapter", Path(folder) / "merged", task.validation[:4]
+        merge(task.base, adapter, merged, tokenizer=tokenizer, probe=probe, dtype=recipe.model.dtype)
+        with transformers_engine(merged, threads=recipe.launch.threads) as ask:
             for number, answer in ask([e.prompt for e in items], evaluate.max_new_tokens):
                 answers[number] = answer.text
     right = scores_of(evaluate, items, answers)
     exact = [float(answer.strip() == item.answer.strip()) for answer, item in zip(answers, items, strict=True)]
-    return {"score": fmean(right), "exact": fmean(exact), "rows": len(items), "seconds": facts["seconds"]}
+    return {"score": fmean(right), "exact": fmean(exact), "rows": len(items), "seconds": facts["seconds"],
+            "gold_loss": facts["last_validation_loss"]}  # fmt: skip
 
 
 def table(done: Sequence[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds, and the paired difference, a line a size."""
-    lines = ["labels  text           logprobs       logprobs - text, by seed"]
+    """Mean and standard deviation over the seeds, the paired difference, and the gold answers' loss, a line a size."""
+    lines = ["labels  text           logprobs       logprobs - text, by seed     gold loss of text, logprobs"]
     for count in sorted({line["labels"] for line in done}):
-        by = {(one["way"], one["teach"], one["seed"]): one["score"] for one in done if one["labels"] == count}
-        text = {seed: score for (way, _, seed), score in by.items() if way == "text"}
+        by = {(one["way"], one["teach"], one["seed"]): one for one in done if one["labels"] == count}
+        text = {seed: one for (way, _, seed), one in by.items() if way == "text"}
         for teach in sorted({teach for way, teach, _ in by if way == "logprobs"}):
-            soft = {seed: score for (way, how, seed), score in by.items() if way == "logprobs" and how == teach}
-            gains = [soft[seed] - text[seed] for seed in sorted(soft) if seed in text]
-            of = (f"{100 * fmean(v):5.1f} ± {100 * (stdev(v) if len(v) > 1 else 0):3.1f} %" for v in
-                  (list(text.values()), list(soft.values())) if v)  # fmt: skip
-            lines.append(f"{count:6,}  {'  '.join(of)}  {', '.join(f'{100 * g:+.1f}' for g in gains)}  {teach}")
+            soft = {seed: one for (way, how, seed), one in by.items() if way == "logprobs" and how == teach}
+            gains = [soft[seed]["score"] - text[seed]["score"] for seed in sorted(soft) if seed in text]
+            both = [one for one in (text, soft) if one]
+            scored = [[one["score"] for one in way.values()] for way in both]
+            of = (f"{100 * fmean(v):5.1f} ± {100 * (stdev(v) if len(v) > 1 else 0):3.1f} %" for v in scored)
+            losses = (f"{fmean(one['gold_loss'] for one in way.values()):.3f}" for way in both)
+            told = ", ".join(f"{100 * gain:+.1f}" for gain in gains)
+            lines.append(f"{count:6,}  {'  '.join(of)}  {told:28} {', '.join(losses)}  {teach}")
     return "\n".join(lines)
 
 
