@@ -476,7 +476,8 @@ def test_without_weights_or_with_a_prompt_that_leaves_no_room_the_request_is_wro
     assert "mlflow:models:/NAME@champion" in done.stderr
     done = made.run("train", *words_for(tiny_model, "method.teach.max_new_tokens=2000"), "until=train")
     assert done.returncode == 2
-    assert "raise method.max_length, or lower method.teach.max_new_tokens" in done.stderr
+    assert "an answer of 2,000 may follow it" in done.stderr
+    assert "raise method.max_length, lower method.teach.max_new_tokens, or leave such rows out" in done.stderr
 
 
 def test_a_teacher_that_is_the_base_itself_has_nothing_to_teach(tiny_model: Path, tmp_path: Path) -> None:
