@@ -15,6 +15,8 @@ from workbench.recipe.nouns import (
     Tracking,
 )
 from workbench.recipe.read import (
+    has_open_teacher,
+    has_teacher,
     known_keys,
     read,
     refuse_secrets,
@@ -41,6 +43,8 @@ __all__ = [
     "Teach",
     "Teacher",
     "Tracking",
+    "has_open_teacher",
+    "has_teacher",
     "known_keys",
     "read",
     "refuse_secrets",

@@ -150,6 +150,16 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
+def has_teacher(recipe: Recipe) -> bool:
+    """Whether a teacher answers the prompts."""
+    return recipe.teacher.api != "none"
+
+
+def has_open_teacher(recipe: Recipe) -> bool:
+    """Whether a teacher whose weights are here scores what the student says."""
+    return "on_policy" in recipe.method.distil
+
+
 def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
     data = {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from workbench.data.prepare import Splits, prepare
 from workbench.errors import WorkbenchError
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_teacher
 from workbench.runs import Run
-from workbench.stages.prompts import has_teacher, labelled
+
+if TYPE_CHECKING:
+    from workbench.data.prepare import Splits
 
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
 SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
@@ -45,6 +46,9 @@ def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
 
 def rows(recipe: Recipe, run: Run) -> Splits:
     """The recipe's rows, the same at every stage; with a teacher, the training rows are its labels."""
+    from workbench.data.prepare import prepare
+    from workbench.stages.prompts import labelled  # imported late: a word that is refused must not wait for it
+
     if has_teacher(recipe):
         need(run, "label", "train")
         return labelled(recipe, run)

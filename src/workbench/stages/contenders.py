@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example, digest
 from workbench.runs import Run, read_json
 from workbench.serving.prove import HERE, choose_engine
@@ -17,7 +17,6 @@ from workbench.sources import content_digests
 from workbench.stages.arms import Arm, arms_of, champion_arm, open_teacher_arm, teacher_arm, weights_digest
 from workbench.stages.common import merged_model, say
 from workbench.stages.gold_student import GOLD, Gold, gold_arm
-from workbench.stages.prompts import has_open_teacher, has_teacher
 from workbench.teacher.client import key_of
 from workbench.teacher.local import gguf_of
 from workbench.tracking.champion import Champion, fetch_champion, find_champion

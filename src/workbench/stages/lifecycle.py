@@ -9,11 +9,10 @@ from pathlib import Path
 
 from workbench import errors
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
-from workbench.recipe import Recipe, sources_of, to_dict, weights_of
+from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, open_run, run_digest
 from workbench.sources import content_digests
 from workbench.stages.common import SCREEN, say
-from workbench.stages.prompts import has_teacher
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 

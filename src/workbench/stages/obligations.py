@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.runs import Run
 from workbench.stages.common import merged_model
-from workbench.stages.prompts import has_open_teacher, has_teacher
 from workbench.teacher import terms
 from workbench.teacher.duties import Duty, read_duties
 

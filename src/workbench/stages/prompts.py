@@ -34,16 +34,6 @@ class Lessons:
     development: list[tuple[Example, str]]
 
 
-def has_teacher(recipe: Recipe) -> bool:
-    """Whether a teacher answers the prompts."""
-    return recipe.teacher.api != "none"
-
-
-def has_open_teacher(recipe: Recipe) -> bool:
-    """Whether a teacher whose weights are here scores what the student says."""
-    return "on_policy" in recipe.method.distil
-
-
 def gather(recipe: Recipe) -> Asked:
     """The rows that the teacher is asked."""
     teacher = recipe.teacher

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.compress.preflight import preflight
 from workbench.data.load import write_quarantine
 from workbench.errors import RequestError
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.runs import Run, Staging, stage
 from workbench.sources import model_folder
 from workbench.stages import on_policy
@@ -18,7 +18,7 @@ from workbench.stages.common import is_done, log_datasets, rows, say
 from workbench.stages.curve import write_curve
 from workbench.stages.guards import headroom, scores_of
 from workbench.stages.learn import Start, Task, learn, rendered, token_line
-from workbench.stages.prompts import Lessons, has_open_teacher, has_teacher, lessons
+from workbench.stages.prompts import Lessons, lessons
 
 __all__ = ["rendered", "run", "start_model", "token_line"]
 
