@@ -9,6 +9,7 @@ import pytest
 from workbench import sources
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import file_sha256
+from workbench.sources.gguf_files import read_gguf, read_once
 from workbench.sources.resolve import fetched, is_here
 
 
@@ -100,3 +101,43 @@ def test_a_missing_wheel_member_names_the_nearest_one() -> None:
     with pytest.raises(RequestError, match="no member") as caught:
         sources.resolve("pypi:six==1.16.0!sic.py")
     assert "six.py" in caught.value.remedy
+
+
+def a_gguf(path: Path) -> Path:
+    """A file with an array of strings, a number and a tensor."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["<s>", "a", "é", "日本"])
+    writer.add_context_length(64)
+    writer.add_tensor("token_embd.weight", np.arange(8, dtype=np.float32).reshape(4, 2))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_read_fast_holds_what_the_packages_own_reader_finds(tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    path = a_gguf(tmp_path / "a.gguf")
+    fast, slow = read_gguf(path), GGUFReader(path)
+    assert {k: f.contents() for k, f in fast.fields.items()} == {k: f.contents() for k, f in slow.fields.items()}
+    assert fast.fields["tokenizer.ggml.tokens"].contents() == ["<s>", "a", "é", "日本"]
+    assert [(t.name, t.tensor_type, t.data.tolist()) for t in fast.tensors] == [
+        (t.name, t.tensor_type, t.data.tolist()) for t in slow.tensors
+    ]
+
+
+def test_while_a_gguf_is_unpacked_its_head_is_read_once_and_the_package_is_left_as_it_was(tmp_path: Path) -> None:
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    path = str(a_gguf(tmp_path / "a.gguf"))
+    with pytest.raises(ZeroDivisionError), read_once():
+        assert gguf.GGUFReader(path) is gguf.GGUFReader(path)
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        raise ZeroDivisionError
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before

@@ -14,6 +14,7 @@ from typing import Any
 from workbench.compress.proof import gguf_facts
 from workbench.engines.child import call
 from workbench.errors import WorkbenchError
+from workbench.sources.gguf_files import read_gguf
 
 CALIBRATION_TOKENS = 64
 # Formats that need to see no rows, by llama.cpp's name; its own converter rounds to them.
@@ -63,11 +64,9 @@ def joined(texts: Sequence[str], tokens: int) -> list[str]:
 
 def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
     """Read a GGUF file back and hold it against the model it was made from."""
-    from gguf import GGUFReader
-
     where = f"quantize.{format}"
     facts = gguf_facts(path, format, where)
-    fields = GGUFReader(path).fields
+    fields = read_gguf(path).fields
     template = fields["tokenizer.chat_template"].contents() if "tokenizer.chat_template" in fields else None
     trained = (model_dir / "chat_template.jinja").read_text(encoding="utf-8")
     if template is None or template.strip() != trained.strip():

@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.compress.schemes import SCHEMES, Scheme
 from workbench.errors import WorkbenchError
+from workbench.sources.gguf_files import read_gguf
 
 PLAIN = {"bf16": "BF16", "bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 WIDE = {"F64", "F32", "F16", "BF16"}
@@ -222,9 +223,7 @@ def the_gguf(folder: Path, where: str) -> Path:
 
 def gguf_facts(path: Path, format: str, where: str) -> dict[str, Any]:
     """`really_quantized` of one GGUF file."""
-    from gguf import GGUFReader
-
-    tensors = GGUFReader(path).tensors
+    tensors = read_gguf(path).tensors
     linear = [
         t for t in tensors if sum(n > 1 for n in t.shape) > 1 and not t.name.startswith(("token_embd", "output."))
     ]

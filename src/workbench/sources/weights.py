@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.sources.gguf_files import read_gguf, read_once
 from workbench.sources.resolve import cache_folder, is_here, resolve
 
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.
@@ -61,7 +62,8 @@ def unpacked(gguf: Path) -> Path:
             print(f"unpacking {gguf.name} …", file=sys.stderr)
             partial = folder.with_name(f".{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            write_plain(gguf, partial)
+            with read_once():
+                write_plain(gguf, partial)
             os.replace(partial, folder)
     return folder
 
@@ -94,9 +96,7 @@ def repair_tokenizer(folder: Path, gguf: Path) -> None:
     `tokenizer.ggml.pre`, so that numbers merge with the space before them and the ids are not those
     the weights were trained on; it takes bos for eos, and leaves a SentencePiece decoder behind.
     """
-    from gguf import GGUFReader
-
-    fields = GGUFReader(gguf).fields
+    fields = read_gguf(gguf).fields
 
     def value(name: str) -> Any:
         found = fields.get(f"tokenizer.ggml.{name}")
