@@ -219,7 +219,13 @@ def test_development_scores_are_told_at_every_evaluation_and_written(tiny_model:
     import json
 
     events: list[dict[str, Any]] = []
-    development = Development(rows(5, start=200), lambda number, answer: float(number == 0), 4, None)
+    asked: list[int] = []
+
+    def score(number: int, answer: str) -> float:
+        asked.append(number)
+        return float(number == 0)
+
+    development = Development(rows(5, start=200), score, 4, None)
     train(tiny_model, method(), rows(40), rows(8, start=100), tmp_path, seed=3, dtype="float32", device="cpu",
           threads=1, development=development, event=lambda kind, **fields: events.append(fields))  # fmt: skip
     told = [(e["step"], e["value"]) for e in events if e.get("name") == "development/score"]
@@ -227,6 +233,7 @@ def test_development_scores_are_told_at_every_evaluation_and_written(tiny_model:
     kept = json.loads((tmp_path / "development.json").read_text())
     assert kept["scores"] == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert [point["step"] for point in kept["curve"]] == [4, 8, 12]
+    assert asked == [0, 1, 2, 3, 4] * 3, "the step that stays was asked once"
 
 
 def test_spread_layers_hold_the_first_and_the_last() -> None:

@@ -61,8 +61,8 @@ def train(
     """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
 
     `lesson` is a teacher's word on the rows. `development` are gold rows on which the student is scored at every
-    evaluation (`metric` development/score) and once more as it is written: `out_dir/development.json`. `start` is the
-    adapter to go on from, in a chain of methods. `trainer_class` may read the rows otherwise, see preference.py
+    evaluation (`metric` development/score); those of the step that stays go to `out_dir/development.json`. `start` is
+    the adapter to go on from, in a chain of methods. `trainer_class` may read the rows otherwise, see preference.py
     and on_policy.py; `beside` names what it depends on and rows and method do not hold, for the checkpoints.
 
     Writes `out_dir/adapter` (`full`: `out_dir/model`), `out_dir/summary.json`, and `out_dir/checkpoints` as it goes;
@@ -181,7 +181,8 @@ def run(
         event("said", text=f"step {best} had the lowest validation loss ({progressed.best_loss:.4f}): its weights stay")
     moved = prove_moved(model, before, method.kind)
     if development:
-        scores = development.scores(model, tokenizer, device)
+        seen = {point["step"]: point["scores"] for point in progressed.development}
+        scores = seen.get(best or steps) or development.scores(model, tokenizer, device)
         told = {"rows": [row.id for row in development.rows], "scores": scores, "curve": progressed.development}
         (out_dir / "development.json").write_text(json.dumps(told) + "\n")
     write_weights(model, tokenizer, out_dir / ("model" if method.kind == "full" else "adapter"))
