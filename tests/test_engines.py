@@ -20,6 +20,7 @@ from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.engines import greedy, llamacpp_engine, transformers_engine
 from workbench.engines.child import call
+from workbench.engines.device import threads_of
 from workbench.engines.greedy import answer_ids, batches, common_prefix, prefill, read_prefix
 from workbench.engines.transformers import load
 from workbench.errors import RequestError, WorkbenchError
@@ -359,3 +360,17 @@ def test_constrained_answers_always_satisfy_the_schema_in_llama_cpp(tiny_model: 
         assert answer.first_token is not None
         assert answer.latency is not None
         assert 0 < answer.first_token <= answer.latency
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "threads"),
+    [("", 3, 3), ("2", 3, 3), ("5", None, 5), ("4,2", None, 4), ("0", None, 1), ("", None, CORES), ("all", None, CORES)],
+)
+def test_threads_are_those_of_the_recipe_else_of_omp_num_threads_else_all_cores(
+    said: str, wanted: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_of(wanted) == threads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from workbench.engines.ask import Ask
 from workbench.engines.child import child, tail, wait_until
+from workbench.engines.device import threads_of
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
@@ -108,7 +108,7 @@ def serve(
         "path": str(gguf.resolve()),
         "parallel": parallel,
         "context": context,
-        "threads": threads or os.cpu_count() or 1,
+        "threads": threads_of(threads),
         "port": port,
     }
     with child("workbench.engines.llamacpp:serve_here", arguments) as (process, folder):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.engines.ask import Ask
-from workbench.engines.device import device_of
+from workbench.engines.device import device_of, threads_of
 from workbench.engines.grammar import Grammar
 from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
 from workbench.engines.memory import keep_freed_memory, release_freed_memory
@@ -45,7 +44,7 @@ def transformers_engine(
 
     keep_freed_memory()
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads_of(threads))
     try:
         place = torch.device(device_of(device))
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)

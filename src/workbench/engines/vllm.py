@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engines.child import free_port, outside_environment, program, tail, wait_until
+from workbench.engines.device import threads_of
 from workbench.engines.llamacpp import request
 from workbench.errors import RequestError
 
@@ -98,7 +99,7 @@ def cpu_environment(threads: int | None) -> dict[str, str]:
     return {
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
-        "OMP_NUM_THREADS": str(threads or os.cpu_count() or 1),
+        "OMP_NUM_THREADS": str(threads_of(threads)),
         "TORCHDYNAMO_DISABLE": "1",  # one small function of its log-probabilities is compiled else, for 15 s
     }
 

@@ -169,7 +169,7 @@ class Launch:
 
     name: str = key("", "short name, as in configs/launch/")
     device: str = key("auto", "where tensors live", choices=("auto", "cpu", "cuda"))
-    threads: int | None = key(None, "CPU threads; null: all cores", at_least=1)
+    threads: int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else all cores", at_least=1)
     usd_per_hour: float | None = key(None, "what this machine costs, for a local arm's price", unit="USD", at_least=0)
     experiments: str = key("experiments", "folder of the runs and the embedded MLflow store")
 

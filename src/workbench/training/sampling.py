@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from workbench.engines.device import device_of
+from workbench.engines.device import device_of, threads_of
 from workbench.engines.memory import keep_freed_memory, release_freed_memory
 from workbench.recipe import Method
 from workbench.records import digest
@@ -73,7 +73,7 @@ def student(
 
     def draw(prompts: Sequence[Sequence[int]], how: Asking, batch_seed: int) -> list[list[Said]]:
         if not loaded:
-            torch.set_num_threads(threads or os.cpu_count() or 1)
+            torch.set_num_threads(threads_of(threads))
             if device == "cpu":
                 keep_freed_memory()
             # A fresh adapter gives what the base gives, and takes time.

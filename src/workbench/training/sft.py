@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import resource
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as hf_logging
 
-from workbench.engines.device import device_of
+from workbench.engines.device import device_of, threads_of
 from workbench.engines.memory import keep_freed_memory, release_freed_memory
 from workbench.errors import WorkbenchError
 from workbench.recipe import Method
@@ -73,7 +72,7 @@ def train(
     """
     refuse_what_cannot_train(rows)
     device = device_of(device)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads_of(threads))
     if device == "cpu":
         keep_freed_memory()
     quiet = hf_logging.get_verbosity()
