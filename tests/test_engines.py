@@ -367,7 +367,15 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @pytest.mark.parametrize(
     ("said", "wanted", "threads"),
-    [("", 3, 3), ("2", 3, 3), ("5", None, 5), ("4,2", None, 4), ("0", None, 1), ("", None, CORES), ("all", None, CORES)],
+    [
+        ("", 3, 3),
+        ("2", 3, 3),
+        ("5", None, 5),
+        ("4,2", None, 4),
+        ("0", None, 1),
+        ("", None, CORES),
+        ("all", None, CORES),
+    ],
 )
 def test_threads_are_those_of_the_recipe_else_of_omp_num_threads_else_all_cores(
     said: str, wanted: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
