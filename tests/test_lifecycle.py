@@ -164,7 +164,7 @@ def test_too_long_rows_are_dropped_aloud_where_the_recipe_says_so(
 def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_manifest(
     project: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (project / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=160))
+    (project / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=100))
     command = [sys.executable, "-m", "workbench", "train", "recipe=./mine.yaml", "until=train"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -179,7 +179,7 @@ def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_ma
     assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
     assert "resumed from step" in capfd.readouterr().err
     assert list(stages(only_run(project))) == ["train"]
-    assert stages(only_run(project))["train"]["facts"]["steps"] == 160
+    assert stages(only_run(project))["train"]["facts"]["steps"] == 100
 
 
 @pytest.mark.slow
