@@ -23,10 +23,10 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"row-{n}", (Message("user", text),)) for n, text in enumerate(questions(count))]
 
 
-MANY = pytest.param(range(5, 50), marks=(pytest.mark.slow, pytest.mark.timeout(1200)))
+MANY = pytest.param(range(2, 50), marks=(pytest.mark.slow, pytest.mark.timeout(1200)))
 
 
-@pytest.mark.parametrize("seeds", [range(5), MANY])
+@pytest.mark.parametrize("seeds", [range(2), MANY])
 def test_64_calls_at_once_never_pass_a_budget_that_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: range
 ) -> None:
