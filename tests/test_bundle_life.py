@@ -229,7 +229,7 @@ KILLED = textwrap.dedent(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_twenty_kills_from_merge_to_register_leave_no_partial_folder_and_no_early_alias(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
