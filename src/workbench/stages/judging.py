@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.containers import read_rows
-from workbench.data.privacy import redact
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.judging import Question, verdict_in
 from workbench.evaluation.verdicts import Bench, Heard, Human, human_pairs, judge_arms
+from workbench.privacy.redact import redact
 from workbench.recipe import Recipe, Teacher
 from workbench.recipe.evidence import Judge
 from workbench.records import digest

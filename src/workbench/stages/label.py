@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.privacy import leaks
 from workbench.data.split import overlap_finder
 from workbench.errors import GateError, RequestError
+from workbench.privacy.redact import leaks
 from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, stage

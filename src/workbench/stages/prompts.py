@@ -10,9 +10,9 @@ from typing import Any
 
 from workbench.data import prompts
 from workbench.data.prepare import Splits, describe
-from workbench.data.privacy import redact, restore
 from workbench.data.prompts import Asked
 from workbench.evaluation.scorers import score
+from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
 from workbench.records import Example, Message, other_id
 from workbench.runs import Run, read_json

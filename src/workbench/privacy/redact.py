@@ -11,9 +11,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from workbench.data.finders import FINDERS
-from workbench.data.identifiers import KINDS, Find
-from workbench.data.phone_numbers import phones
+from workbench.privacy.finders import FINDERS
+from workbench.privacy.identifiers import KINDS, Find
+from workbench.privacy.phone_numbers import phones
 
 __all__ = ["Find", "find", "leaks", "redact", "restore"]
 

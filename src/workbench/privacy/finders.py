@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from workbench.data import credentials, identifiers
-from workbench.data.identifiers import NEAR_BEFORE, NEAR_BEHIND, Find, Pattern
-from workbench.data.national_ids import NATIONAL
+from workbench.privacy import credentials, identifiers
+from workbench.privacy.identifiers import NEAR_BEFORE, NEAR_BEHIND, Find, Pattern
+from workbench.privacy.national_ids import NATIONAL
 
 PATTERNS: tuple[Pattern, ...] = (*credentials.CREDENTIALS, *identifiers.CONTACT, *NATIONAL)
 

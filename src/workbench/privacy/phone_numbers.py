@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from workbench.data.identifiers import NEAR_BEFORE, NEAR_BEHIND, WORD, Find, digits
+from workbench.privacy.identifiers import NEAR_BEFORE, NEAR_BEHIND, WORD, Find, digits
 
 # Countries whose numbers are looked for without their +: those that put a 0 before them at home, and those that do not.
 WITH_ZERO = ("DE", "GB", "FR", "IT", "NL", "CH", "AT", "BE", "SE", "AU", "IE", "IN", "JP", "BR", "FI", "TR", "ZA")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from workbench.data.identifiers import WORD, Pattern
+from workbench.privacy.identifiers import WORD, Pattern
 
 KEYS = (
     r"sk-(?=[A-Za-z0-9_\-]*\d)[A-Za-z0-9_\-]{20,}",  # OpenAI, Anthropic, OpenRouter, DeepSeek, LiteLLM

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from identifiers import Place, documents
-from workbench.data.privacy import KINDS, PLACEHOLDER, Find, find, leaks, redact, restore
+from workbench.privacy.redact import KINDS, PLACEHOLDER, Find, find, leaks, redact, restore
 
 Documents = list[tuple[str, list[Place]]]
 
@@ -216,7 +216,7 @@ def test_finds_are_in_order_inside_the_text_and_never_overlap(text: str) -> None
 
 
 def test_nothing_asks_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.data import finders
+    from workbench.privacy import finders
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a connection was opened")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from workbench.data.identifiers import Pattern, behind, exact, standard
+from workbench.privacy.identifiers import Pattern, behind, exact, standard
 
 
 def is_nino(value: str) -> bool:

@@ -1,0 +1,1 @@
+"""Personal data and secrets with a structure: found in a text, swapped for placeholders, masked on screen."""
