@@ -13,6 +13,8 @@ from typing import Any
 
 from workbench import errors
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.permissions import keep_private
+from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
 
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {
@@ -80,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     prepare_libraries()
     try:
-        return run_verb(words)
+        refuse_secret_words(words)
+        with keep_private():
+            return run_verb(words)
     except WorkbenchError as error:
         return complain(error, debug)
     except KeyboardInterrupt as stop:
@@ -91,8 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
         return errors.OK
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        print(f"failed: {type(error).__name__}: {error}\n  → debug=true shows where", file=sys.stderr)
+            print(masked(traceback.format_exc()), file=sys.stderr)
+        print(masked(f"failed: {type(error).__name__}: {error}\n  → debug=true shows where"), file=sys.stderr)
         return errors.FAILED
 
 
@@ -119,9 +123,23 @@ def prepare_libraries() -> None:
 def complain(error: WorkbenchError, debug: bool) -> int:
     """Print an error for a person and return its exit code."""
     if debug:
-        traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr)
+        print(masked("".join(traceback.format_exception(error))), file=sys.stderr)
+    print(masked(f"error: {error}"), file=sys.stderr)
     return error.exit_code
+
+
+def refuse_secret_words(words: list[str]) -> None:
+    """No word may hold a secret: others see a command line, a shell keeps it, and what is wrong in it is repeated."""
+    for word in words:
+        name, _, value = word.partition("=")
+        in_name = credential_in(name)
+        found = in_name or credential_in(value) or ("what looks like a secret" if SECRET_KEY.search(name) else "")
+        if found:
+            raise RequestError(
+                f"{found} stands on the command line",
+                where="" if in_name else name,
+                remedy="put it in an environment variable, or where its library looks for it, and give no value here",
+            )
 
 
 def run_verb(words: list[str]) -> int:

@@ -16,13 +16,14 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench import errors
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
-from workbench.recipe.read import bad_key
+from workbench.recipe.read import bad_key, walk
 from workbench.sources import shipped_folder
 
 Task = Callable[[Recipe], int]
@@ -49,6 +50,8 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     chosen = names[-1].split(",") if sweep else [names[-1]]
     paths = [find_recipe(name) for name in chosen]
     if flags:
+        for path in paths:  # Hydra writes what it sweeps over, and shows it, before a job looks at it
+            refuse_secrets_in(composed(path, []))
         return max(run_in_hydra(verb, path, flags, overrides, task) for path in paths)
     return task(read(composed(paths[0], overrides), paths[0].stem))
 
@@ -147,6 +150,12 @@ def check_words(overrides: list[str]) -> None:
             )
 
 
+def refuse_secrets_in(cfg: DictConfig) -> None:
+    """Refuse a composed recipe that holds a secret anywhere."""
+    for path, value in walk(OmegaConf.to_container(cfg, resolve=False)):
+        refuse_secrets(path, value)
+
+
 def composed(path: Path, overrides: list[str]) -> DictConfig:
     """Compose one recipe with its overrides, in memory."""
     register_schema()
@@ -189,7 +198,7 @@ def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], 
         try:
             codes.append(task(read(cfg, path.stem)))
         except WorkbenchError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(masked(f"error: {error}"), file=sys.stderr)
             codes.append(error.exit_code)
 
     job.__name__ = verb  # Hydra takes the job's name from the task

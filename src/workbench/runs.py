@@ -24,6 +24,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.permissions import close_to_others
+from workbench.privacy.secrets import masked, masked_values
 from workbench.records import Artefact, artefact, digest
 
 LIBRARIES = (
@@ -42,9 +44,9 @@ class Run:
 
     def event(self, kind: str, *, stage: str | None = None, **fields: Any) -> None:
         """Append one line to `events.jsonl`, the local truth that MLflow is fed from."""
-        line = {"at": now(), "stage": stage, "kind": kind, **fields}
+        line = masked_values({"at": now(), "stage": stage, "kind": kind, **fields})
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+            stream.write(json.dumps(line, ensure_ascii=False, default=lambda value: masked(str(value))) + "\n")
 
     def manifest(self) -> dict[str, Any]:
         """`run.json` as it stands."""
@@ -133,6 +135,7 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
     """
     folder = experiments / name / run_id
     folder.mkdir(parents=True, exist_ok=True)
+    close_to_others(folder, folder.parent)
     # The lock lies beside the folder's content and survives `fresh`; the system frees it when its holder dies.
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -149,7 +152,9 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
             manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
             write_whole(folder / "run.json", json.dumps(manifest, indent=1))
             run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
-        write_whole(folder / "recipe.yaml", yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
+        write_whole(
+            folder / "recipe.yaml", yaml.safe_dump(masked_values(dict(recipe)), sort_keys=False, allow_unicode=True)
+        )
         yield run
     finally:
         lock.release()

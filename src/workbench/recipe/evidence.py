@@ -25,6 +25,7 @@ class Judge:
     max_new_tokens: int = key(32, "longest verdict", unit="tokens", at_least=8)
     concurrency: int = key(8, "requests at once, at most", unit="requests", at_least=1)
     inside: bool = key(False, "the endpoint stands within your walls: nothing sent to it leaves")
+    plain_http: bool = key(False, "a key, or rows that are not public, may go over http to another machine")
     leaves: Leaves = field(default_factory=Leaves)
     budget_usd: float | None = key(None, "hard wall for this run", unit="USD", at_least=0)
     price: Price = field(default_factory=Price)

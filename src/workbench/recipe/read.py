@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
+from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.nouns import Quantize, Recipe
 from workbench.recipe.sense import check_sense
 
-SECRET_KEY = re.compile(
-    r"(^|[._-])(token|secret|password|passwd|api_?key|access_?key|private_?key|credentials?)$", re.I
-)
-SECRET_VALUE = re.compile(r"\b(sk-[\w-]{16,}|hf_\w{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|xox[abp]-[\w-]{20,})")
+VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
+# Capitals, and parted by `_` where it is long: what is no name may be the key itself.
+VARIABLE = re.compile(r"(?=.{1,64}$)(?=.{1,19}$|.*_)[A-Z_][A-Z0-9_]*")
+IN_THE_ENVIRONMENT = "put it in an environment variable (HF_TOKEN, OPENAI_API_KEY, …) and give no value here"
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
 
 
@@ -75,11 +76,21 @@ def refuse_dangerous(path: str, value: Any) -> None:
 
 def refuse_secrets(path: str, value: Any) -> None:
     """Refuse a key or a value that looks like a secret; the value itself is never repeated."""
-    if SECRET_KEY.search(path) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+    if credential_in(path):  # as the name of a key, or in a word that has no `=`
+        raise RequestError("a name here looks like a secret", remedy=IN_THE_ENVIRONMENT)
+    what = "this looks like a secret" if SECRET_KEY.search(path) else ""
+    if isinstance(value, str):
+        found = credential_in(value)
+        what = f"this looks like a secret ({found})" if found else what
+        if VARIABLE_KEY.search(path) and value != "null" and not VARIABLE.fullmatch(value.strip("'\" ")):
+            raise RequestError(
+                "this is no name of an environment variable; is it the key itself?",
+                where=path,
+                remedy="name the variable that holds the key, in capitals: WORKBENCH_TEACHER_KEY",
+            )
+    if what:
         raise RequestError(
-            "this looks like a secret, and a recipe is written to disk and to MLflow",
-            where=path,
-            remedy="put it in an environment variable (HF_TOKEN, OPENAI_API_KEY, …) and give no value here",
+            f"{what}, and a recipe is written to disk and to MLflow", where=path, remedy=IN_THE_ENVIRONMENT
         )
 
 

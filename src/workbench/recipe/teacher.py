@@ -49,6 +49,9 @@ class Teacher:
     weights_sha256: str | None = key(None, "digest those weights must have")
     leaves: Leaves = field(default_factory=Leaves)
     inside: bool = key(False, "the endpoint stands within your walls: nothing sent to it leaves", makes_weights=False)
+    plain_http: bool = key(
+        False, "a key, or rows that are not public, may go over http to another machine", makes_weights=False
+    )
     route: str = key("", "whose terms rule: a route of the terms table", makes_weights=False)
     family: str = key("", "model family in the terms table", makes_weights=False)
     purpose: str = key(

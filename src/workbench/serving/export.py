@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.permissions import hand_out
+from workbench.privacy.secrets import masked
 from workbench.runs import flush_tree, sync_folder
 from workbench.serving.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 
@@ -81,8 +82,8 @@ def local_path(to: str) -> Path | None:
 
 
 def shown(to: str) -> str:
-    """A URL without what may be a password in it."""
-    return re.sub(r"//[^/@]*@", "//…@", to)
+    """A URL without what opens it."""
+    return masked(to)
 
 
 def remote(to: str) -> tuple[Any, str]:
@@ -130,6 +131,7 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
     send(folder, names, fs, str(unfinished))  # 0 when all had been sent before: it is named now all the same
     for name in names:
         shutil.copymode(folder / name, unfinished / name)
+    hand_out(unfinished)
     flush_tree(unfinished)
     if target.is_dir():
         target.rmdir()

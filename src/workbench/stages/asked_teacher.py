@@ -15,6 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message, digest, file_sha256
 from workbench.runs import Run
+from workbench.stages.common import say
 from workbench.stages.label import inherited, open_desk
 from workbench.stages.prompts import prompt_of, put_back
 from workbench.teacher import terms
@@ -24,6 +25,7 @@ from workbench.teacher.egress import rule_for
 from workbench.teacher.labeller import Prompt, Rules, one_answer
 from workbench.teacher.local import gguf_of
 from workbench.teacher.probe import probe
+from workbench.teacher.reach import require_way
 
 # Rows that the teacher was asked and would not or could not answer well: wrong answers. Anything else was no answer.
 SAID_NO = ("refusal", "filtered", "truncated", "malformed", "blocked", "refused_by_provider")
@@ -47,6 +49,8 @@ def teacher_engine(recipe: Recipe, run: Run, items: Sequence[Example]) -> Iterat
     """
     terms.require(recipe.teacher, inherited(recipe.teacher))
     rule = rule_for(recipe.teacher, recipe.data.privacy)
+    for line in require_way(recipe.teacher, recipe.data.privacy):
+        say(run, "evaluate", line)
     key_of(recipe.teacher)  # only that it is set
     rows = {tuple(e.prompt): e for e in items}
 

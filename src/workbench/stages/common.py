@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from workbench.errors import WorkbenchError
+from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, has_teacher
 from workbench.runs import Run
 
@@ -22,7 +23,7 @@ SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty()
 
 def say(run: Run, stage: str, text: str) -> None:
     """Tell the user, and write it into the run's events."""
-    SCREEN.print(f"  {text}", markup=False, soft_wrap=True)
+    SCREEN.print(f"  {masked(text)}", markup=False, soft_wrap=True)
     run.event("said", stage=stage, text=text)
 
 

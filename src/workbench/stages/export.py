@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench.errors import RequestError
-from workbench.serving.export import copy_bundle
+from workbench.serving.export import copy_bundle, shown
 from workbench.serving.prove import stand
 from workbench.stages.bundle import bundle_checks
 from workbench.tracking import resolve_source
@@ -34,7 +34,7 @@ def run(source: str, to: str, key: str) -> int:
             folder = resolve_source(f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle")
         stand(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
-    SCREEN.print(f"exported {source} to {to}", markup=False, soft_wrap=True)
+    SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)
     if "://" not in to:
         SCREEN.print(f"next: python -m workbench serve bundle={to}", markup=False, soft_wrap=True)
     return 0

@@ -33,6 +33,7 @@ from workbench.teacher.egress import Sending, rule_for
 from workbench.teacher.ledger import NANO, Outcome
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe
+from workbench.teacher.reach import require_way
 from workbench.teacher.wire import Reply, make_request
 
 SCOPE = "/judge"  # whose budget is spent: the run's judge, apart from its teacher
@@ -57,6 +58,8 @@ def judged(
         teacher = teacher_of(recipe.evaluate.judge)
         rule = rule_for(teacher, recipe.data.privacy)
         pricing = pricing_of(teacher)
+        for line in require_way(teacher, recipe.data.privacy):
+            say(run, "evaluate", line.replace("teacher.", "evaluate.judge."))
         key_of(teacher)  # only that it is set
         people = people_of(recipe.evaluate.judge)
         way = "stay within your walls" if teacher.inside else f"leave {rule}"

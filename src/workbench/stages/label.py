@@ -22,7 +22,7 @@ from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
 from workbench.teacher import terms
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk
-from workbench.teacher.client import ADDRESSES, key_of, open_client
+from workbench.teacher.client import key_of, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
 from workbench.teacher.ledger import open_ledger
@@ -31,6 +31,7 @@ from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.pace import Pace
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
+from workbench.teacher.reach import base_url_of, require_way
 from workbench.teacher.screen import progress
 
 LEDGER, EGRESS = "ledger.db", "egress.jsonl"
@@ -48,10 +49,11 @@ def run(recipe: Recipe, run: Run) -> bool:
     duties = terms.joined(verdict.duties, owed)
     refuse_name(recipe, duties)
     pricing = pricing_of(teacher)
+    warnings = require_way(teacher, recipe.data.privacy)
     key_of(teacher)  # only that it is set
     with stage(run, "label", run.digest, resume=True) as staging:
         asked = gather(recipe)
-        for line in asked.said:
+        for line in [*asked.said, *warnings]:
             say(run, "label", line)
         log_datasets(run, "label", asked.datasets, ("prompts",))
         say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
@@ -94,7 +96,7 @@ def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
         with local_server(teacher, recipe.launch.threads) as found:
             yield found
         return
-    base = teacher.base_url or ADDRESSES.get(teacher.api)
+    base = base_url_of(teacher)
     if not base:
         raise RequestError("no address is given", where="teacher.base_url", remedy="https://…/v1")
     yield base, f"{teacher.api}:{base.rstrip('/')}"
@@ -111,7 +113,7 @@ async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> Asy
         base, identity = stack.enter_context(address(recipe))
         log = stack.enter_context(contextlib.closing(EgressLog(experiments / EGRESS)))
         ledger = stack.enter_context(open_ledger(experiments / LEDGER, f"{recipe.name}/{run.digest}{scope}"))
-        choke = ChokePoint(base, log, policy, scan, teacher.concurrency)
+        choke = ChokePoint(base, log, policy, scan, teacher.concurrency, inside=teacher.inside)
         pace = Pace(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
         async with open_client(teacher, identity, base, choke) as client:
             yield Desk(teacher, client, ledger, pricing_of(teacher), pace)

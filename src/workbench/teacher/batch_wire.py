@@ -13,6 +13,7 @@ from typing import Any
 import tenacity
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.privacy.secrets import masked, values_without_held
 from workbench.teacher.calls import Desk, pause
 from workbench.teacher.client import TroubleError, sorted_out, wire_of
 from workbench.teacher.egress import NO_ROW, SENDING, Sending
@@ -93,7 +94,7 @@ async def look(desk: Desk, remote: str) -> tuple[bool, str]:
         return found.processing_status == "ended", f"{found.processing_status}, {counts.succeeded:,} answered"
     found = await sdk.batches.retrieve(remote)
     if found.status == "failed":
-        told = "; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or [])
+        told = masked("; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or []))
         return True, f"failed: {told or 'no reason given'}"
     done = f", {found.request_counts.completed:,} answered" if found.request_counts else ""
     return found.status in ("completed", "expired", "cancelled"), f"{found.status}{done}"
@@ -107,7 +108,7 @@ async def results(desk: Desk, remote: str) -> AsyncIterator[Line]:
         if found.results_url is None:
             return
         async for entry in await sdk.messages.batches.results(remote):
-            told = entry.model_dump(mode="json")
+            told = values_without_held(entry.model_dump(mode="json"))
             result = told["result"]
             if result["type"] == "succeeded":
                 yield Line(told["custom_id"], result["message"], 200, "")
@@ -120,7 +121,7 @@ async def results(desk: Desk, remote: str) -> AsyncIterator[Line]:
         text = (await sdk.files.content(file)).text
         for raw in text.splitlines():
             if raw.strip():
-                yield openai_line(json.loads(raw))
+                yield openai_line(values_without_held(json.loads(raw)))
 
 
 def openai_line(told: dict[str, Any]) -> Line:

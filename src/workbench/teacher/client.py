@@ -14,11 +14,12 @@ from typing import Any, Literal
 import httpx2 as httpx
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
+from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
 from workbench.teacher.wire import Reply, Request, read_reply
 
-ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 # Words for an account that has used up its credit or its own limit: trying again is of no use.
 SPENT = (
     "insufficient_quota", "billing_error", "credit_balance_exhausted", "organization_spend_limit_exceeded",
@@ -40,7 +41,7 @@ class TroubleError(Exception):
         retry_after: float | None = None, charged: bool = False, filtered: bool = False,
         error: WorkbenchError | None = None, egress: str = "",
     ):  # fmt: skip
-        super().__init__(message)
+        super().__init__(masked(message))
         self.kind, self.status, self.retry_after = kind, status, retry_after
         self.charged, self.filtered, self.error, self.egress = charged, filtered, error, egress
 
@@ -58,7 +59,7 @@ class Client:
         """One call, one answer. Raises TroubleError, sorted by what it means."""
         token = SENDING.set(sending)
         try:
-            payload = await self.post(request.body)
+            payload = values_without_held(await self.post(request.body))  # a server may repeat the key it was sent
             return read_reply(wire_of(self.teacher), payload)
         except WorkbenchError as error:  # an answer that has not the documented shape: paid for, and no answer
             raise TroubleError("again", str(error), status=200, charged=True, egress=sending.hash) from error
@@ -73,8 +74,11 @@ def wire_of(teacher: Teacher) -> str:
     return "anthropic" if teacher.api == "anthropic" else "openai"
 
 
-def key_of(teacher: Teacher) -> str:
-    """The key, from the environment variable that the recipe names; RequestError when it is not set."""
+def key_of(teacher: Teacher, base_url: str = "") -> str:
+    """The key, from the environment variable that the recipe names.
+
+    RequestError when it is not set, or is not for this address (the teacher's own, where none is given).
+    """
     if not teacher.key_variable:
         return "none"
     key = os.environ.get(teacher.key_variable, "").strip()
@@ -84,6 +88,10 @@ def key_of(teacher: Teacher) -> str:
             where="teacher.key_variable",
             remedy=f"export {teacher.key_variable}=…",
         )
+    remember(key)
+    if base := base_url or base_url_of(teacher):
+        refuse_stray_key(teacher.key_variable, base)
+        refuse_readable(teacher, base, "public")
     return key
 
 
@@ -103,7 +111,7 @@ async def open_client(teacher: Teacher, identity: str, base_url: str, choke: Cho
         opener = found[teacher.api].load()
     timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
     async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
-        post, sdk = opener(teacher, key_of(teacher), base_url, http)
+        post, sdk = opener(teacher, key_of(teacher, base_url), base_url, http)
         yield Client(teacher, identity, post, sdk)
 
 
@@ -146,6 +154,8 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
     left = sending.hash
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, WorkbenchError):  # the choke point's: nothing may go there at all
+            return TroubleError("stop", str(cause), error=cause)
         if isinstance(cause, BlockedError):
             return TroubleError("row", f"not sent: {cause}", filtered=True)
         if isinstance(cause, httpx.ConnectError):
@@ -154,15 +164,12 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
     status = getattr(error, "status_code", None)
     if status is None:
         if not left:  # it never came to the choke point: the SDK itself would not have it
-            told = f"{type(error).__name__}: {error}"
+            told = masked(f"{type(error).__name__}: {error}")
             return TroubleError(
                 "stop", told, error=WorkbenchError(f"the SDK refuses the request: {told}", where="teacher")
             )
         return TroubleError("again", f"{type(error).__name__}: {error}", charged=True, egress=left)
     said, code = message_of(error)
-    key = os.environ.get(teacher.key_variable or "", "").strip()
-    if key:  # some providers repeat the key they refuse
-        said = said.replace(key, "…")
     return by_status(int(status), said, code, retry_after_of(error), teacher, left)
 
 
@@ -196,14 +203,17 @@ def by_status(
 
 
 def message_of(error: Any) -> tuple[str, str]:
-    """(message, codes with blanks between) from an error's JSON body: its code, its type and its details' code."""
-    body = getattr(error, "body", None)
+    """(message, codes with blanks between) from an error's JSON body: its code, its type and its details' code.
+
+    Some providers repeat the key they refuse: it is masked before anything is cut, since half a key is one too.
+    """
+    body = masked_values(getattr(error, "body", None))
     inner = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(inner, dict):
         details = inner.get("details")
         found = (inner.get("code"), inner.get("type"), details.get("error_code") if isinstance(details, dict) else None)
         return " ".join(str(inner.get("message", "")).split())[:300], " ".join(str(word) for word in found if word)
-    return " ".join(str(error).split())[:300], ""
+    return " ".join(masked(str(error)).split())[:300], ""
 
 
 def retry_after_of(error: Any) -> float | None:

@@ -15,13 +15,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import proxy_bypass_environment
 
 import httpx2 as httpx
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.permissions import close_to_others
+from workbench.privacy.secrets import masked
 from workbench.recipe import Teacher
 from workbench.records import canonical, digest
 from workbench.runs import now
+from workbench.teacher.reach import checked_address, needs_look_up, refuse_outside
+from workbench.urls import is_loopback
 
 NO_ROW = "none"  # the class of what holds nothing of a row: a probe's question, a look at a batch
 START = "0" * 64  # what the first line holds as the hash before it
@@ -64,6 +69,7 @@ class EgressLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.stream = path.open("a+b")
+        close_to_others(path)
         self.end, self.seq, self.last = -1, 0, START
 
     def append(self, entry: Mapping[str, Any]) -> str:
@@ -113,7 +119,11 @@ def last_line(stream: Any, path: Path) -> tuple[int, str]:
 
 
 class ChokePoint(httpx.AsyncBaseTransport):
-    """httpx's transport for a teacher: nothing passes but to its one host, as its policy allows, and logged."""
+    """httpx's transport for a teacher: nothing passes but to its one host, as its policy allows, and logged.
+
+    Of an endpoint that is called `inside` the address is looked up and checked at each sending, and the connection is
+    made to that very address, past any proxy: a name that changes between the check and the sending gains nothing.
+    """
 
     def __init__(
         self,
@@ -122,11 +132,16 @@ class ChokePoint(httpx.AsyncBaseTransport):
         policy: Callable[[str], str],
         scan: Callable[[str], Mapping[str, int]],
         connections: int,
+        *,
+        inside: bool = False,
     ):
+        if inside:
+            refuse_outside(base_url, look_up=False)
         self.host = host_of(httpx.URL(base_url))
+        self.pinned = inside and needs_look_up(base_url)
         self.log, self.policy, self.scan = log, policy, scan
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
-        self.inner = httpx.AsyncHTTPTransport(limits=limits, proxy=proxy_for(base_url))
+        self.inner = httpx.AsyncHTTPTransport(limits=limits, proxy=None if inside else proxy_for(base_url))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Log and forward one request; BlockedError when it may not leave."""
@@ -143,16 +158,33 @@ class ChokePoint(httpx.AsyncBaseTransport):
             found = merged(self.scan(text) for text in texts_of(body))
             if found:
                 raise BlockedError(f"personal data is left in it: {', '.join(f'{n} {k}' for k, n in found.items())}")
+        going = await pinned(request) if self.pinned else request
         sending.hash = self.log.append({
-            "at": now(), "to": str(request.url.copy_with(query=None)), "method": request.method, "row": sending.row,
-            "class": sending.privacy, "rule": rule, "redacted": dict(sending.redacted), "bytes": len(body),
+            "at": now(), "to": masked(str(request.url.copy_with(query=None))), "method": request.method,
+            "row": sending.row, "class": sending.privacy, "rule": rule, "redacted": dict(sending.redacted), "bytes": len(body),
             "sha256": sha256(body),
         })  # fmt: skip
-        return await self.inner.handle_async_request(request)
+        return await self.inner.handle_async_request(going)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.inner.aclose()
+
+
+async def pinned(request: httpx.Request) -> httpx.Request:
+    """The request to the address that its host has now, checked; its Host header and TLS name stay the host's."""
+    host = request.url.host
+    try:
+        address = await checked_address(host, request.url.port)
+    except OSError as error:
+        raise httpx.ConnectError(f"{host} cannot be looked up: {error}", request=request) from error
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": host},
+    )
 
 
 def sha256(body: bytes) -> str:
@@ -166,9 +198,9 @@ def host_of(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def proxy_for(base_url: str) -> str | None:
-    """The proxy that the environment names for this address; loopback has none."""
+    """The proxy that the environment names for this address; loopback has none, nor has what NO_PROXY names."""
     url = httpx.URL(base_url)
-    if url.host in ("127.0.0.1", "localhost", "::1"):
+    if is_loopback(base_url) or proxy_bypass_environment(url.host):
         return None
     return os.environ.get(f"{url.scheme}_proxy") or os.environ.get(f"{url.scheme.upper()}_PROXY")
 

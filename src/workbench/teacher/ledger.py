@@ -22,6 +22,7 @@ import psutil
 from filelock import FileLock
 
 from workbench.errors import WorkbenchError
+from workbench.permissions import close_to_others
 from workbench.teacher.wire import Reply, Usage
 
 NANO = 1_000_000_000
@@ -261,6 +262,7 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
     `synchronous=NORMAL`: a killed process loses nothing; a power cut may lose the last answers, never the order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    close_to_others(*(path.with_name(path.name + end) for end in ("", "-wal", "-shm")))
     database = sqlite3.connect(path, timeout=30.0, isolation_level=None)
     try:
         try:

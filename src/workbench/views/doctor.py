@@ -8,9 +8,11 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies_environment
 
 from workbench import __version__
 from workbench.engines.served import ENGINES, available
+from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
 from workbench.serving.prove import version_of
@@ -31,6 +33,7 @@ def run(experiments: str, uri: str, output: str) -> int:
         "engines": {name: available(name) or f"ready {version_of(name)}".strip() for name in ENGINES},
         "signing": {"key": signing()},
         "store": store(Path(experiments), uri),
+        "proxies": proxies(),
         "keys": {name: "set" if os.environ.get(name) else "not set" for name in KEYS},
     }
     show("doctor", sections, output)
@@ -80,4 +83,9 @@ def store(experiments: Path, uri: str) -> dict[str, str]:
     from workbench.tracking import probe_store, store_uri
 
     where = store_uri(Tracking(uri=uri or None), experiments.resolve())
-    return {"uri": where, "state": probe_store(where)}
+    return {"uri": masked(where), "state": masked(probe_store(where))}
+
+
+def proxies() -> dict[str, str]:
+    """The proxies that the environment names, without what opens them."""
+    return {name: masked(value) for name, value in getproxies_environment().items()} or {"proxies": "none"}

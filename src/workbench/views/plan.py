@@ -22,6 +22,7 @@ from workbench.teacher import terms
 from workbench.teacher.egress import rule_for
 from workbench.teacher.estimate import estimate
 from workbench.teacher.prices import pricing_of
+from workbench.teacher.reach import require_way
 from workbench.training.model import estimate_memory
 from workbench.views.plan_distil import about_distillation, rows_learned, student_line, student_model
 from workbench.views.show import megabytes, show
@@ -86,6 +87,7 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
         Path(recipe.launch.experiments) / "ledger.db",
     )
     verdict = terms.judge(teacher)
+    way = require_way(teacher, recipe.data.privacy, look_up=False)
     wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"
     return {
         "asks": f"{teacher.model or teacher.name}, {told.calls:,} calls for {len(asked.examples):,} prompts",
@@ -96,6 +98,7 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
         "privacy": f"rows are {recipe.data.privacy}: they leave {rule_for(teacher, recipe.data.privacy)}"
         if not teacher.inside
         else "the teacher is within your walls",
+        **({"way": "; ".join(way)} if way else {}),
     }
 
 
