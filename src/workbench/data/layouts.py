@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.data.containers import UnreadableError, kind
 from workbench.errors import RequestError, nearest
+from workbench.privacy.secrets import shows_key
 from workbench.recipe import Columns, Data
 from workbench.records import Example, Message, Role, digest, message_dicts
 
@@ -211,11 +212,17 @@ class Ids:
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
-        self.made = self.repeats = 0
+        self.made = self.repeats = self.secret = 0
 
     def take(self, given: Any, prompt: Sequence[Message]) -> str:
-        """The row's own id, else a digest of its prompt without the recipe's texts; a repeat gets a suffix."""
+        """The row's own id, else a digest of its prompt without the recipe's texts; a repeat gets a suffix.
+
+        An id is written into every log, so that one which is a key or a URL with a password becomes a digest of itself.
+        """
         own = "" if given is None or isinstance(given, dict | list) else str(given).strip()
+        if own and shows_key(own):
+            self.secret += 1
+            own = digest(own, 16)
         self.made += not own
         base = own or digest(message_dicts(prompt), 16)
         identity, copy = base, 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workbench.data.containers import UnreadableError, read_rows
 from workbench.data.layouts import Ids, choose_layout, example_of, with_blanks, without_blank
+from workbench.privacy.secrets import masked
 from workbench.recipe import Data
 from workbench.records import Example
 
@@ -57,13 +58,15 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
             examples.append(without_blank(example) if unanswered else example)
         except UnreadableError as error:
             shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
-            shown = shown.encode("utf-8", "backslashreplace").decode()[:RAW_CHARACTERS]
+            shown = masked(shown.encode("utf-8", "backslashreplace").decode())[:RAW_CHARACTERS]
             bad.append(BadRow(raw.where, str(error), shown))
     said.insert(0, f"{len(examples):,} rows as {layout} from {path.name}")
     if bad:
         said.append(f"{len(bad):,} rows of {path.name} set aside; the first: {bad[0].where}: {bad[0].reason}")
     if ids.made:
         said.append(f"{ids.made:,} rows of {path.name} have no id: a digest of the prompt stands in")
+    if ids.secret:
+        said.append(f"{ids.secret:,} ids of {path.name} are keys or hold a password: digests stand in")
     if ids.repeats:
         said.append(f"{ids.repeats:,} ids of {path.name} were taken already: -2, -3, … was added to each repeat")
     return Loaded(examples, bad, layout, said)

@@ -23,7 +23,8 @@ SECRET_VARIABLE = re.compile(r"(?i)(?:^|_)(?:api_?key|key|token|secret|password|
 SECRET_KEY = re.compile(
     r"(^|[._-])(token|secret|password|passwd|api_?key|access_?key|private_?key|credentials?)$", re.IGNORECASE
 )
-LEAST_CHARACTERS = 8
+LEAST_CHARACTERS, LEAST_OF_A_KEY = 8, 6
+ALLOWED_KEYS = "WORKBENCH_ALLOWED_KEYS"  # the user's word on which variable's key may go where
 # A path to a key file, a yes or a plain small word is no secret, and would be masked in every sentence.
 PLAIN_VALUE = re.compile(r"[/~.].*|[a-z]{,15}|[A-Z]{,15}|[\d.,:]*", re.DOTALL)
 LEAST_ENCODED = 10  # characters of a base64 form that are looked for
@@ -35,7 +36,7 @@ READ: set[str] = set()  # values that were read as keys, whatever their variable
 
 def remember(value: str) -> None:
     """Have a value masked from now on: it was read as a key."""
-    if len(value) >= LEAST_CHARACTERS:
+    if len(value) >= LEAST_OF_A_KEY:
         READ.add(value)
 
 
@@ -48,6 +49,12 @@ def held_secrets() -> dict[str, str]:
         elif "://" in value and "@" in value and (password := password_of(value)):
             found[password] = name
     return found
+
+
+def is_allowed(name: str, host: str) -> bool:
+    """Whether the user's environment lets this variable's key go to this host: `NAME@host`, or `NAME` for any."""
+    words = re.split(r"[\s,]+", os.environ.get(ALLOWED_KEYS, ""))
+    return name in words or f"{name}@{host}" in words
 
 
 def is_secret_value(value: str) -> bool:
@@ -77,6 +84,11 @@ def credential_in(text: str) -> str:
     if "://" in text and without_passwords(text) != text:
         return "a password or token inside a URL"
     return ""
+
+
+def shows_key(text: str) -> bool:
+    """Whether a text shows by its form alone that it holds a key, or a URL with a password."""
+    return bool(KEY_PATTERN.search(text)) or ("://" in text and without_passwords(text) != text)
 
 
 def masked(text: str) -> str:

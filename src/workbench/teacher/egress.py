@@ -161,8 +161,8 @@ class ChokePoint(httpx.AsyncBaseTransport):
         going = await pinned(request) if self.pinned else request
         sending.hash = self.log.append({
             "at": now(), "to": masked(str(request.url.copy_with(query=None))), "method": request.method,
-            "row": sending.row, "class": sending.privacy, "rule": rule, "redacted": dict(sending.redacted), "bytes": len(body),
-            "sha256": sha256(body),
+            "row": sending.row, "class": sending.privacy, "rule": rule, "redacted": dict(sending.redacted),
+            "bytes": len(body), "sha256": sha256(body),
         })  # fmt: skip
         return await self.inner.handle_async_request(going)
 

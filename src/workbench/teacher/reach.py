@@ -16,11 +16,12 @@ from collections.abc import Iterable
 import httpx2 as httpx
 
 from workbench.errors import RequestError
+from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Teacher
 from workbench.urls import is_loopback
 
 ADDRESSES = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-ALLOWED_KEYS, INSIDE_HOSTS = "WORKBENCH_ALLOWED_KEYS", "WORKBENCH_INSIDE_HOSTS"
+INSIDE_HOSTS = "WORKBENCH_INSIDE_HOSTS"  # the user's word on which hosts are the house's own
 # Whose key it is: the hosts it may go to; a name with a dot in front stands for all hosts below it.
 KEY_HOSTS: dict[str, tuple[str, ...]] = {
     "OPENAI_API_KEY": ("api.openai.com", ".api.openai.com"),
@@ -100,12 +101,6 @@ def refuse_stray_key(name: str, base_url: str) -> None:
         where="teacher.key_variable",
         remedy=f"keep an endpoint's key in WORKBENCH_…_KEY; if this one is meant: export {ALLOWED_KEYS}={name}@{host}",
     )
-
-
-def is_allowed(name: str, host: str) -> bool:
-    """Whether the user's environment lets this variable's key go to this host: `NAME@host`, or `NAME` for any."""
-    words = re.split(r"[\s,]+", os.environ.get(ALLOWED_KEYS, ""))
-    return name in words or f"{name}@{host}" in words
 
 
 def refuse_readable(teacher: Teacher, base_url: str, privacy: str) -> list[str]:

@@ -12,15 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
+from workbench.permissions import close_to_others
+from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
+from workbench.urls import is_loopback
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 PROBE_TIMEOUT_S = 3.0
 LOCK_TIMEOUT_S = 120.0
 # What MLflow is told while we talk to it. With its own defaults a server that dies in the middle
@@ -63,6 +68,24 @@ def shown(uri: str) -> str:
 def plain_name(name: str) -> str:
     """A name the registry takes: LoggedModels refuse `/ : . %` and quotes, registered models `/` and `:`."""
     return re.sub(r"[/:.%'\"\s]+", "-", name).strip("-") or "model"
+
+
+def refuse_stray_password(uri: str) -> None:
+    """RequestError where MLflow's client would send the environment's password or token to a server it is not for.
+
+    It is for the server that MLFLOW_TRACKING_URI names over https, for one on loopback, and where the user allows it.
+    """
+    if not is_server(uri) or is_loopback(uri):
+        return
+    host = urlsplit(uri).hostname or ""
+    own = uri.startswith("https://") and urlsplit(os.environ.get("MLFLOW_TRACKING_URI", "")).hostname == host
+    for name in PASSWORDS:
+        if os.environ.get(name) and not own and not is_allowed(name, host):
+            raise RequestError(
+                f"{name} would be sent to {host}, and nobody has said that it is that server's",
+                where=f"tracking.uri={shown(uri)}",
+                remedy=f"export MLFLOW_TRACKING_URI=https://{host}, or {ALLOWED_KEYS}={name}@{host}",
+            )
 
 
 def probe(uri: str) -> None:
@@ -113,6 +136,7 @@ def manners() -> Iterator[None]:
 @contextlib.contextmanager
 def connect(uri: str) -> Iterator[MlflowClient]:
     """A client for one store, its failures turned into WorkbenchError; no global MLflow setting is touched."""
+    refuse_stray_password(uri)
     probe(uri)
     with manners():
         import requests.exceptions
@@ -136,6 +160,7 @@ def open_store(tracking: Tracking, experiments: Path, recipe_name: str) -> Itera
     """
     uri = store_uri(tracking, experiments)
     experiments.mkdir(parents=True, exist_ok=True)
+    close_to_others(experiments / "mlflow.db", experiments / "mlartifacts")
     # Two processes that create the tables at once would trip over each other.
     lock = FileLock(experiments / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
     try:
