@@ -61,6 +61,8 @@ class Client:
         try:
             payload = values_without_held(await self.post(request.body))  # a server may repeat the key it was sent
             return read_reply(wire_of(self.teacher), payload)
+        except RequestError as error:  # the choke point's: nothing may go there at all
+            raise TroubleError("stop", str(error), error=error, egress=sending.hash) from error
         except WorkbenchError as error:  # an answer that has not the documented shape: paid for, and no answer
             raise TroubleError("again", str(error), status=200, charged=True, egress=sending.hash) from error
         except Exception as error:
@@ -154,7 +156,7 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
     left = sending.hash
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, WorkbenchError):  # the choke point's: nothing may go there at all
+        if isinstance(cause, RequestError):  # the choke point's, wrapped by the SDK
             return TroubleError("stop", str(cause), error=cause)
         if isinstance(cause, BlockedError):
             return TroubleError("row", f"not sent: {cause}", filtered=True)
