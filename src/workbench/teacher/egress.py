@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 import httpx2 as httpx
 
@@ -200,7 +200,7 @@ def host_of(url: httpx.URL) -> tuple[str, str, int | None]:
 def proxy_for(base_url: str) -> str | None:
     """The proxy that the environment names for this address; loopback has none, nor has what NO_PROXY names."""
     url = httpx.URL(base_url)
-    if is_loopback(base_url) or proxy_bypass_environment(url.host):
+    if is_loopback(base_url) or proxy_bypass(url.host):
         return None
     return os.environ.get(f"{url.scheme}_proxy") or os.environ.get(f"{url.scheme.upper()}_PROXY")
 
