@@ -18,13 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
 from workbench.recipe.nouns import Quantize, Recipe
-from workbench.recipe.sense import check_sense
+from workbench.recipe.sense import check_recipe_name, check_sense
 
 SECRET_KEY = re.compile(
     r"(^|[._-])(token|secret|password|passwd|api_?key|access_?key|private_?key|credentials?)$", re.I
 )
 SECRET_VALUE = re.compile(r"\b(sk-[\w-]{16,}|hf_\w{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|xox[abp]-[\w-]{20,})")
-RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
+# The one interpolation a recipe may hold: the path of another key. All others, however nested, call a resolver.
+KEY_PATH = re.compile(r"\$\{\s*\.*\w[\w-]*(?:\.[\w-]+|\[\w+\])*\s*\}")
 
 
 def register_schema() -> None:
@@ -37,6 +38,7 @@ def read(cfg: DictConfig, name: str) -> Recipe:
 
     Raises RequestError naming the key path, what was wrong and the nearest right thing.
     """
+    check_recipe_name(name)
     raw = OmegaConf.to_container(cfg, resolve=False)
     if not isinstance(raw, dict):
         raise RequestError("a recipe is a mapping of keys to values", where=name)
@@ -68,9 +70,15 @@ def refuse_dangerous(path: str, value: Any) -> None:
         raise RequestError(
             "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
         )
-    if isinstance(value, str) and RESOLVER.search(value):
-        raise RequestError(f"a resolver is not allowed here: {value}", where=path, remedy="write the value itself")
+    refuse_resolvers(path, path)
+    refuse_resolvers(path, value)
     refuse_secrets(path, value)
+
+
+def refuse_resolvers(path: str, value: Any) -> None:
+    """Refuse an interpolation that is not the path of another key: `${oc.env:X}` brings the environment in."""
+    if isinstance(value, str) and "${" in KEY_PATH.sub("", value):
+        raise RequestError(f"a resolver is not allowed here: {value}", where=path, remedy="write the value itself")
 
 
 def refuse_secrets(path: str, value: Any) -> None:
