@@ -106,9 +106,10 @@ def yaml_of(path: Path) -> Any:
 
 def check_nouns(path: Path, overrides: list[str]) -> None:
     """Look at every other file that a recipe, or a word beside it, brings in."""
-    words = [word.partition("=") for word in overrides]
+    content = yaml_of(path)
+    words = [word.partition("=") for word in [*overrides, *hydra_guard.sweep_words(content, path)]]
     named = [(key.lstrip("+"), value.strip("[]").split(",")) for key, _, value in words if not value.startswith("{")]
-    entries: list[Any] = [*yaml_of(path)["defaults"], *({key: names} for key, names in named if key in groups())]
+    entries: list[Any] = [*content["defaults"], *({key: names} for key, names in named if key in groups())]
     for entry in entries:
         for group, value in entry.items() if isinstance(entry, dict) else [("", entry)]:
             for name in value if isinstance(value, list) else [value]:
@@ -125,7 +126,9 @@ def check_noun(path: Path, above: tuple[Path, ...]) -> None:
     for name in defaults if isinstance(defaults, list) else [defaults]:
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
             raise RequestError(
-                "a noun's defaults name its own siblings alone", where=f"{path}: defaults", remedy="name nouns in recipes"
+                "a noun's defaults name its own siblings alone",
+                where=f"{path}: defaults",
+                remedy="name nouns in recipes",
             )
         sibling = path.with_name(f"{name}.yaml")
         if sibling.is_file() and sibling not in (path, *above):

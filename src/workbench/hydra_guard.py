@@ -58,11 +58,8 @@ def flags_of(words: list[str]) -> tuple[list[str], list[str]]:
         values = FLAGS[name]
         if values is not None and not equals and waiting and waiting[0] in values:
             equals, value = "=", waiting.pop(0)
-        if values is None:
-            fits = not equals
-        else:
-            fits = value in values or (name in OPTIONAL_VALUE and not equals)
-        if not fits:
+        alone = not equals and (values is None or name in OPTIONAL_VALUE)
+        if not alone and value not in (values or ()):
             remedy = "it takes no value" if values is None else f"{name} " + "|".join(values)
             raise RequestError(f"cannot read {word!r}", where=name, remedy=remedy)
         flags += [name, value] if equals else [name]

@@ -57,9 +57,8 @@ def changed_files(top: Path) -> Iterator[Path]:
             continue
         noted = (int(size), int(seconds) * 10**9 + int(nanoseconds))
         # git notes a size of 0 where a file was written in the same tick as the index.
-        if (now.st_size, now.st_mtime_ns) != noted and blob_digest(path, mode, len(sha)) != sha.decode():
-            yield path
-        elif stage != b"0":
+        touched = (now.st_size, now.st_mtime_ns) != noted
+        if stage != b"0" or (touched and blob_digest(path, mode, len(sha)) != sha.decode()):
             yield path
 
 

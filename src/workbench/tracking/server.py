@@ -42,11 +42,15 @@ def serve_ui(uri: str, port: int, experiments: Path, ready: Callable[[str], None
     artefacts = (experiments / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
                "--backend-store-uri", from_anywhere(uri), "--artifacts-destination", artefacts]  # fmt: skip
-    environment = os.environ | isolated() | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # The job runner would start more processes, for features this project does not use.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
+    environment = (
+        os.environ
+        | isolated()
+        | {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # The job runner would start more processes, for features this project does not use.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
     # uvicorn looks for code in its current folder first, so the server's is an empty one.
     with log.open("w", encoding="utf-8") as stream, tempfile.TemporaryDirectory(prefix="workbench-ui-") as empty:
         # A session of its own: Ctrl-C reaches only us, and we end the whole group, workers included.

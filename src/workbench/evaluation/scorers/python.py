@@ -105,18 +105,18 @@ def written_metrics(named: str | None) -> list[str]:
         body = ast.parse(path.read_bytes(), str(path)).body
     except (OSError, ValueError, SyntaxError) as error:
         refuse(f"{path} cannot be read: {error}", "run it with python alone")
-    bound, metrics = bound_names(body), None
+    bound = bound_names(body)
+    metrics: ast.expr | None = None
     for line in body:
-        targets = line.targets if isinstance(line, ast.Assign) else []
-        if any(ast.unparse(target) == f"{name}.metrics" for target in targets):
-            metrics = line
+        if isinstance(line, ast.Assign) and f"{name}.metrics" in map(ast.unparse, line.targets):
+            metrics = line.value
     if name not in bound and "*" not in bound:
         known = [n for n in bound if not n.startswith("_")]
         refuse(f"{place} has no {name}", f"it has {', '.join(known[:8])}" if known else "write it there")
     if metrics is None:
         return ["score"] if name in functions(body) else []
     try:
-        return [str(metric) for metric in ast.literal_eval(metrics.value)]
+        return [str(metric) for metric in ast.literal_eval(metrics)]
     except (ValueError, TypeError):
         return []
 
@@ -148,7 +148,10 @@ def module_file(name: str) -> Path | None:
     parts = name.split(".")
     for at in range(len(parts)):
         whole = ".".join(parts[: at + 1])
-        spec = importlib.util.find_spec(whole) if at == 0 else PathFinder.find_spec(whole, folders)
+        try:
+            spec = importlib.util.find_spec(whole) if at == 0 else PathFinder.find_spec(whole, folders)
+        except (ImportError, ValueError):  # a module that was made without a file
+            spec = None
         if spec is None:
             refuse(f"there is no module {whole}", "install it, or name a file: file.py:f")
         folders = list(spec.submodule_search_locations or [])
