@@ -1,14 +1,15 @@
 """From words on the command line to checked recipes: Hydra composes here and nowhere else.
 
 A plain command is composed in memory and writes nothing. Hydra's own flags (`-m`, `--cfg`, `--info`, …)
-go through `hydra.main`, so that sweeps, launchers and its help work as its documentation says.
+go through `hydra.main`, so that sweeps, launchers and its help work as its documentation says; what of Hydra a recipe
+or a command may set is asked before, by `workbench.hydra_guard`.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from workbench import errors
+from workbench import errors, hydra_guard
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
-from workbench.recipe.read import bad_key, walk
+from workbench.recipe.read import bad_key, refuse_resolvers, walk
+from workbench.recipe.sense import check_recipe_name
 from workbench.sources import shipped_folder
 
 Task = Callable[[Recipe], int]
@@ -40,15 +42,17 @@ QUIET = [
 
 def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     """Compose each named recipe with the overrides, and run the task with it; the worst exit code wins."""
-    flags = [w for w in words if w.startswith("-")]
+    flags, words = hydra_guard.flags_of(words)
     names = [w.partition("=")[2] for w in words if w.startswith("recipe=")]
-    overrides = [w for w in words if not w.startswith(("-", "recipe="))]
+    overrides = [w for w in words if not w.startswith("recipe=")]
     if not names:
         raise RequestError(f"{verb} needs a recipe", remedy="recipe=" + "|".join(sorted(recipes())))
     check_words(overrides)
     sweep = bool({"-m", "--multirun"} & set(flags))
     chosen = names[-1].split(",") if sweep else [names[-1]]
     paths = [find_recipe(name) for name in chosen]
+    for path in paths:
+        check_nouns(path, overrides)
     if flags:
         for path in paths:  # Hydra writes what it sweeps over, and shows it, before a job looks at it
             refuse_secrets_in(composed(path, []))
@@ -76,10 +80,11 @@ def find_recipe(name: str) -> Path:
         path = known[name]
     else:
         raise RequestError(f"no such recipe {name!r}", where="recipe", remedy=nearest(name, known))
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    check_recipe_name(path.stem)
+    hydra_guard.check_folder(path.parent)
+    content = yaml_of(path)
+    for word in hydra_guard.sweep_words(content, path):
+        check_words([word])
     defaults = content.get("defaults") if isinstance(content, dict) else None
     if not isinstance(defaults, list) or not defaults or defaults[0] != "workbench":
         raise RequestError(
@@ -91,9 +96,52 @@ def find_recipe(name: str) -> Path:
     return path
 
 
+def yaml_of(path: Path) -> Any:
+    """A YAML file's content, with nothing in it that Hydra would act upon while it composes."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    hydra_guard.check_text(text, content, path)
+    return content
+
+
+def check_nouns(path: Path, overrides: list[str]) -> None:
+    """Look at every other file that a recipe, or a word beside it, brings in."""
+    content = yaml_of(path)
+    words = [word.partition("=") for word in [*overrides, *hydra_guard.sweep_words(content, path)]]
+    named = [(key.lstrip("+"), value.strip("[]").split(",")) for key, _, value in words if not value.startswith("{")]
+    entries: list[Any] = [*content["defaults"], *({key: names} for key, names in named if key in groups())]
+    for entry in entries:
+        for group, value in entry.items() if isinstance(entry, dict) else [("", entry)]:
+            for name in value if isinstance(value, list) else [value]:
+                for folder in [path.parent, *config_folders()]:
+                    file = folder / group / f"{str(name).strip()}.yaml"
+                    if file.is_file():
+                        check_noun(file, ())
+
+
+def check_noun(path: Path, above: tuple[Path, ...]) -> None:
+    """Look at a noun's file, and at the sibling it may begin with."""
+    content = yaml_of(path)
+    defaults = content.get("defaults", []) if isinstance(content, dict) else []
+    for name in defaults if isinstance(defaults, list) else [defaults]:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise RequestError(
+                "a noun's defaults name its own siblings alone",
+                where=f"{path}: defaults",
+                remedy="name nouns in recipes",
+            )
+        sibling = path.with_name(f"{name}.yaml")
+        if sibling.is_file() and sibling not in (path, *above):
+            check_noun(sibling, (path, *above))
+
+
 def config_folders() -> list[Path]:
     """Where nouns are looked up: the project's own `configs/`, then the shipped ones."""
     own = Path("configs").resolve()
+    hydra_guard.check_folder(own)
     shipped = shipped_folder() / "configs"
     return [own, shipped] if own.is_dir() and own != shipped.resolve() else [shipped]
 
@@ -111,6 +159,8 @@ def groups() -> set[str]:
 def check_defaults(defaults: list[Any], path: Path) -> None:
     """Every noun that a recipe's defaults list names must exist."""
     for entry in defaults:
+        if isinstance(entry, str) and not re.fullmatch(r"[\w-]+", entry):
+            raise RequestError(f"{entry!r} is no noun", where=f"{path}: defaults", remedy="write `- group: noun`")
         for group, value in entry.items() if isinstance(entry, dict) else ():
             where = f"{path}: defaults: {group}"
             if group.split()[0] == "override" or "@" in group:
@@ -135,8 +185,12 @@ def check_words(overrides: list[str]) -> None:
         if not equals and not key.startswith("~"):
             raise RequestError(f"cannot read {word!r}", where=word, remedy="write key=value")
         refuse_secrets(name, value)
+        refuse_resolvers(name, word)
         if name.startswith("hydra"):
+            hydra_guard.check_word(key, value)
             continue
+        if "@" in key:
+            raise RequestError("a noun has its own place in the recipe", where=name, remedy=f"write {name}={value}")
         if name.rsplit(".", 1)[-1].startswith("_") or name.split(".")[0] not in {k.split(".")[0] for k in known_keys()}:
             raise bad_key(name, "no such key")
         if name in groups() and not value.startswith("{"):
@@ -169,7 +223,8 @@ def composed(path: Path, overrides: list[str]) -> DictConfig:
 
 def search_path() -> str:
     """The override that tells Hydra where the nouns are."""
-    return "hydra.searchpath=[" + ",".join(f"'file://{folder}'" for folder in config_folders()) + "]"
+    named = (str(folder).replace("'", r"\'") for folder in config_folders())
+    return "hydra.searchpath=[" + ",".join(f"'file://{name}'" for name in named) + "]"
 
 
 def translated(error: Exception, path: Path) -> RequestError:
@@ -202,17 +257,16 @@ def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], 
             codes.append(error.exit_code)
 
     job.__name__ = verb  # Hydra takes the job's name from the task
-    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, search_path()]
-    kept, sys.argv = sys.argv, ["workbench", *arguments, *hydra_settings(overrides)]
+    settings = [search_path(), *QUIET]
+    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, *settings]
+    try:
+        hydra_guard.check_composed(path, overrides, settings)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translated(error, path) from None
+    kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:
         hydra.main(version_base="1.3", config_path=None, config_name=None)(job)()
     finally:
         sys.argv = kept
     return max(codes, default=errors.OK)
-
-
-def hydra_settings(overrides: list[str]) -> Iterator[str]:
-    """Our settings for Hydra, less those that the user has set."""
-    set_by_user = {word.partition("=")[0].lstrip("+~") for word in overrides}
-    return (word for word in QUIET if word.partition("=")[0] not in set_by_user)

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,9 +23,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.names import check_name
 from workbench.permissions import close_to_others
 from workbench.privacy.secrets import masked, masked_values
 from workbench.records import Artefact, artefact, digest
+from workbench.revision import revision
 
 LIBRARIES = (
     "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "mlflow-skinny",
@@ -133,6 +134,7 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
 
     Raises WorkbenchError when another process holds the run's lock.
     """
+    check_name(name, "recipe")
     folder = experiments / name / run_id
     folder.mkdir(parents=True, exist_ok=True)
     close_to_others(folder, folder.parent)
@@ -165,7 +167,31 @@ def clear(folder: Path) -> None:
     (folder / "run.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path, folder)
+
+
+def remove(path: Path, inside: Path) -> None:
+    """Remove a file, a link or a folder that may be gone already. The only way in which a run loses files.
+
+    WorkbenchError for anything but what lies below the run's folder `inside`, once all links on the way are followed.
+    """
+    check_inside(path, inside)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_inside(path: Path, inside: Path) -> None:
+    """Raise WorkbenchError unless `path`, itself not followed where it is a link, lies below the folder `inside`."""
+    home = inside.resolve()
+    found = path.parent.resolve() / path.name
+    if ".." in path.parts or home not in found.parents:
+        raise WorkbenchError(
+            "this is not inside the run's folder, so it is neither removed nor replaced",
+            where=str(path),
+            remedy=f"only what lies in {home} belongs to this run; look for a link, or a stage of another's run.json",
+        )
 
 
 def provenance() -> dict[str, Any]:
@@ -174,10 +200,7 @@ def provenance() -> dict[str, Any]:
     for library in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
-    )
-    return {"versions": versions, "git": git.stdout.strip() or None}
+    return {"versions": versions, "git": revision()}
 
 
 def staging_folder(run: Run, stage: str) -> Path:
@@ -194,9 +217,13 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
     `Staging.scratch` are deleted before hashing. `Staging.artefacts` names what the manifest
     hashes (paths inside the folder); empty means the folder as a whole.
     """
+    for part in name.split("/"):
+        check_name(part, f"stage {name}")
     final, folder = run.folder / name, staging_folder(run, name)
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)
+    for place in (final, folder):
+        check_inside(place, run.folder)
+    if not resume:
+        remove(folder, run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     staging = Staging(folder, final)
     started = time.monotonic()
@@ -208,7 +235,7 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         run.event("stage_failed", stage=name, why=why)
         raise
     for part in staging.scratch:
-        shutil.rmtree(folder / part, ignore_errors=True)
+        remove(folder / part, run.folder)
     flush_tree(folder)
     parts = [folder / part for part in staging.artefacts] or [folder]
     made = [artefact(part, folder) for part in parts]
@@ -221,7 +248,7 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
     }
     forget(run, name)
     old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old, run.folder)
     if final.exists():
         os.replace(final, old)
     os.replace(folder, final)
@@ -229,7 +256,8 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
     manifest = run.manifest()
     manifest["stages"][name] = entry
     write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
-    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the stage is whole and in the manifest
+        remove(old, run.folder)
     run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
 
 

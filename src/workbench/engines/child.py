@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.isolation import isolated, named_folders
 
 LOG, RESULT = "log.txt", "result.json"
 GRACE_S = 15.0  # what a server may take to end by itself
@@ -35,13 +36,17 @@ def child(
     With `group` it leads a process group of its own, and whatever it has started ends with it.
     """
     package_root = str(Path(__file__).resolve().parents[2])
-    env = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")])),
-    }
+    env = (
+        os.environ
+        | isolated()
+        | {
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join([package_root, *named_folders()]),
+        }
+    )
     with tempfile.TemporaryDirectory(prefix="workbench-") as name:
         folder = Path(name)
         with (folder / LOG).open("wb") as log:

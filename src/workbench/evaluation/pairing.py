@@ -14,6 +14,7 @@ from workbench.evaluation.answers import Prediction, read_predictions
 from workbench.evaluation.figures import describe
 from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure, settings_of
 from workbench.evaluation.scorers import primary_metric
+from workbench.names import check_name
 from workbench.recipe.nouns import Evaluate
 
 SETTINGS = ("scorer", "fields", "labels", "function", "resamples", "seed")  # of the first run's report, kept
@@ -47,6 +48,8 @@ def gather(folders: Sequence[Path]) -> Gathered:
         if s != settings[0]
     ]
     own = [[arm for arm in r["arms"] if arm not in BASELINES] for r in reports]
+    for arm in {arm for arms in own for arm in arms}:
+        check_name(arm, "report.json: arms")
     common = [arm for arm in own[0] if all(arm in arms for arms in own)]
     said += [
         f"{n} {arm} has no counterpart and is left out"

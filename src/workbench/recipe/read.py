@@ -19,13 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from workbench.errors import RequestError, nearest
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.nouns import Quantize, Recipe
-from workbench.recipe.sense import check_sense
+from workbench.recipe.sense import check_recipe_name, check_sense
 
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
 # Capitals, and parted by `_` where it is long: what is no name may be the key itself.
 VARIABLE = re.compile(r"(?=.{1,64}$)(?=.{1,19}$|.*_)[A-Z_][A-Z0-9_]*")
 IN_THE_ENVIRONMENT = "put it in an environment variable (HF_TOKEN, OPENAI_API_KEY, …) and give no value here"
-RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")
+# The one interpolation a recipe may hold: the path of another key. All others, however nested, call a resolver.
+KEY_PATH = re.compile(r"\$\{\s*\.*\w[\w-]*(?:\.[\w-]+|\[\w+\])*\s*\}")
 
 
 def register_schema() -> None:
@@ -38,6 +39,7 @@ def read(cfg: DictConfig, name: str) -> Recipe:
 
     Raises RequestError naming the key path, what was wrong and the nearest right thing.
     """
+    check_recipe_name(name)
     raw = OmegaConf.to_container(cfg, resolve=False)
     if not isinstance(raw, dict):
         raise RequestError("a recipe is a mapping of keys to values", where=name)
@@ -69,9 +71,15 @@ def refuse_dangerous(path: str, value: Any) -> None:
         raise RequestError(
             "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
         )
-    if isinstance(value, str) and RESOLVER.search(value):
-        raise RequestError(f"a resolver is not allowed here: {value}", where=path, remedy="write the value itself")
+    refuse_resolvers(path, path)
+    refuse_resolvers(path, value)
     refuse_secrets(path, value)
+
+
+def refuse_resolvers(path: str, value: Any) -> None:
+    """Refuse an interpolation that is not the path of another key: `${oc.env:X}` brings the environment in."""
+    if isinstance(value, str) and "${" in KEY_PATH.sub("", value):
+        raise RequestError(f"a resolver is not allowed here: {value}", where=path, remedy="write the value itself")
 
 
 def refuse_secrets(path: str, value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from workbench.errors import RequestError, nearest
+from workbench.names import BESIDE_RUNS, check_arm, check_name
 from workbench.recipe.distil import KINDS
 from workbench.recipe.nouns import Evaluate, Recipe
 
@@ -28,6 +29,7 @@ def check_sense(recipe: Recipe) -> None:
             where="teacher.samples",
             remedy="teacher.temperature=0.7, or teacher.samples=1",
         )
+    check_names(recipe)
     check_distil(recipe)
     check_scorer(recipe.evaluate)
     if recipe.evaluate.scorer == "judge":
@@ -44,6 +46,32 @@ def check_sense(recipe: Recipe) -> None:
             "the gate's baseline is base_few_shot, but no examples are shown",
             where="evaluate.few_shot",
             remedy="set evaluate.few_shot to 3 or more, or gate.baseline=base",
+        )
+
+
+def check_recipe_name(name: str) -> None:
+    """The name of a recipe's file is the name of its runs' folder."""
+    check_name(name, "recipe", taken=BESIDE_RUNS)
+
+
+def check_names(recipe: Recipe) -> None:
+    """Every name that becomes a folder, a file, an arm or an entry of the registry."""
+    for name in recipe.quantize:
+        check_arm(name, f"quantize.{name}")
+    lowered = [name.casefold() for name in recipe.quantize]
+    if len(set(lowered)) < len(lowered):
+        raise RequestError(
+            "two formats differ in capitals alone, and a file system may not tell them apart",
+            where="quantize",
+            remedy="rename one of them",
+        )
+    tracking = recipe.tracking
+    if tracking.registered_model is not None:
+        check_name(tracking.registered_model, "tracking.registered_model")
+    # A server may want a path here (/Users/me/experiment); the embedded store makes one plain name of it.
+    if tracking.experiment is not None and not (tracking.experiment.strip() and tracking.experiment.isprintable()):
+        raise RequestError(
+            f"{tracking.experiment!r} cannot be a name", where="tracking.experiment", remedy="letters, digits, _ and -"
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.names import is_plain
 from workbench.records import file_sha256
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "signature.json"
@@ -90,6 +91,9 @@ def wrong_content(content: Any) -> str | None:
     for name, wanted in FACTS.items():
         if not isinstance(content.get(name), wanted):
             return f"{name} is missing, or no {wanted.__name__}"
+    for name in ("name", "digest"):
+        if not is_plain(content[name]):
+            return f"{name} {content[name]!r} cannot be a name"
     if content["kind"] not in KINDS:
         return f"kind {content['kind']!r} is none of {', '.join(KINDS)}"
     if not content["stop_ids"] or not all(type(i) is int for i in content["stop_ids"]):

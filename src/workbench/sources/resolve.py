@@ -14,13 +14,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.plugins import entry_points
 from workbench.records import digest, file_sha256
 from workbench.sources.fetch import fetch_hf, fetch_pypi
 
@@ -158,7 +158,7 @@ def fetched(source: str, fetch: Callable[[Path], dict[str, str] | None], *, keep
 
 def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     """The fetcher that an installed package offers for this scheme."""
-    offered = {point.name: point for point in metadata.entry_points(group="workbench.sources")}
+    offered = {point.name: point for point in entry_points("workbench.sources")}
     if scheme not in offered:
         raise RequestError(f"unknown kind of source {scheme!r}", where=source,
                            remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]))  # fmt: skip

@@ -18,7 +18,7 @@ from workbench.evaluation.report import STUDENT
 from workbench.evaluation.scorers import deciding_score
 from workbench.recipe import Recipe
 from workbench.records import digest
-from workbench.runs import Run, forget, read_json, stage
+from workbench.runs import Run, forget, read_json, remove, stage
 from workbench.serving.about import About
 from workbench.serving.bom import write_bom
 from workbench.serving.card import write_card
@@ -90,7 +90,7 @@ def take_back(run: Run, wanted: Sequence[str]) -> bool:
     stale = [s for s in run.manifest()["stages"] if s.startswith("bundle/") and s.removeprefix("bundle/") not in wanted]
     for name in stale:
         forget(run, name)
-        shutil.rmtree(run.folder / name, ignore_errors=True)
+        remove(run.folder / name, run.folder)
         say(run, name, f"{name} was taken back: the gate no longer lets it ship")
     return bool(stale)
 

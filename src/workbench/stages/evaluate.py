@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from workbench.evaluation.scorers.judged import PREFERENCE
 from workbench.evaluation.shapes import shown
 from workbench.recipe import Recipe
 from workbench.records import Example
-from workbench.runs import Run, Staging, read_json, stage, write_whole
+from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
 from workbench.stages.arms import Arm, choose_shots
 from workbench.stages.asking import Told, ask_all, questions_of
 from workbench.stages.common import is_done, log_datasets, need, rows, say
@@ -194,7 +193,7 @@ def drop_stale(folder: Path, arms: Sequence[str]) -> None:
     """Files of arms that an interrupted, differently set attempt left behind: an arm's names begin with its own."""
     for path in folder.iterdir():
         if path.name.partition(".")[0] not in arms:
-            path.unlink() if path.is_file() else shutil.rmtree(path)
+            remove(path, folder)
 
 
 def log_scores(run: Run, report: Mapping[str, Any]) -> None:

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 import httpx2 as httpx
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.plugins import entry_points
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending

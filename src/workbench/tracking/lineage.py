@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.names import check_arm
 from workbench.records import artefact
 from workbench.tracking.lines import Line, interval_metrics, interval_text
 
@@ -52,6 +53,7 @@ def find_parts(
     for stage, made in done.items():
         if stage.startswith("quantize/"):
             arm = stage.removeprefix("quantize/")
+            check_arm(arm, f"run.json: {stage}")
             fits = arm in shipped
             home, entry = bundled(folder, done, arm, manifest) if fits else (folder / stage, made)
             sha = proven(folder, entry, home)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.isolation import isolated
 
 HOST, STARTS_WITHIN_S, STOPS_WITHIN_S = "127.0.0.1", 120.0, 8.0
 
@@ -39,17 +41,23 @@ def serve_ui(uri: str, port: int, experiments: Path, ready: Callable[[str], None
     log = experiments / "mlflow-ui.log"
     artefacts = (experiments / "mlartifacts").as_uri()
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
-               "--backend-store-uri", uri, "--artifacts-destination", artefacts]  # fmt: skip
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # The job runner would start more processes, for features this project does not use.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with log.open("w", encoding="utf-8") as stream:
+               "--backend-store-uri", from_anywhere(uri), "--artifacts-destination", artefacts]  # fmt: skip
+    environment = (
+        os.environ
+        | isolated()
+        | {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # The job runner would start more processes, for features this project does not use.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
+    # uvicorn looks for code in its current folder first, so the server's is an empty one.
+    with log.open("w", encoding="utf-8") as stream, tempfile.TemporaryDirectory(prefix="workbench-ui-") as empty:
         # A session of its own: Ctrl-C reaches only us, and we end the whole group, workers included.
         server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
-        )
+            command, cwd=empty, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
         try:
             wait_until_it_answers(server, port, log)
             ready(f"http://{HOST}:{port}")
@@ -58,6 +66,12 @@ def serve_ui(uri: str, port: int, experiments: Path, ready: Callable[[str], None
             return 0
         finally:
             end_group(server)
+
+
+def from_anywhere(uri: str) -> str:
+    """The same store for a process in another folder: a relative sqlite file by its whole path."""
+    scheme, named = "sqlite:///", uri.removeprefix("sqlite:///")
+    return f"{scheme}{Path(named).absolute().as_posix()}" if uri.startswith(scheme) else uri
 
 
 def wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -191,7 +191,7 @@ def format_verdicts(recipe: Recipe, base: Path | None) -> list[Verdict]:
 
 def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     """Who answers how many rows, and what decides."""
-    from workbench.evaluation.scorers import primary_metric
+    from workbench.evaluation.scorers import planned_metric
 
     n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
     arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else [])]
@@ -199,7 +199,7 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     arms += ["teacher"] * (taught and recipe.evaluate.teacher)
     arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
-    decides = f"{primary_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
+    decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
     short = f" — fewer than gate.min_rows={recipe.gate.min_rows}" if n < recipe.gate.min_rows else ""
     return {"rows": f"{n:,}{short}", "arms": ", ".join(arms), "gate": decides}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import entry_points
 
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.scorers import exact_match, extraction, generation, json_fields, judged, label, python
 from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
+from workbench.plugins import entry_points
 from workbench.recipe.nouns import Evaluate
 from workbench.records import digest
 
@@ -24,6 +24,7 @@ __all__ = [
     "find",
     "labels",
     "metric_names",
+    "planned_metric",
     "portable",
     "primary_metric",
     "score",
@@ -83,6 +84,20 @@ def primary_metric(evaluate: Evaluate) -> str:
             remedy=nearest(evaluate.primary, possible),
         )
     return evaluate.primary
+
+
+def planned_metric(evaluate: Evaluate) -> str:
+    """`primary_metric` for who may run nothing: of a function of the user's own, what its file says."""
+    if evaluate.scorer != "python":
+        return primary_metric(evaluate)
+    written = python.written_metrics(evaluate.function)
+    if written and evaluate.primary is not None and evaluate.primary not in written:
+        raise RequestError(
+            f"{evaluate.scorer} does not measure {evaluate.primary!r}",
+            where="evaluate.primary",
+            remedy=nearest(evaluate.primary, written),
+        )
+    return evaluate.primary or (written[0] if written else f"the first metric of {evaluate.function}")
 
 
 def deciding_score(evaluate: Evaluate, expected: str, answer: str) -> float:

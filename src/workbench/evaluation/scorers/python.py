@@ -7,6 +7,7 @@ one metric is `score`. The code is run as it stands: it is the user's, and named
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -14,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +92,73 @@ def load(named: str | None) -> Function:
     return function
 
 
+def written_metrics(named: str | None) -> list[str]:
+    """What the function says it measures, as its file is written: nothing of it is run, and nothing imported.
+
+    Empty when the file does not say: the function is of compiled code, or its `metrics` are computed.
+    """
+    place, name = parted(named)
+    path = file_of(place) if place.endswith(".py") else module_file(place)
+    if path is None:
+        return []
+    try:
+        body = ast.parse(path.read_bytes(), str(path)).body
+    except (OSError, ValueError, SyntaxError) as error:
+        refuse(f"{path} cannot be read: {error}", "run it with python alone")
+    bound = bound_names(body)
+    metrics: ast.expr | None = None
+    for line in body:
+        if isinstance(line, ast.Assign) and f"{name}.metrics" in map(ast.unparse, line.targets):
+            metrics = line.value
+    if name not in bound and "*" not in bound:
+        known = [n for n in bound if not n.startswith("_")]
+        refuse(f"{place} has no {name}", f"it has {', '.join(known[:8])}" if known else "write it there")
+    if metrics is None:
+        return ["score"] if name in functions(body) else []
+    try:
+        return [str(metric) for metric in ast.literal_eval(metrics)]
+    except (ValueError, TypeError):
+        return []
+
+
+def functions(body: Sequence[ast.stmt]) -> list[str]:
+    """The functions that a module's text defines."""
+    return [line.name for line in body if isinstance(line, ast.FunctionDef)]
+
+
+def bound_names(body: Sequence[ast.stmt]) -> list[str]:
+    """Every name that a module's text binds at its top level, branches included; "*" for a star import."""
+    names: list[str] = []
+    for line in body:
+        match line:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.append(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names += [alias.asname or alias.name.partition(".")[0] for alias in aliases]
+            case ast.Assign() | ast.AnnAssign() | ast.If() | ast.Try() | ast.With():
+                names += [n.id for n in ast.walk(line) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+                names += bound_names([n for n in ast.walk(line) if isinstance(n, ast.stmt) and n is not line])
+    return list(dict.fromkeys(names))
+
+
+def module_file(name: str) -> Path | None:
+    """The file of an installed module, found without importing it or a package above it; None for compiled code."""
+    folders: Sequence[str] | None = None
+    spec = None
+    parts = name.split(".")
+    for at in range(len(parts)):
+        whole = ".".join(parts[: at + 1])
+        try:
+            spec = importlib.util.find_spec(whole) if at == 0 else PathFinder.find_spec(whole, folders)
+        except (ImportError, ValueError):  # a module that was made without a file
+            spec = None
+        if spec is None:
+            refuse(f"there is no module {whole}", "install it, or name a file: file.py:f")
+        folders = list(spec.submodule_search_locations or [])
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
 def source_of(named: str | None) -> str:
     """The text of the file that the function stands in: when it changes, so may every score."""
     place, _ = parted(named)
@@ -132,6 +201,8 @@ def from_file(path: str, changed: int) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up
+    beside = str(Path(path).parent)
+    sys.path.append(beside)  # for what the file imports from its own folder; last, so that it hides nothing installed
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -139,6 +210,8 @@ def from_file(path: str, changed: int) -> ModuleType:
         refuse(
             f"{path} cannot be loaded: {type(error).__name__}: {error} {raised_at(error)}", "run it with python alone"
         )
+    finally:
+        sys.path.remove(beside)
     return module
 
 
