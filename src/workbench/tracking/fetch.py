@@ -27,7 +27,7 @@ UNFINISHED = ".artifact.uploading."
 
 def download(uri: str, location: str, into: Path) -> Path:
     """Copy everything below an artefact location of the store at `uri` into the folder `into`; returns `into`."""
-    with manners():
+    with manners(uri):
         from mlflow.artifacts import download_artifacts, list_artifacts
 
         into.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.runs import read_json
@@ -21,12 +23,14 @@ from workbench.tracking import aliases, content, fetch, lineage, trust
 from workbench.tracking import lines as told
 from workbench.tracking.feed import catch_up
 from workbench.tracking.lineage import Part
+from workbench.tracking.outbound import Egress, Outbound, outbound, strings
 from workbench.tracking.store import Store, open_store, plain_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
+BESIDE = ("recipe.yaml", "report.json")  # files of a bundle that hold texts of the recipe and of rows
 Download = Callable[[str, str, Path], Path]
 Verify = Callable[[Path], None]
 
@@ -40,6 +44,7 @@ def register(
     shipped: Sequence[str],
     verify: Verify | None = None,
     download: Download = fetch.download,
+    egress: Egress | None = None,
 ) -> dict[str, Any]:
     """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
 
@@ -51,7 +56,7 @@ def register(
     `download(uri, location, into)` fetches what is proven.
     Raises WorkbenchError when the store is away or gives back other bytes.
     """
-    fed = catch_up(folder, tracking, experiments)
+    fed = catch_up(folder, tracking, experiments, egress)
     manifest, events = read_json(folder / "run.json"), told.read_events(folder / "events.jsonl")
     recipe, report = told.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
     name = plain_name(tracking.registered_model or manifest["recipe"])
@@ -62,21 +67,23 @@ def register(
     given: dict[str, list[str]] = {}
     said: list[str] = []
     with open_store(tracking, experiments, manifest["recipe"]) as store:
+        out = outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
         for known in {p.registered or f"{name}-{p.label}" for p in parts if p.kind != "adapter"}:
             said += aliases.repair(store, known, stands_again(store, experiments, download))
         for part in parts:
             run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
-            model = logged_model(store, part, run_id, parent, lineage.model_tags(part, recipe, manifest))
+            tags = lineage.model_tags(part, recipe, manifest)
+            model = logged_model(store, part, run_id, parent, leaving_tags(tags, out), out)
             ids[part.label] = model.model_id
             link(store, run_id, model.model_id, parent)
             link(store, fed["run_id"], model.model_id, None)
             log_figures(store, run_id, model.model_id, lineage.figures_of(part, report), finished)
-            if part.registered is None:
+            if part.registered is None or out.rule == "withheld":
                 if part.kind == "quantized":
                     said += aliases.withdraw(store, f"{name}-{part.label}", part, manifest["digest"], aliases.ALIASES)
                 continue
             tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
-            version = registered_version(store, part, model, tags)
+            version = registered_version(store, part, model, leaving_tags(tags, out))
             prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             if not champion:
@@ -84,13 +91,50 @@ def register(
             said += aliases.move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
             given[part.registered] = list(aliases.ALIASES if champion else aliases.ALIASES[:1])
+    if out.rule == "withheld":
+        said.append(
+            f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
+            "one can repeat its rows; a store on this machine (tracking.uri=null) registers it"
+        )
     refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
     return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": said}
 
 
-def logged_model(store: Store, part: Part, run_id: str, parent: str | None, tags: Mapping[str, str]) -> LoggedModel:
-    """The LoggedModel of these very bytes, found again or made; a kill in the middle is gone on from."""
-    client, stored = store.client, part.registered is not None or part.kind == "adapter"
+def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
+    """A model's tags as they may leave: of restricted rows those that no person wrote."""
+    if out.rule == "withheld":
+        return {name: value for name, value in tags.items() if name in lineage.PLAIN_TAGS}
+    return dict(tags) if out.whole else dict(out.tree("model's tags", tags))
+
+
+def refuse_personal(part: Part, out: Outbound) -> None:
+    """WorkbenchError when the recipe or the report inside a signed bundle would take personal data along.
+
+    They cannot be changed here: the bundle is signed whole.
+    """
+    for name in BESIDE if not out.whole else ():
+        path = part.folder / name
+        if path.is_file():
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+            texts = list(strings(before))
+            if out.texts(f"{part.label}/{name}", texts) != texts:
+                raise WorkbenchError(
+                    f"personal data stands in it, rows are {out.privacy}, and {out.to} is another machine",
+                    where=str(path),
+                    remedy="take it out of the recipe (or of the labels and slices) and bundle again, or use a store "
+                    "on this machine (tracking.uri=null)",
+                )
+
+
+def logged_model(
+    store: Store, part: Part, run_id: str, parent: str | None, tags: Mapping[str, str], out: Outbound
+) -> LoggedModel:
+    """The LoggedModel of these very bytes, found again or made; a kill in the middle is gone on from.
+
+    A model of restricted rows is not stored on another machine.
+    """
+    client = store.client
+    stored = (part.registered is not None or part.kind == "adapter") and out.rule != "withheld"
     wanted = {
         **tags,
         "weights": "stored" if stored else "in the run folder",
@@ -107,6 +151,8 @@ def logged_model(store: Store, part: Part, run_id: str, parent: str | None, tags
     if str(model.status) == "READY" or not stored:
         # A model without weights must not look usable: MLflow's word for that is FAILED.
         return model if stored else client.finalize_logged_model(model.model_id, "FAILED")
+    refuse_personal(part, out)
+    out.file(f"model {part.label}", part.sha256, sum(p.stat().st_size for p in part.folder.rglob("*") if p.is_file()))
     client.log_model_artifacts(model.model_id, str(part.folder))
     return client.finalize_logged_model(model.model_id, "READY")
 
