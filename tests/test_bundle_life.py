@@ -17,7 +17,8 @@ from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
 from workbench.recipe import Tracking
 from workbench.serving.manifest import read_manifest, write_manifest
-from workbench.serving.signature import sign, signing_key
+from workbench.serving.signature import sign
+from workbench.signing_keys import signing_key
 from workbench.tracking import store_uri
 from workbench.tracking.store import connect
 

@@ -22,7 +22,8 @@ from workbench.records import Message
 from workbench.serving.here import measure_here
 from workbench.serving.manifest import template_digest, write_manifest
 from workbench.serving.parity import Reference, write_parity
-from workbench.serving.signature import sign, signing_key
+from workbench.serving.signature import sign
+from workbench.signing_keys import signing_key
 
 COMPANY = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 ASKED = (Message("user", "permission is hereby granted"),)

@@ -22,7 +22,8 @@ from workbench.evaluation.statistics import cluster_numbers, share_interval
 from workbench.recipe import Evaluate, Tracking
 from workbench.records import Message
 from workbench.serving.manifest import template_digest, write_manifest
-from workbench.serving.signature import sign, signing_key
+from workbench.serving.signature import sign
+from workbench.signing_keys import signing_key
 from workbench.stages.production import scored_here
 from workbench.stages.recheck import with_new_labels
 from workbench.tracking import store_uri

@@ -8,6 +8,7 @@ from workbench.errors import RequestError, nearest
 from workbench.names import BESIDE_RUNS, check_arm, check_name
 from workbench.recipe.distil import KINDS
 from workbench.recipe.nouns import Evaluate, Recipe
+from workbench.urls import refuse_credentials
 
 
 def check_sense(recipe: Recipe) -> None:
@@ -16,6 +17,16 @@ def check_sense(recipe: Recipe) -> None:
         raise RequestError("no model is named", where="model", remedy="add `- model: smollm2_135m` to the defaults")
     if not recipe.data.train:
         raise RequestError("no training rows are named", where="data.train", remedy="data.train=my_rows.csv")
+    if recipe.tracking.uri:
+        server = recipe.tracking.uri.startswith(("http:", "https:"))
+        refuse_credentials(
+            recipe.tracking.uri,
+            "tracking.uri",
+            "take it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) in "
+            "the environment"
+            if server
+            else "take it out, and let the database's own client know it (PGPASSWORD, ~/.pgpass, ~/.my.cnf)",
+        )
     micro = recipe.method.micro_batch_size
     if micro and recipe.method.batch_size % micro:
         raise RequestError(

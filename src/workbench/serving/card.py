@@ -12,7 +12,7 @@ from workbench.serving.front_matter import front_matter, test_set
 from workbench.serving.hardware import engine_table
 from workbench.serving.launch import ENGINES, how_to_start
 from workbench.serving.notices import NOTICE
-from workbench.serving.signature import SHORT
+from workbench.signing_keys import SHORT
 
 CARD = "README.md"
 KIND_SAYS = {

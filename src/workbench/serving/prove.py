@@ -15,8 +15,8 @@ from workbench.serving.about import Verified
 from workbench.serving.checks import Check
 from workbench.serving.here import measure_here
 from workbench.serving.parity import Parity, Reference, compare, measure
-from workbench.serving.signature import public_key_of, signing_key
 from workbench.serving.verdicts import parity_checks
+from workbench.signing_keys import public_key_of, signing_key
 
 HERE = "transformers"
 # Formats that vLLM's CPU build has no kernels for, and the one whose adapter it may refuse.

@@ -9,7 +9,7 @@ from workbench.evaluation.report import STUDENT
 from workbench.recipe import Method, Model, Recipe
 from workbench.runs import Run, now, read_json
 from workbench.serving.about import About, Base, DataSet, Step, Teacher, Verified, obligations_of, scores_of
-from workbench.serving.signature import fingerprint, public_key_of, signing_key
+from workbench.signing_keys import fingerprint, public_key_of, signing_key
 from workbench.stages.common import merged_model, rows
 from workbench.teacher.duties import read_duties
 

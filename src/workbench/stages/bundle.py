@@ -37,7 +37,8 @@ from workbench.serving.prove import (
     trusted_key,
     verified_in,
 )
-from workbench.serving.signature import fingerprint, public_key_of, sign, signing_key
+from workbench.serving.signature import sign
+from workbench.signing_keys import fingerprint, public_key_of, signing_key
 from workbench.sources import model_folder
 from workbench.stages.about import about_of
 from workbench.stages.common import is_done, merged_model, need, say

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,20 @@ from workbench.runs import Run
 
 if TYPE_CHECKING:
     from workbench.data.prepare import Splits
+    from workbench.tracking import Egress
 
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
 SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
+
+
+def tracking_egress(experiments: Path) -> Egress:
+    """What a tracking server on another machine is fed through: privacy's placeholders, and the log of what left."""
+    # Not at the top: a wrong word must fail before a library of finders has loaded.
+    from workbench.data.privacy import redact
+    from workbench.teacher.egress import write_line
+    from workbench.tracking import Egress
+
+    return Egress(redact, partial(write_line, experiments / "egress.jsonl"))
 
 
 def say(run: Run, stage: str, text: str) -> None:

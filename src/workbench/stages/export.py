@@ -9,7 +9,7 @@ from rich.console import Console
 
 from workbench.errors import RequestError
 from workbench.serving.export import copy_bundle, shown
-from workbench.serving.prove import stand
+from workbench.serving.prove import stand, trusted_key
 from workbench.stages.bundle import bundle_checks
 from workbench.tracking import resolve_source
 
@@ -31,7 +31,9 @@ def run(source: str, to: str, key: str) -> int:
     with tempfile.TemporaryDirectory(prefix="workbench-export-") as temporary:
         folder = Path(source).expanduser()
         if source.startswith(MODELS):
-            folder = resolve_source(f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle")
+            folder = resolve_source(
+                f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle", trusted_key(key)
+            )
         stand(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, open_run, run_digest
 from workbench.sources import content_digests
-from workbench.stages.common import SCREEN, say
+from workbench.stages.common import SCREEN, say, tracking_egress
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
@@ -75,7 +75,10 @@ def feed_tracking(recipe: Recipe, run: Run) -> None:
     from workbench.tracking import catch_up
 
     try:
-        catch_up(run.folder, recipe.tracking, Path(recipe.launch.experiments).resolve())
+        experiments = Path(recipe.launch.experiments).resolve()
+        fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments))
+        for line in fed["said"]:
+            SCREEN.print(f"  {line}", markup=False, soft_wrap=True)
     except WorkbenchError as error:
         say(run, "register", str(error))
 

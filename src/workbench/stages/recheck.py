@@ -22,7 +22,7 @@ from workbench.evaluation.drift import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report
 from workbench.recipe import Evaluate
 from workbench.runs import now, write_whole
-from workbench.serving.prove import stand
+from workbench.serving.prove import stand, trusted_key
 from workbench.stages.bundle import bundle_checks
 from workbench.stages.fresh_rows import fresh_rows, known_lines, known_rows
 from workbench.stages.production import Production, engine_of, late, read_production
@@ -44,7 +44,7 @@ def run(words: Mapping[str, Any]) -> int:
             remedy="python -m workbench evaluate model=models:/NAME@champion data=NEW.jsonl "
             "(a recipe's own stage is: evaluate recipe=NAME)",
         )
-    with bundle_at(source) as (folder, version):
+    with bundle_at(source, words["key"]) as (folder, version):
         stand(bundle_checks(folder, words["key"]), source)
         found = read_production(folder, words["function"])
         version = version or registered_as(found)
@@ -64,14 +64,14 @@ def run(words: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def bundle_at(source: str) -> Iterator[tuple[Path, Version | None]]:
+def bundle_at(source: str, key: str) -> Iterator[tuple[Path, Version | None]]:
     """The bundle's folder, and the version that its name in the registry stands for at this moment."""
     if not source.startswith(MODELS):
         yield Path(source).expanduser(), None
         return
     version = version_named(source)
     with tempfile.TemporaryDirectory(prefix="workbench-recheck-") as temporary:
-        yield resolve_source(version.source, Path(temporary) / "bundle"), version
+        yield resolve_source(version.source, Path(temporary) / "bundle", trusted_key(key)), version
 
 
 def registered_as(found: Production) -> Version | None:

@@ -11,7 +11,7 @@ from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, read_json, stage, write_whole
 from workbench.stages.bundle import bundles_of, stand_in_registry
-from workbench.stages.common import is_done, need, say
+from workbench.stages.common import is_done, need, say, tracking_egress
 from workbench.tracking import catch_up, register, shown, store_uri
 
 
@@ -32,6 +32,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             passed=gate["passed"],
             shipped=gate.get("shipped", []),
             verify=stand_in_registry,
+            egress=tracking_egress(experiments),
         )
         for line in made.pop("said"):
             say(run, "register", line)
@@ -39,7 +40,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         staging.facts = made
     try:
         # The store has seen this stage start; now it sees it end.
-        catch_up(run.folder, recipe.tracking, experiments)
+        catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments))
     except WorkbenchError as error:
         say(run, "register", str(error))
     return True

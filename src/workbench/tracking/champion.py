@@ -11,6 +11,7 @@ from workbench.recipe import Tracking
 from workbench.tracking import fetch
 from workbench.tracking.recheck import is_missing
 from workbench.tracking.store import connect, plain_name, store_uri
+from workbench.tracking.trust import check_trusted
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,18 @@ def find_champion(tracking: Tracking, experiments: Path, recipe_name: str) -> Ch
 
 
 def fetch_champion(tracking: Tracking, experiments: Path, champion: Champion, into: Path) -> Path:
-    """Its files in the folder `into`, fetched unless they lie there whole. WorkbenchError when they are other bytes."""
+    """Its files in the folder `into`, fetched unless they lie there whole.
+
+    WorkbenchError when they are other bytes than were registered, or when only the store vouches for them.
+    """
     where = f"models:/{champion.name}/{champion.number}"
     if not champion.sha256:
         raise WorkbenchError("this version has no sha256 tag, so its bytes cannot be proven", where=where)
-    if into.is_dir() and fetch.folder_digest(into) == champion.sha256:
-        return into
-    shutil.rmtree(into, ignore_errors=True)
-    uri = store_uri(tracking, experiments)
-    with connect(uri) as client:
-        fetch.download(uri, client.get_model_version_download_uri(champion.name, champion.number), into)
-    fetch.check(into, champion.sha256, where)
+    if not (into.is_dir() and fetch.folder_digest(into) == champion.sha256):
+        shutil.rmtree(into, ignore_errors=True)
+        uri = store_uri(tracking, experiments)
+        with connect(uri) as client:
+            fetch.download(uri, client.get_model_version_download_uri(champion.name, champion.number), into)
+        fetch.check(into, champion.sha256, where)
+    check_trusted(into, champion.name, where, experiments)
     return into

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from workbench.records import file_sha256
 from workbench.tracking import lines as told
+from workbench.tracking import outbound as leaving
 from workbench.tracking.lines import Line
 from workbench.tracking.memory import Fed
+from workbench.tracking.outbound import Outbound
 from workbench.tracking.store import Store
+from workbench.urls import without_passwords
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -46,7 +51,7 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags, as many at once as MLflow takes; None is left out."""
     from mlflow.entities import RunTag
 
-    kept = [RunTag(k[:250], told.text_of(v, told.MAX_TAG)) for k, v in tags.items() if v is not None]
+    kept = [RunTag(k[:250], without_passwords(told.text_of(v, told.MAX_TAG))) for k, v in tags.items() if v is not None]
     for start in range(0, len(kept), TAGS_A_BATCH):
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 
@@ -60,14 +65,16 @@ def log_tables(store: Store, run_id: str, tables: Mapping[str, Mapping[str, Any]
     log_tags(store, run_id, {TABLES_TAG: json.dumps([{"path": path, "type": "table"} for path in paths])})
 
 
-def feed_datasets(store: Store, fed: Fed, events: Sequence[Line]) -> None:
+def feed_datasets(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) -> None:
     """Data sets as inputs, with digest and role, of the parent run and of the stage that read them."""
     known = [line for line in events if line.kind == "dataset"]
     if not fed.is_new("datasets", [line.body for line in known]):
         return
     for line in known:
+        name, source = out.texts("data set", [str(line.body.get(key, "")) for key in ("name", "source")]) or ("", "")
+        body = {**line.body, "name": name or str(line.body.get("role", "rows")), "source": without_passwords(source)}
         for run_id in {fed.parent, fed.stages.get(line.stage or "", fed.parent)}:
-            store.client.log_inputs(run_id, datasets=[dataset_input(line.body)])
+            store.client.log_inputs(run_id, datasets=[dataset_input(body)])
 
 
 def dataset_input(body: Mapping[str, Any]) -> DatasetInput:
@@ -81,28 +88,37 @@ def dataset_input(body: Mapping[str, Any]) -> DatasetInput:
     return DatasetInput(data, [InputTag("mlflow.data.context", str(body.get("role", "")))])
 
 
-def feed_texts(store: Store, fed: Fed, events: Sequence[Line]) -> None:
-    """Sample answers as a table of their stage, and what was said as a text; both rewritten whole, so never doubled."""
+def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) -> None:
+    """Sample answers as a table of their stage, and what was said as a text; both rewritten whole, so never doubled.
+
+    Neither leaves where rows are restricted.
+    """
+    if out.rule == "withheld":
+        return
     for run_id in {*fed.stages.values(), fed.parent}:
         here = [line for line in events if fed.stages.get(line.stage or "", fed.parent) == run_id]
         samples = [line for line in here if line.kind == "sample"]
         if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
-            log_tables(store, run_id, {"samples.json": told.sample_table(samples)})
+            # Swapped before they are cut: half an address would not be known for one.
+            bodies = out.tree("samples.json", [dict(line.body) for line in samples])
+            log_tables(store, run_id, {"samples.json": told.sample_table(bodies)})
     said = [line for line in events if line.kind == "said"]
     if said and fed.is_new("said", [line.end for line in said]):
-        text = "\n".join(f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said)
+        texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said]
+        text = without_passwords("\n".join(out.texts("said.txt", texts)))
         store.client.log_text(fed.parent, text + "\n", "said.txt")
 
 
 def feed_parent(
-    store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any]
+    store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any], out: Outbound
 ) -> list[str]:
     """Every value of the recipe as a param, and where the run came from as tags. Returns what changed since, aloud."""
     from mlflow.entities import Param
 
-    wanted = {k: told.text_of(v, told.MAX_PARAM) for k, v in told.flatten(recipe)}
-    if not fed.is_new("parent", [wanted, manifest.get("git"), manifest.get("versions")]):
+    flat = dict(told.flatten(recipe))
+    if not fed.is_new("parent", [flat, manifest.get("git"), manifest.get("versions")]):
         return []
+    wanted = {k: told.text_of(v, told.MAX_PARAM) for k, v in leaving.settings(flat, out).items()}
     there = store.client.get_run(fed.parent).data.params
     new = [Param(key, value) for key, value in wanted.items() if key not in there]
     for start in range(0, len(new), PARAMS_A_BATCH):
@@ -117,17 +133,47 @@ def feed_parent(
     return [f"{key} is now {value}; the param keeps the first value" for key, value in changed.items()]
 
 
-def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line]) -> list[str]:
-    """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one."""
-    said = []
+def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:
+    """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one.
+
+    Of internal rows only JSON and the recipe leave for another machine: in a page, which marks texts up word by word,
+    nobody could find what is personal. Of restricted rows none does.
+    """
+    said, stay = [], []
     named = dict.fromkeys(["recipe.yaml", *(str(line.body.get("path")) for line in events if line.kind == "file")])
     for name in named:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
             said.append(f"{name} lies outside the run's folder and was not logged")
         elif path.is_file():
-            if fed.is_new(f"file {name}", file_sha256(path)):
-                store.client.log_artifact(fed.parent, str(path), Path(name).parent.as_posix().strip("."))
+            if not fed.is_new(f"file {name}", file_sha256(path)):
+                continue
+            if out.rule == "withheld" or (not out.whole and path.suffix not in (".json", ".yaml")):
+                stay.append(name)
+            elif out.whole:
+                out.file(name, file_sha256(path), path.stat().st_size)
+                log_whole(store, fed.parent, path, name)
+            else:
+                store.client.log_text(fed.parent, redacted_file(path, name, out), name)
         elif name != "recipe.yaml":
             said.append(f"{name} is not there and was not logged")
+    if stay:
+        said.append(f"rows are {out.privacy}, and {out.to} is another machine: {', '.join(stay)} stay here")
     return said
+
+
+def log_whole(store: Store, run_id: str, path: Path, name: str) -> None:
+    """A file as it stands, but for a password that an older recipe may hold in a URL."""
+    text = path.read_text(encoding="utf-8") if name == "recipe.yaml" else ""
+    clean = without_passwords(text)
+    if clean != text:
+        store.client.log_text(run_id, clean, name)
+    else:
+        store.client.log_artifact(run_id, str(path), Path(name).parent.as_posix().strip("."))
+
+
+def redacted_file(path: Path, name: str, out: Outbound) -> str:
+    """A JSON or YAML file's text with each text in it as it may leave."""
+    if path.suffix == ".yaml":
+        return yaml.safe_dump(out.tree(name, yaml.safe_load(path.read_text(encoding="utf-8"))), allow_unicode=True)
+    return json.dumps(out.tree(name, json.loads(path.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False)

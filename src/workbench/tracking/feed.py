@@ -15,15 +15,18 @@ from workbench.recipe import Tracking
 from workbench.runs import read_json
 from workbench.tracking import content, memory, verdict
 from workbench.tracking import lines as told
+from workbench.tracking import outbound as leaving
 from workbench.tracking.lines import Line, StageState
 from workbench.tracking.memory import Fed
+from workbench.tracking.outbound import Egress, Outbound
 from workbench.tracking.store import Store, open_store, shown
 
 
-def catch_up(folder: Path, tracking: Tracking, experiments: Path) -> dict[str, Any]:
+def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress | None = None) -> dict[str, Any]:
     """Feed what is new in a run's folder into MLflow; repeat it as often as you like.
 
     A parent run for the recipe and one nested run a stage, found again when the stage was resumed.
+    Without an `egress`, which redacts and logs, no text of a row leaves for a store on another machine.
     Params are never rewritten in MLflow: a value changed later is told as a tag `changed.<key>`.
     Returns `{"uri", "experiment_id", "run_id", "stages": {stage: run id}, "metrics": newly fed, "said": […]}`.
     Raises WorkbenchError when the store cannot be reached; nothing is lost then.
@@ -35,17 +38,19 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path) -> dict[str, A
     stages = told.fold_stages(events, live=told.is_live(folder))
     with open_store(tracking, experiments, name) as store:
         fed = memory.remembered(folder, store.uri, identity(folder, events))
+        out = leaving.outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
+        memory.under(fed, out.rule)
         find_runs(store, fed, f"{name}/{manifest.get('digest') or folder.name}", events, stages)
         memory.save(folder, fed)  # a kill from here on costs no second run
         metrics = content.feed_metrics(store, fed, [line for line in events if line.end > fed.offset])
-        content.feed_datasets(store, fed, events)
-        content.feed_texts(store, fed, events)
-        said = content.feed_parent(store, fed, folder, manifest, recipe) + content.feed_files(
-            store, fed, folder, events
+        content.feed_datasets(store, fed, events, out)
+        content.feed_texts(store, fed, events, out)
+        said = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
+            store, fed, folder, events, out
         )
-        verdict.feed_report(store, fed, folder, manifest, events)
+        verdict.feed_report(store, fed, folder, manifest, events, out)
         for stage, state in stages.items():
-            feed_stage(store, fed, stage, state)
+            feed_stage(store, fed, stage, state, out)
         end_run(store, fed, fed.parent, told.run_status(stages), max((line.at_ms for line in events), default=0))
         fed.offset = max((line.end for line in events), default=0)
         memory.save(folder, fed)
@@ -86,7 +91,7 @@ def search(store: Store, query: str) -> dict[str, str]:
     return {run.data.tags.get("stage", ""): run.info.run_id for run in reversed(runs)}
 
 
-def feed_stage(store: Store, fed: Fed, stage: str, state: StageState) -> None:
+def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbound) -> None:
     """A stage's status and end, its facts (numbers as metrics, the rest as tags) and its artefacts' digests."""
     from mlflow.entities import Metric
 
@@ -95,13 +100,19 @@ def feed_stage(store: Store, fed: Fed, stage: str, state: StageState) -> None:
     run_id = fed.stages[stage]
     facts = dict(told.flatten(state.facts)) if state.facts else {}
     numbers = {k: v for k, v in facts.items() if told.number(v) is not None and not isinstance(v, bool)}
+    texts = {k: v for k, v in facts.items() if k not in numbers}
+    if out.rule == "withheld":  # a name inside nested facts may be a row's, and an error may quote one
+        numbers = {k: v for k, v in numbers.items() if k in state.facts}
+        texts, why = {}, state.why.partition(":")[0]
+    else:
+        texts, why = out.tree(f"facts of {stage}", [texts, state.why])
     content.log_metrics(
         store, run_id, [Metric(told.metric_name(f"stage/{k}"), float(v), state.ended_ms, 0) for k, v in numbers.items()]
     )
     content.log_tags(store, run_id, {
-        **{f"facts.{k}": v for k, v in facts.items() if k not in numbers},
+        **{f"facts.{k}": v for k, v in texts.items()},
         **{f"sha256.{a['path']}": a["sha256"] for a in state.artefacts},
-        "why": state.why or None,
+        "why": why or None,
     })  # fmt: skip
     end_run(store, fed, run_id, state.status, state.ended_ms)
 

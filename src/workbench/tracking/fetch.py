@@ -7,11 +7,14 @@ import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Tracking
 from workbench.records import artefact
 from workbench.tracking.store import connect, manners, shown, store_uri
+from workbench.tracking.trust import check_trusted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,10 +27,17 @@ UNFINISHED = ".artifact.uploading."
 
 def download(uri: str, location: str, into: Path) -> Path:
     """Copy everything below an artefact location of the store at `uri` into the folder `into`; returns `into`."""
-    with manners():
-        from mlflow.artifacts import download_artifacts
+    with manners(uri):
+        from mlflow.artifacts import download_artifacts, list_artifacts
 
         into.mkdir(parents=True, exist_ok=True)
+        refuse_odd_files(location)
+        if not list_artifacts(artifact_uri=location, tracking_uri=uri):
+            raise WorkbenchError(
+                "the store no longer has these files",
+                where=shown(location),
+                remedy="run `register` again to store them anew",
+            )
         got = Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri))
     if got.resolve() != into.resolve():  # some artefact stores add the folder's own name
         for part in got.iterdir():
@@ -38,16 +48,33 @@ def download(uri: str, location: str, into: Path) -> Path:
     return into
 
 
+def refuse_odd_files(location: str) -> None:
+    """WorkbenchError for a place on this machine that is no folder of plain files (a device would be read for ever)."""
+    if not location.startswith(("file:", "/")):
+        return
+    folder = Path(url2pathname(urlsplit(location).path))
+    parts = [folder, *folder.rglob("*")] if folder.is_dir() else [folder] if folder.exists() else []
+    odd = [part for part in parts if part.is_symlink() or not (part.is_dir() or part.is_file())]
+    if odd or (parts and not folder.is_dir()):
+        raise WorkbenchError(
+            f"{(odd or parts)[0]} is no plain file of a model's folder",
+            where=shown(location),
+            remedy="the store was changed; run `register` again to store the model anew",
+        )
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 of a folder as `run.json` has it: over its files' names and digests."""
     return artefact(folder, folder).sha256
 
 
-def resolve_source(source: str, into: Path) -> Path:
-    """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and check its hash.
+def resolve_source(source: str, into: Path, key: Path | None = None) -> Path:
+    """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and prove its bytes.
 
-    The store is `MLFLOW_TRACKING_URI`, else the sqlite store in `./experiments`. Raises RequestError for a
-    source that cannot be read or found, WorkbenchError when the bytes are not the registered ones.
+    They must have the version's hash and be vouched for by what the store does not hold: the signature of a trusted
+    key (`key`, when one is named), or the manifest of a run in `./experiments`. The store is `MLFLOW_TRACKING_URI`,
+    else the sqlite store in `./experiments`. Raises RequestError for a source that cannot be read or found,
+    WorkbenchError when the bytes are not proven.
     """
     match = SOURCE.match(source)
     if not match:
@@ -72,6 +99,7 @@ def resolve_source(source: str, into: Path) -> Path:
             )
         download(uri, client.get_model_version_download_uri(version.name, version.version), into)
     check(into, promised, source)
+    check_trusted(into, version.name, source, Path("experiments").absolute(), None if key is None else [key])
     return into
 
 

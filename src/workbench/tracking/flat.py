@@ -124,16 +124,19 @@ def gate_tags(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def report_note(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown table of arms and metrics with the gate's word, for the run's description."""
+def report_note(report: Mapping[str, Any], *, reasons: bool = True) -> str:
+    """The report as a Markdown table of arms and metrics with the gate's word, for the run's description.
+
+    Without `reasons` it says nothing but figures: a reason may quote a label or a slice.
+    """
     arms = report.get("arms", {})
     metrics = list(dict.fromkeys(metric for found in arms.values() for metric in found))
     gate = report.get("gate", {})
     rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} test rows", ""]
-    if gate.get("overridden"):
+    if gate.get("overridden") and reasons:
         rows[1:1] = ["", f"Overridden by a person: {gate.get('override')}"]
     rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for arm, found in arms.items():
         rows.append(f"| {arm} | " + " | ".join(interval_text(found.get(metric, {})) for metric in metrics) + " |")
     checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
-    return "\n".join(rows + (["", *checks] if checks else []))
+    return "\n".join(rows + (["", *checks] if checks and reasons else []))

@@ -92,6 +92,10 @@ def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
     return known.get(model) or artefact(model, folder).sha256
 
 
+# Tags that hold nothing a person wrote freely.
+PLAIN_TAGS = ("recipe", "digest", "kind", "label", "sha256", "gate", "base_source", "base_licence")
+
+
 def model_tags(part: Part, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
     """The tags a LoggedModel is found again by, and what it was made from."""
     base = recipe.get("model") or {}

@@ -160,10 +160,8 @@ def interval_text(cell: Any) -> str:
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
-def sample_table(lines: Sequence[Line]) -> dict[str, Any]:
+def sample_table(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Sample answers in the layout of MLflow's tables (pandas' `split`)."""
     columns = ["step", "prompt", "expected", "answer"]
-    rows = [
-        [b.get("step"), *(text_of(b.get(c, ""), 10_000) for c in columns[1:])] for b in (line.body for line in lines)
-    ]
+    rows = [[b.get("step"), *(text_of(b.get(c, ""), 10_000) for c in columns[1:])] for b in bodies]
     return {"columns": columns, "data": rows}

@@ -22,6 +22,7 @@ class Fed:
     stages: dict[str, str] = field(default_factory=dict)
     offset: int = 0
     once: dict[str, str] = field(default_factory=dict)
+    rule: str = "raw"
 
     def is_new(self, what: str, content: Any) -> bool:
         """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""
@@ -29,6 +30,13 @@ class Fed:
         changed = self.once.get(what) != mark
         self.once[what] = mark
         return changed
+
+
+def under(fed: Fed, rule: str) -> Fed:
+    """The memory under a rule of what may leave; under another than before, texts and files count as new."""
+    if fed.rule != rule:
+        fed.rule, fed.once = rule, {}
+    return fed
 
 
 def remembered(folder: Path, store_uri: str, run: str) -> Fed:

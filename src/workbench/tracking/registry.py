@@ -7,26 +7,30 @@ so a registration that was killed goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.runs import read_json
-from workbench.tracking import content, fetch, lineage
+from workbench.tracking import aliases, content, fetch, lineage, trust
 from workbench.tracking import lines as told
 from workbench.tracking.feed import catch_up
 from workbench.tracking.lineage import Part
+from workbench.tracking.outbound import Egress, Outbound, outbound, strings
 from workbench.tracking.store import Store, open_store, plain_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
-ALIASES = ("challenger", "champion")
+BESIDE = ("recipe.yaml", "report.json")  # files of a bundle that hold texts of the recipe and of rows
 Download = Callable[[str, str, Path], Path]
 Verify = Callable[[Path], None]
 
@@ -38,18 +42,21 @@ def register(
     *,
     passed: bool,
     shipped: Sequence[str],
-    verify: Verify = lambda folder: None,
+    verify: Verify | None = None,
     download: Download = fetch.download,
+    egress: Egress | None = None,
 ) -> dict[str, Any]:
     """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
 
     `challenger` moves to a version only after its files were downloaded again, had the hashes of `run.json` and
-    stood `verify(folder)`, which raises WorkbenchError; `champion` only when the gate has `passed` as well, and it is
-    taken from a version that the gate now refuses. Returns `{"models": {label: id}, "versions": {name: version},
-    "aliases": {name: […]}, "refused": [label], "said": […]}`. `download(uri, location, into)` fetches what is proven.
+    stood `verify(folder)`, which raises WorkbenchError (left out: a trusted key must have signed them); `champion` only
+    when the gate has `passed` as well, and it is taken from a version that the gate now refuses. An alias of a version
+    whose proof fails goes back to the last earlier one that stands, or to none. Returns `{"models": {label: id},
+    "versions": {name: version}, "aliases": {name: […]}, "refused": [label], "said": […]}`.
+    `download(uri, location, into)` fetches what is proven.
     Raises WorkbenchError when the store is away or gives back other bytes.
     """
-    fed = catch_up(folder, tracking, experiments)
+    fed = catch_up(folder, tracking, experiments, egress)
     manifest, events = read_json(folder / "run.json"), told.read_events(folder / "events.jsonl")
     recipe, report = told.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
     name = plain_name(tracking.registered_model or manifest["recipe"])
@@ -57,36 +64,77 @@ def register(
     finished = told.millis(manifest["stages"]["evaluate"]["finished"])
     ids: dict[str, str] = {}
     versions: dict[str, str] = {}
-    aliases: dict[str, list[str]] = {}
+    given: dict[str, list[str]] = {}
     said: list[str] = []
     with open_store(tracking, experiments, manifest["recipe"]) as store:
+        out = outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
+        for known in {p.registered or f"{name}-{p.label}" for p in parts if p.kind != "adapter"}:
+            said += aliases.repair(store, known, stands_again(store, experiments, download))
         for part in parts:
             run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
-            model = logged_model(store, part, run_id, parent, lineage.model_tags(part, recipe, manifest))
+            tags = lineage.model_tags(part, recipe, manifest)
+            model = logged_model(store, part, run_id, parent, leaving_tags(tags, out), out)
             ids[part.label] = model.model_id
             link(store, run_id, model.model_id, parent)
             link(store, fed["run_id"], model.model_id, None)
             log_figures(store, run_id, model.model_id, lineage.figures_of(part, report), finished)
-            if part.registered is None:
+            if part.registered is None or out.rule == "withheld":
                 if part.kind == "quantized":
-                    said += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
+                    said += aliases.withdraw(store, f"{name}-{part.label}", part, manifest["digest"], aliases.ALIASES)
                 continue
             tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
-            version = registered_version(store, part, model, tags)
+            version = registered_version(store, part, model, leaving_tags(tags, out))
             prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             if not champion:
-                said += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
-            said += move_aliases(store, version, champion=champion)
+                said += aliases.withdraw(store, part.registered, part, manifest["digest"], ("champion",))
+            said += aliases.move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
-            aliases[part.registered] = list(ALIASES if champion else ALIASES[:1])
+            given[part.registered] = list(aliases.ALIASES if champion else aliases.ALIASES[:1])
+    if out.rule == "withheld":
+        said.append(
+            f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
+            "one can repeat its rows; a store on this machine (tracking.uri=null) registers it"
+        )
     refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
-    return {"models": ids, "versions": versions, "aliases": aliases, "refused": refused, "said": said}
+    return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": said}
 
 
-def logged_model(store: Store, part: Part, run_id: str, parent: str | None, tags: Mapping[str, str]) -> LoggedModel:
-    """The LoggedModel of these very bytes, found again or made; a kill in the middle is gone on from."""
-    client, stored = store.client, part.registered is not None or part.kind == "adapter"
+def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
+    """A model's tags as they may leave: of restricted rows those that no person wrote."""
+    if out.rule == "withheld":
+        return {name: value for name, value in tags.items() if name in lineage.PLAIN_TAGS}
+    return dict(tags) if out.whole else dict(out.tree("model's tags", tags))
+
+
+def refuse_personal(part: Part, out: Outbound) -> None:
+    """WorkbenchError when the recipe or the report inside a signed bundle would take personal data along.
+
+    They cannot be changed here: the bundle is signed whole.
+    """
+    for name in BESIDE if not out.whole else ():
+        path = part.folder / name
+        if path.is_file():
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+            texts = list(strings(before))
+            if out.texts(f"{part.label}/{name}", texts) != texts:
+                raise WorkbenchError(
+                    f"personal data stands in it, rows are {out.privacy}, and {out.to} is another machine",
+                    where=str(path),
+                    remedy="take it out of the recipe (or of the labels and slices) and bundle again, or use a store "
+                    "on this machine (tracking.uri=null)",
+                )
+
+
+def logged_model(
+    store: Store, part: Part, run_id: str, parent: str | None, tags: Mapping[str, str], out: Outbound
+) -> LoggedModel:
+    """The LoggedModel of these very bytes, found again or made; a kill in the middle is gone on from.
+
+    A model of restricted rows is not stored on another machine.
+    """
+    client = store.client
+    stored = (part.registered is not None or part.kind == "adapter") and out.rule != "withheld"
     wanted = {
         **tags,
         "weights": "stored" if stored else "in the run folder",
@@ -103,6 +151,8 @@ def logged_model(store: Store, part: Part, run_id: str, parent: str | None, tags
     if str(model.status) == "READY" or not stored:
         # A model without weights must not look usable: MLflow's word for that is FAILED.
         return model if stored else client.finalize_logged_model(model.model_id, "FAILED")
+    refuse_personal(part, out)
+    out.file(f"model {part.label}", part.sha256, sum(p.stat().st_size for p in part.folder.rglob("*") if p.is_file()))
     client.log_model_artifacts(model.model_id, str(part.folder))
     return client.finalize_logged_model(model.model_id, "READY")
 
@@ -164,50 +214,53 @@ def registered_version(store: Store, part: Part, model: LoggedModel, tags: Mappi
 
 
 def prove(
-    store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download, verify: Verify
+    store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download, verify: Verify | None
 ) -> None:
-    """Download the version again and prove it. One that fails is marked, so that the next attempt stores it anew."""
-    client, into = store.client, experiments / ".verify"
+    """Download the version again and prove it.
+
+    One that fails loses its aliases, aloud, and is marked, so that the next attempt stores it anew.
+    """
+    client, name, number = store.client, version.name, str(version.version)
+    try:
+        with downloaded(store, version, experiments, download) as into:
+            fetch.check(into, part.sha256, f"models:/{name}/{number}")
+            if part.passed and verify is None:
+                trust.check_signed(into, name)
+            elif part.passed and verify is not None:
+                verify(into)
+    except WorkbenchError as error:
+        # The aliases first: a kill between the two steps leaves none on bytes that are known to be wrong.
+        moved = aliases.take_back(store, name, number, stands_again(store, experiments, download))
+        client.set_model_version_tag(name, number, "verified", "false")
+        client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})
+        if not moved:
+            raise
+        raise type(error)("; ".join([error.what, *moved]), where=error.where, remedy=error.remedy) from error
+    client.set_model_version_tag(name, number, "verified", "true")
+
+
+def stands_again(store: Store, experiments: Path, download: Download) -> aliases.Stands:
+    """Whether a version that was proven once still is: its bytes are fetched anew and held against what vouches."""
+
+    def stands(version: ModelVersion) -> bool:
+        where = f"models:/{version.name}/{version.version}"
+        try:
+            with downloaded(store, version, experiments, download) as into:
+                fetch.check(into, version.tags.get("sha256", ""), where)
+                trust.check_trusted(into, version.name, where, experiments)
+        except WorkbenchError:
+            return False
+        return True
+
+    return stands
+
+
+@contextlib.contextmanager
+def downloaded(store: Store, version: ModelVersion, experiments: Path, download: Download) -> Iterator[Path]:
+    """A version's files as the store gives them now, in a folder that is gone afterwards."""
+    into = experiments / ".verify"
     shutil.rmtree(into, ignore_errors=True)  # a killed attempt's leavings; the store's lock is ours
     try:
-        location = client.get_model_version_download_uri(version.name, version.version)
-        download(store.uri, location, into)
-        fetch.check(into, part.sha256, f"models:/{version.name}/{version.version}")
-        if part.passed:
-            verify(into)
-    except WorkbenchError:
-        client.set_model_version_tag(version.name, version.version, "verified", "false")
-        client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})
-        raise
+        yield download(store.uri, store.client.get_model_version_download_uri(version.name, version.version), into)
     finally:
         shutil.rmtree(into, ignore_errors=True)
-    client.set_model_version_tag(version.name, version.version, "verified", "true")
-
-
-def holders(store: Store, name: str) -> dict[str, str]:
-    """Alias → version of a registered model, empty when there is none."""
-    found = store.client.search_registered_models(f"name = '{name}'")
-    return {alias: str(version) for model in found for alias, version in (model.aliases or {}).items()}
-
-
-def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
-    """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
-    name, number, before = version.name, str(version.version), holders(store, version.name)
-    said = []
-    for alias in ALIASES if champion else ALIASES[:1]:
-        if before.get(alias) != number:
-            store.client.set_registered_model_alias(name, alias, number)
-            said.append(f"{name} version {number} is now {alias}")
-    return said
-
-
-def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence[str]) -> list[str]:
-    """Take aliases from a version of this run that shipped once and is refused now."""
-    said = []
-    for alias, number in holders(store, name).items():
-        tags = store.client.get_model_version(name, number).tags
-        if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
-            store.client.set_model_version_tag(name, number, "gate", "refused")
-            store.client.delete_registered_model_alias(name, alias)
-            said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
-    return said

@@ -20,7 +20,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.permissions import close_to_others
 from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
-from workbench.urls import is_loopback
+from workbench.urls import is_loopback, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,11 +43,12 @@ EVENTS_KEEP = "events.jsonl keeps everything; `python -m workbench ui` catches t
 
 @dataclass(frozen=True)
 class Store:
-    """An open store: the client, and the experiment this recipe is recorded in."""
+    """An open store: the client, the experiment this recipe is recorded in, and where that keeps its artefacts."""
 
     client: MlflowClient
     uri: str
     experiment_id: str
+    artefacts: str = ""
 
 
 def store_uri(tracking: Tracking, experiments: Path) -> str:
@@ -61,8 +62,8 @@ def is_server(uri: str) -> bool:
 
 
 def shown(uri: str) -> str:
-    """The URI without a user or password, for screens, files and errors."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    """The URI, or a text with some in it, without users and passwords: for screens, files and errors."""
+    return without_passwords(uri)
 
 
 def plain_name(name: str) -> str:
@@ -120,25 +121,35 @@ def probe_store(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def manners() -> Iterator[None]:
-    """Set MLflow's environment for as long as we talk to it; what the user has set stays, and all is put back."""
+def manners(uri: str = "") -> Iterator[None]:
+    """Set MLflow's environment for as long as we talk to it; what the user has set stays, and all is put back.
+
+    A server on loopback is never asked through a proxy: what is meant for this machine would leave it.
+    """
     mine = {name: value for name, value in MANNERS.items() if name not in os.environ}
+    if is_loopback(uri):
+        host = urlsplit(uri).hostname or ""
+        mine |= {name: ",".join(filter(None, (os.environ.get(name), host))) for name in ("no_proxy", "NO_PROXY")}
+    before = {name: os.environ.get(name) for name in mine}
     os.environ.update(mine)
     for name in CHATTER:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for name in mine:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def connect(uri: str) -> Iterator[MlflowClient]:
     """A client for one store, its failures turned into WorkbenchError; no global MLflow setting is touched."""
     refuse_stray_password(uri)
-    probe(uri)
-    with manners():
+    with manners(uri):
+        probe(uri)
         import requests.exceptions
         import sqlalchemy.exc
         from mlflow import MlflowClient
@@ -149,6 +160,12 @@ def connect(uri: str) -> Iterator[MlflowClient]:
         except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WorkbenchError(f"MLflow: {shown(why)}", where=shown(uri), remedy=EVENTS_KEEP) from error
+        except ModuleNotFoundError as error:
+            raise WorkbenchError(
+                f"MLflow needs {error.name} for the place where this store keeps its artefacts",
+                where=shown(uri),
+                remedy=f"install what brings {error.name}, or use another store (tracking.uri=null is one here)",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -174,7 +191,8 @@ def open_store(tracking: Tracking, experiments: Path, recipe_name: str) -> Itera
     try:
         with connect(uri) as client:
             place = None if is_server(uri) else (experiments.absolute() / "mlartifacts")
-            yield Store(client, uri, experiment_id(client, tracking.experiment or recipe_name, place))
+            experiment = experiment_id(client, tracking.experiment or recipe_name, place)
+            yield Store(client, uri, experiment, str(client.get_experiment(experiment).artifact_location))
     finally:
         lock.release()
 

@@ -16,7 +16,7 @@ from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
 from workbench.serving.prove import version_of
-from workbench.serving.signature import PRIVATE, keys_folder
+from workbench.signing_keys import PRIVATE, keys_folder
 from workbench.sources import cache_folder
 from workbench.views.show import megabytes, show
 

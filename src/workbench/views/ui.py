@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import yaml
 from rich.console import Console
 
 from workbench import errors
+from workbench.data.privacy import redact
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Tracking
-from workbench.tracking import catch_up, free_port, is_server, serve_ui, shown, store_uri
+from workbench.teacher.egress import write_line
+from workbench.tracking import Egress, catch_up, free_port, is_server, serve_ui, shown, store_uri
 
 SCREEN = Console(stderr=True, highlight=False)
 
@@ -47,13 +50,14 @@ def catch_up_all(folder: Path, uri: str) -> None:
     A run that cannot be fed does not keep the others back; a store that is away is asked once.
     """
     away: set[str] = set()
+    egress = Egress(redact, partial(write_line, folder / "egress.jsonl"))
     for events in sorted(folder.glob("*/*/events.jsonl")):
         name, tracking = events.parent.relative_to(folder), tracking_of(events.parent, uri)
         address = store_uri(tracking, folder)
         if address in away:
             continue
         try:
-            fed = catch_up(events.parent, tracking, folder)
+            fed = catch_up(events.parent, tracking, folder, egress)
         except WorkbenchError as error:
             say(f"{name} could not be caught up: {error}")
             away |= {address} if is_server(address) else set()
