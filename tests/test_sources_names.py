@@ -185,5 +185,5 @@ def test_a_cached_member_that_became_a_link_out_of_the_cache_is_refused(index: I
     (tmp_path / "secret").write_bytes(b"first bytes")
     path.unlink()
     path.symlink_to(tmp_path / "secret")
-    with pytest.raises(WorkbenchError, match="has no tiny/model.gguf any more"):
+    with pytest.raises(WorkbenchError, match=r"has no tiny/model\.gguf any more"):
         sources.resolve(MEMBER)
