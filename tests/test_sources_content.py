@@ -13,14 +13,15 @@ from wheel_index import SOURCE, Index, package_index, wheel_bytes
 from workbench import sources
 from workbench.data import prepare as prepare_room
 from workbench.data.prepare import prepare
-from workbench.errors import WorkbenchError
-from workbench.recipe import Data, Model, Recipe, Shrink, Teacher
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Data, Model, Recipe, Shrink, Teacher, to_dict
 from workbench.records import digest, file_sha256
 from workbench.runs import hold_source, open_run, other_contents, read_json, run_digest
 from workbench.sources import digests, weights
 from workbench.sources.digests import content_sha256, digests_of, state_of
 from workbench.sources.resolve import pin_path, slot
 from workbench.stages.common import base_model, refuse_other_bytes, row_contents
+from workbench.stages.gold_student import check_kin
 from workbench.training import shrink
 from workbench.views.plan import unpinned
 
@@ -362,6 +363,16 @@ def test_a_run_notices_that_a_package_it_used_holds_other_bytes_in_another_cache
             row_contents(recipe, run)
         with pytest.raises(WorkbenchError, match="not those that this run began with"):
             refuse_other_bytes(run)
+
+
+def test_a_gold_student_of_other_weights_under_the_same_source_is_no_kin(tmp_path: Path) -> None:
+    recipe = Recipe(model=Model(source="dir:base"))
+    for number in ("11111111", "22222222"):
+        with open_run(tmp_path, "mine", number, to_dict(recipe), fresh=False) as run:
+            hold_source(run, "model.source", "dir:base", number[0] * 64)
+            check_kin(recipe, run, run.folder)
+    with pytest.raises(RequestError, match="other weights of dir:base"):
+        check_kin(recipe, run, tmp_path / "mine" / "11111111")
 
 
 def test_the_first_use_is_noted_once_and_an_equal_one_changes_nothing(tmp_path: Path) -> None:

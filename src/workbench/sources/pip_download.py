@@ -53,7 +53,7 @@ def refuse_local_links() -> None:
             raise SystemExit(f"ERROR: {response.url} redirects to {found}, which is no address of the network")
         return found
 
-    SessionRedirectMixin.get_redirect_target = redirect
+    SessionRedirectMixin.get_redirect_target = redirect  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -61,10 +61,10 @@ def verify_bundle(folder: Path, engine: str, key: str, output: str) -> int:
     if engine != NO_ENGINE:
         # An engine is started on a folder that is known to hold no code, and on no other. What a manifest names is
         # only opened or fetched when one who is trusted here has signed it.
-        passed = {check.name: check.passed for check in checks}
-        if not all(passed[name] for name in ("files", "no_code", "quantized")):
+        verdicts = {check.name: check.passed for check in checks}
+        if not all(verdicts[name] for name in ("files", "no_code", "quantized")):
             checks.append(Check("loads", False, "not tried: see above"))
-        elif manifest.get("base") and not passed["signature"]:
+        elif manifest.get("base") and not verdicts["signature"]:
             why = "not tried: its base is neither fetched nor opened, for no key that is trusted here names it"
             checks.append(Check("loads", False, why))
         else:
