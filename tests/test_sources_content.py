@@ -20,6 +20,7 @@ from workbench.runs import hold_source, open_run, other_contents, read_json, run
 from workbench.sources import digests, weights
 from workbench.sources.digests import content_sha256, digests_of, state_of
 from workbench.sources.resolve import pin_path, slot
+from workbench.stages import on_policy
 from workbench.stages.common import base_model, refuse_other_bytes, row_contents
 from workbench.stages.gold_student import check_kin
 from workbench.training import shrink
@@ -365,6 +366,17 @@ def test_a_run_notices_that_a_package_it_used_holds_other_bytes_in_another_cache
             refuse_other_bytes(run)
 
 
+def test_a_run_refuses_other_weights_of_its_open_teacher(tmp_path: Path) -> None:
+    teacher = fake_model(tmp_path / "teacher")
+    recipe = Recipe(teacher=Teacher(weights="dir:teacher"))
+    with open_run(tmp_path / "experiments", "mine", "0a1b2c3d", {}, fresh=False) as run:
+        assert on_policy.weights_of(recipe, run) == teacher
+        swap_bytes(teacher / "model.safetensors", b"WEIGHTS")
+        on_policy.found_for.cache_clear()  # as another command would begin
+        with pytest.raises(WorkbenchError, match="not those that this run began with"):
+            on_policy.weights_of(recipe, run)
+
+
 def test_a_gold_student_of_other_weights_under_the_same_source_is_no_kin(tmp_path: Path) -> None:
     recipe = Recipe(model=Model(source="dir:base"))
     for number in ("11111111", "22222222"):
@@ -445,8 +457,9 @@ def test_plan_names_what_is_not_pinned_and_how_to_pin_it() -> None:
         data=Data(train="pypi:rows==1.0!rows.csv", test="file:test.csv"),
         teacher=Teacher(weights="mlflow:models:/teacher@champion"),
     )
+    recipe.evaluate.general = "hf:org/questions"
     lines = unpinned(recipe)["not pinned"]
-    assert list(lines) == ["model.source", "data.train"]
+    assert list(lines) == ["model.source", "data.train", "evaluate.general"]
     assert "hf:org/name@COMMIT" in lines["model.source"]
     pinned = Recipe(model=Model(source=f"hf:org/name@{'a' * 40}"), data=Data(train="rows.csv"))
     assert unpinned(pinned) == {}

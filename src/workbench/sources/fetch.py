@@ -78,7 +78,7 @@ def read_hf(rest: str) -> Repository:
 def is_inside(member: str) -> bool:
     """Whether a wheel's member is a plain relative path that stays inside."""
     path = PurePosixPath(member)
-    odd = "\\" in member or ":" in member or any(ord(c) < 32 or ord(c) == 127 for c in member)
+    odd = "\\" in member or re.match("[A-Za-z]:", member) or any(ord(c) < 32 or ord(c) == 127 for c in member)
     return not odd and not path.is_absolute() and bool(path.parts) and ".." not in path.parts
 
 

@@ -120,13 +120,18 @@ def about_run(recipe: Recipe) -> dict[str, Any]:
 
 def unpinned(recipe: Recipe) -> dict[str, dict[str, str]]:
     """The sources that stand for whatever is there when they are first fetched, and how each is pinned."""
+    evaluate, judge = recipe.evaluate, recipe.evaluate.judge
     promises = {
         "model.source": recipe.model.sha256,
         "teacher.source": recipe.teacher.sha256,
         "teacher.weights": recipe.teacher.weights_sha256,
+        "evaluate.judge.source": judge.sha256,
     }
+    judged = {"judge.source": judge.source, "judge.human": judge.human, "general": evaluate.general}
+    judged |= {"harmful": evaluate.harmful}
+    named = sources_of(recipe) | {f"evaluate.{key}": source for key, source in judged.items()}
     lines = {}
-    for key, source in sources_of(recipe).items():
+    for key, source in named.items():
         if source and not is_pinned(source, promises.get(key)):
             commit = pinned_commit(source)
             now = f"fetched here at {commit}, and held to it" if commit else "held to what is fetched first"
