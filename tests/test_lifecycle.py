@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,3 +222,22 @@ def test_preview_marks_the_answer_and_its_stop_token_as_trained_and_nothing_else
         assert len(trained) == 1
         assert trained[0].removesuffix("<|im_end|>") in ("red", "blue", "green", "black", "white")
         assert trained[0].endswith("<|im_end|>")
+
+
+def test_other_base_weights_under_the_same_folder_are_another_run_and_never_merged_into(
+    project: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = Path(shutil.copytree(tiny_model, project / "base"))
+    words = ["recipe=./mine.yaml", "model.source=dir:base"]
+    assert main(["train", *words, "until=train"]) == 0
+    weights = base / "model.safetensors"
+    before, content = weights.stat(), weights.read_bytes()
+    weights.write_bytes(content[:-2] + bytes([content[-2] ^ 1, content[-1]]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    capfd.readouterr()
+    assert main(["merge", *words]) == 1
+    shown = capfd.readouterr().err
+    assert "model.source=dir:base holds other bytes than in the run" in shown
+    assert not list(project.glob("experiments/mine/*/merge"))
+    weights.write_bytes(content)
+    assert main(["merge", *words]) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -36,16 +38,19 @@ class Hub(BaseHTTPRequestHandler):
         self.server.seen.append(self.path)  # type: ignore[attr-defined]
         if "org/gated" in self.path:
             return self.send(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"}, body)
+        files: dict[str, bytes] = self.server.files  # type: ignore[attr-defined]
         name = self.path.split("?")[0].rsplit("/", 1)[-1]
+        asked = re.search(r"[0-9a-f]{40}", self.path)
+        commit = asked[0] if asked else self.server.commit  # type: ignore[attr-defined]
         if self.path.startswith("/api/models/org/tiny/tree/"):
-            tree = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in FILES.items()]
+            tree = [{"type": "file", "path": f, "size": len(c), "oid": "0" * 40} for f, c in files.items()]
             return self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
         if self.path.startswith("/api/models/org/tiny"):
-            info = {"id": "org/tiny", "sha": COMMIT, "siblings": [{"rfilename": f} for f in FILES]}
+            info = {"id": "org/tiny", "sha": commit, "siblings": [{"rfilename": f} for f in files]}
             return self.send(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, body)
-        if self.path.startswith("/org/tiny/resolve/") and name in FILES:
-            etag = hashlib.sha256(FILES[name]).hexdigest()
-            return self.send(200, FILES[name], {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, body)
+        if self.path.startswith("/org/tiny/resolve/") and name in files:
+            etag = hashlib.sha256(files[name]).hexdigest()
+            return self.send(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, body)
         return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
 
     def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
@@ -64,6 +69,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen = []  # type: ignore[attr-defined]
+    server.commit, server.files = COMMIT, dict(FILES)  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -101,3 +107,38 @@ def test_what_the_hub_refuses_is_one_clear_line(
     done = resolve(source, hub, tmp_path)
     assert done.stderr.startswith("2 "), done.stderr
     assert named in done.stderr
+
+
+def test_a_branch_is_pinned_aloud_to_the_commit_of_its_first_fetch(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    first = resolve("hf:org/tiny", hub, tmp_path)
+    assert f"hf:org/tiny: pinned to {COMMIT}" in first.stderr
+    folder = Path(first.stdout.strip().splitlines()[-1])
+    assert json.loads((folder / "source.json").read_text())["commit"] == COMMIT
+    shutil.rmtree(folder)
+    hub.commit = "b" * 40  # type: ignore[attr-defined]
+    hub.seen.clear()  # type: ignore[attr-defined]
+    assert resolve("hf:org/tiny", hub, tmp_path).stdout == first.stdout
+    files = [path for path in hub.seen if "/resolve/" in path]  # type: ignore[attr-defined]
+    assert files
+    assert all(COMMIT in path for path in files), "later fetches are held to it"
+    (folder.with_name(f"{folder.name}.pin.json")).unlink()
+    shutil.rmtree(folder)
+    assert f"pinned to {'b' * 40}" in resolve("hf:org/tiny", hub, tmp_path).stderr
+
+
+def test_other_bytes_under_the_same_commit_and_in_the_cached_copy_are_refused(
+    hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    source = f"hf:org/tiny@{COMMIT}"
+    first = resolve(source, hub, tmp_path)
+    assert "pinned to" not in first.stderr, "the recipe has done it"
+    folder = Path(first.stdout.strip().splitlines()[-1])
+    (folder / "config.json").write_bytes(b'{"model_type": "other"}')
+    changed = resolve(source, hub, tmp_path)
+    assert "1 " in changed.stderr
+    assert "the cached copy has changed" in changed.stderr
+    shutil.rmtree(folder)
+    hub.files["model.safetensors"] = b"WEIGHTS" * 100  # type: ignore[attr-defined]
+    offered = resolve(source, hub, tmp_path)
+    assert "other bytes are offered" in offered.stderr
+    assert not folder.exists()

@@ -122,6 +122,47 @@ def run_digest(weights: Mapping[str, Any], data_digests: Mapping[str, str]) -> s
     return digest({"weights": weights, "data": dict(data_digests)}, 8)
 
 
+def hold_source(run: Run, key: str, source: str, sha256: str, commit: str | None = None) -> None:
+    """Note at its first use what a source of this run held, and refuse it when it holds other bytes later.
+
+    `commit` is a hub's, for people; the digest decides. The note stands in `run.json` under `sources`, by the key.
+    """
+    manifest = run.manifest()
+    held = manifest.get("sources", {}).get(key)
+    if held is None:
+        facts = {"source": source, "sha256": sha256} | ({"commit": commit} if commit else {})
+        manifest.setdefault("sources", {})[key] = facts
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+        run.event("source", key=key, **facts)
+    elif held["sha256"] != sha256:
+        raise WorkbenchError(
+            f"its bytes are not those that this run began with: sha256 is {sha256}, and was {held['sha256']}",
+            where=f"{key}={source}",
+            remedy="put the earlier ones back, or begin again with these: fresh=true",
+        )
+
+
+def hold_contents(run: Run, contents: Mapping[str, str]) -> None:
+    """Note the digests of the local sources that the run's digest covers, in `run.json` under `contents`."""
+    manifest = run.manifest()
+    if manifest.get("contents") != dict(contents):
+        manifest["contents"] = dict(contents)
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def other_contents(run: Run, contents: Mapping[str, str]) -> dict[str, list[str]]:
+    """The sources that other runs of this recipe have read with other content: the runs' digests by source."""
+    others: dict[str, list[str]] = {}
+    for path in sorted(run.folder.parent.glob("*/run.json")):
+        if path.parent == run.folder:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            for name, sha256 in read_json(path).get("contents", {}).items():
+                if contents.get(name, sha256) != sha256:
+                    others.setdefault(name, []).append(path.parent.name)
+    return others
+
+
 def find_run(experiments: Path, name: str, run_id: str) -> Run | None:
     """The run if it exists already; reads only."""
     folder = experiments / name / run_id

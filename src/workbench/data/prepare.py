@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from workbench.data.split import drop_overlaps, drop_repeats, split, words_of
 from workbench.errors import RequestError
 from workbench.recipe import Data
 from workbench.records import Example, digest, message_dicts
-from workbench.sources import resolve
+from workbench.sources import resolve, unchanged
 
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
 
@@ -33,17 +33,20 @@ class Splits:
     datasets: list[dict[str, Any]]
 
 
-def prepare(data: Data, seed: int, *, unanswered: bool = False) -> Splits:
+def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mapping[str, str] | None = None) -> Splits:
     """Read and part the rows that `data` names; the same files, section and seed give the same rows.
 
-    `unanswered` lets training rows without an answer in.
+    `unanswered` lets training rows without an answer in. `contents` are digests by source: rows of other bytes are
+    refused with a WorkbenchError, as are files that change while they are read.
 
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
     """
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     loaded = {
-        part: readable(part, source, data, unanswered and part == "train") for part, source in sources.items() if source
+        part: readable(part, source, data, unanswered and part == "train", contents)
+        for part, source in sources.items()
+        if source
     }
     said = [f"{part}: {line}" for part, found in loaded.items() for line in found.said]
     parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
@@ -80,10 +83,13 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False) -> Splits:
     )
 
 
-def readable(part: str, source: str, data: Data, unanswered: bool = False) -> Loaded:
+def readable(
+    part: str, source: str, data: Data, unanswered: bool = False, contents: Mapping[str, str] | None = None
+) -> Loaded:
     """The rows of one source, or a refusal when too many of them are bad."""
     path: Path = resolve(source, key=f"data.{part}")
-    found = load(path, data, part=part, unanswered=unanswered)
+    with unchanged(path, (contents or {}).get(source), f"data.{part}={source}"):
+        found = load(path, data, part=part, unanswered=unanswered)
     total = len(found.examples) + len(found.bad)
     if total and len(found.bad) / total > data.max_bad_share:
         reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in found.bad[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,20 @@ class Asked:
     judging: frozenset[str] = frozenset()
 
 
-def gather(data: Data, prompts: str | None, limit: int | None, seed: int, validation: int = 0) -> Asked:
+def gather(
+    data: Data,
+    prompts: str | None,
+    limit: int | None,
+    seed: int,
+    validation: int = 0,
+    contents: Mapping[str, str] | None = None,
+) -> Asked:
     """The rows of `prompts`, or the training rows when there is no such file; at most `limit`, drawn by the seed.
 
     Their own answers may be missing: those are what is asked for. Of the validation rows the first `validation` are
-    asked too, and all that have no answer of their own.
+    asked too, and all that have no answer of their own. `contents` are the digests that the sources must have.
     """
-    splits = prepare(data, seed, unanswered=prompts is None)
+    splits = prepare(data, seed, unanswered=prompts is None, contents=contents)
     said = list(splits.said)
     if any(not e.answer for e in splits.test):
         raise RequestError(
@@ -41,7 +49,7 @@ def gather(data: Data, prompts: str | None, limit: int | None, seed: int, valida
             where="data.test",
             remedy="name rows with right answers: data.test=file:gold.jsonl",
         )
-    examples = beside(prompts, data, splits, said) if prompts else splits.train
+    examples = beside(prompts, data, splits, said, contents) if prompts else splits.train
     if limit is not None and limit < len(examples):
         said.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
@@ -53,9 +61,11 @@ def gather(data: Data, prompts: str | None, limit: int | None, seed: int, valida
     return Asked(examples, splits, said, told, frozenset(e.id for e in judging))
 
 
-def beside(source: str, data: Data, splits: Splits, said: list[str]) -> list[Example]:
+def beside(
+    source: str, data: Data, splits: Splits, said: list[str], contents: Mapping[str, str] | None = None
+) -> list[Example]:
     """Prompts from a file of their own, without those that repeat what is judged on."""
-    found = readable("prompts", source, data, unanswered=True)
+    found = readable("prompts", source, data, unanswered=True, contents=contents)
     said += [f"prompts: {line}" for line in found.said]
     rows, repeats = drop_repeats(found.examples)
     if repeats:

@@ -181,7 +181,8 @@ def has_open_teacher(recipe: Recipe) -> bool:
 
 def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
-    data = {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    data: dict[str, str | None] = {"model.source": recipe.model.source}
+    data |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}
     return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in ("prompts", "source", "weights")}
 
 

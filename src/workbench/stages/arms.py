@@ -17,9 +17,8 @@ from workbench.recipe import Recipe
 from workbench.records import Example, digest, file_sha256
 from workbench.runs import Run
 from workbench.serving.prove import choose_engine
-from workbench.sources import model_folder
 from workbench.stages.asked_teacher import teacher_digest, teacher_engine
-from workbench.stages.common import merged_model, need
+from workbench.stages.common import base_model, merged_model, need
 from workbench.stages.on_policy import weights_of
 from workbench.stages.train import start_model
 from workbench.teacher.local import gguf_of
@@ -48,7 +47,7 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     launch, evaluate = recipe.launch, recipe.evaluate
     plain = transformers_of(recipe)
     served = partial(served_engine, parallel=evaluate.parallel, threads=launch.threads)
-    base, merged = model_folder(recipe.model.source, recipe.model.sha256), merged_model(run)
+    base, merged = base_model(recipe, run), merged_model(run)
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
     template = load_tokenizer(base, recipe.model.chat_template).chat_template
     shown = template if isinstance(template, str) else None
@@ -59,7 +58,7 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
         arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", asked, few_shot=True))
     adapter = run.folder / "train" / "adapter"
     if evaluate.adapter and recipe.method.kind == "lora":
-        start = start_model(recipe)
+        start = start_model(recipe, run)
         size = weights_bytes(start) + weights_bytes(adapter)
         unmerged = partial(plain, start, chat_template=shown, adapter_dir=adapter)
         arms.append(Arm("adapter", run.output_digest("train"), size, "transformers", unmerged))

@@ -39,9 +39,8 @@ from workbench.serving.prove import (
 )
 from workbench.serving.signature import sign
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
-from workbench.sources import model_folder
 from workbench.stages.about import about_of
-from workbench.stages.common import is_done, merged_model, need, say
+from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
 from workbench.stages.train import start_model
 from workbench.teacher.duties import name_ok, read_duties
@@ -108,7 +107,7 @@ def source_of(recipe: Recipe, run: Run, name: str) -> tuple[Path, str, Path | No
     if name == STUDENT:
         return merged_model(run), recipe.model.dtype, None
     if name == ADAPTER:
-        return run.folder / "train" / "adapter", recipe.model.dtype, start_model(recipe)
+        return run.folder / "train" / "adapter", recipe.model.dtype, start_model(recipe, run)
     return run.folder / "quantize" / name, recipe.quantize[name].format, None
 
 
@@ -162,7 +161,7 @@ def assemble(
         "verified_in": asdict(about.verified[0]), "parity": figures(parity), "limits": asdict(limits),
         "scoring": {"scorer": scored.scorer, "fields": list(scored.fields), "labels": list(scored.labels),
                     "primary": scored.primary, **({"instead": why} if why else {})},
-        **({"base": under(recipe)} if base else {}),
+        **({"base": under(recipe, run)} if base else {}),
     }  # fmt: skip
     hashed = hash_files(folder)
     write_manifest(folder, facts, hashed)
@@ -173,11 +172,13 @@ def assemble(
     return {"engine": engine, "parity": figures(parity), "checks": told, "format": format, "kind": about.kind}
 
 
-def under(recipe: Recipe) -> dict[str, Any]:
+def under(recipe: Recipe, run: Run) -> dict[str, Any]:
     """What an adapter's manifest says of the model that it belongs to: whence, and how it was cut if it was."""
     model = recipe.model
     cut = {} if model.shrink.layers is None else {"shrink": asdict(model.shrink)}
-    return {"source": model.source, "sha256": model.sha256} | cut
+    held = run.manifest()["sources"]["model.source"]
+    commit = {"commit": held["commit"]} if "commit" in held else {}
+    return {"source": model.source, "sha256": model.sha256, "weights_sha256": held["sha256"]} | commit | cut
 
 
 def cost_of(run: Run, name: str) -> float:
@@ -206,7 +207,7 @@ def write_company(recipe: Recipe, run: Run, folder: Path, final: Path, about: Ab
     parity = write_parity(folder, rows, made_by=f"transformers, {recipe.model.dtype}")
     if recipe.data.privacy != "public":
         os.replace(parity, parity_beside(final))
-    write_notices(folder, about, model_folder(recipe.model.source, recipe.model.sha256))
+    write_notices(folder, about, base_model(recipe, run))
     write_card(folder, about, write_launch(folder, about))
     write_bom(folder, about)
 

@@ -12,13 +12,26 @@ from rich.console import Console
 
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
-from workbench.recipe import Recipe, has_teacher
-from workbench.runs import Run
+from workbench.recipe import Recipe, has_teacher, sources_of
+from workbench.runs import Run, hold_source
+from workbench.sources import (
+    content_sha256,
+    is_here,
+    is_local,
+    is_moving,
+    model_sha256,
+    model_weights,
+    pinned_commit,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from workbench.data.prepare import Splits
     from workbench.tracking import Egress
 
+# The keys of sources that are models, and of those that hold rows.
+MODELS = ("model.source", "teacher.weights")
+ROWS = ("data.train", "data.validation", "data.test", "teacher.prompts")
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
 SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
 
@@ -65,7 +78,39 @@ def rows(recipe: Recipe, run: Run) -> Splits:
     if has_teacher(recipe):
         need(run, "label", "train")
         return labelled(recipe, run)
-    return prepare(recipe.data, recipe.seed)
+    return prepare(recipe.data, recipe.seed, contents=row_contents(recipe, run))
+
+
+def row_contents(recipe: Recipe, run: Run) -> dict[str, str]:
+    """The digests that the sources of rows must have as they are read, by source.
+
+    Of local files that is what the run's digest covers; of fetched ones, what the run found at their first use.
+    """
+    contents: dict[str, str] = dict(run.manifest().get("contents", {}))
+    for key, source in sources_of(recipe).items():
+        if source and not is_local(source) and not is_moving(source) and key in ROWS:
+            found = content_sha256(resolve(source, key=key))
+            hold_source(run, key, source, found, pinned_commit(source))
+            contents[source] = found
+    return contents
+
+
+def refuse_other_bytes(run: Run) -> None:
+    """Hold the fetched sources that lie here against what the run found in them; nothing is fetched for it."""
+    for key, held in run.manifest().get("sources", {}).items():
+        source = held["source"]
+        if not is_moving(source) and not is_local(source) and is_here(source):
+            path = resolve(source, key=key)
+            found = model_sha256(path) if key in MODELS else content_sha256(path)
+            hold_source(run, key, source, found, pinned_commit(source))
+
+
+def base_model(recipe: Recipe, run: Run) -> Path:
+    """The folder of the model that is tuned; refused when its weights are others than this run has used before."""
+    model = recipe.model
+    weights = model_weights(model.source, model.sha256)
+    hold_source(run, "model.source", model.source, weights.sha256, pinned_commit(model.source))
+    return weights.folder
 
 
 def log_datasets(run: Run, stage: str, datasets: Sequence[dict[str, Any]], roles: Sequence[str]) -> None:

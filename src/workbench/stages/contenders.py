@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
-from workbench.recipe import Recipe, has_open_teacher, has_teacher
+from workbench.recipe import Evaluate, Recipe, has_open_teacher, has_teacher
 from workbench.records import Example, digest
 from workbench.runs import Run, read_json
 from workbench.serving.prove import HERE, choose_engine
@@ -66,19 +66,19 @@ def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | 
             "gold_student": gold.identity if gold else None,
             "privacy": recipe.data.privacy,
             "evaluate": asked,
-            "questions": content_digests(
-                {
-                    "evaluate.general": evaluate.general,
-                    "evaluate.harmful": evaluate.harmful,
-                    "evaluate.judge.human": evaluate.judge.human,
-                }
-            ),
+            "questions": question_contents(evaluate),
             "scorer": scorers.version(evaluate),
             "usd_per_hour": recipe.launch.usd_per_hour,
             "gate": asdict(recipe.gate),
         },
         16,
     )
+
+
+def question_contents(evaluate: Evaluate) -> dict[str, str]:
+    """The digests of the files of questions, beside the recipe's rows, that are read for the verdict."""
+    named = {"general": evaluate.general, "harmful": evaluate.harmful, "judge.human": evaluate.judge.human}
+    return content_digests({f"evaluate.{key}": source for key, source in named.items()})
 
 
 def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:

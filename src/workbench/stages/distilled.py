@@ -12,8 +12,7 @@ from workbench.evaluation.cells import rounded
 from workbench.evaluation.distilled import faster, next_labels
 from workbench.recipe import Recipe
 from workbench.runs import Run, read_json
-from workbench.sources import model_folder
-from workbench.stages.common import merged_model
+from workbench.stages.common import base_model, merged_model
 from workbench.stages.guards import FILE, interval
 from workbench.training.counted import counted
 
@@ -84,7 +83,7 @@ def smaller_told(
     """Parameters and layers of a student that was cut, beside its base's, and how much faster it answered."""
     if recipe.model.shrink.layers is None:
         return {}
-    folders = {"base": model_folder(recipe.model.source, recipe.model.sha256), "student": merged_model(run)}
+    folders = {"base": base_model(recipe, run), "student": merged_model(run)}
     names = ("parameters", "layers")
     sizes = {whose: dict(zip(names, counted(folder), strict=True)) for whose, folder in folders.items()}
     return sizes | {"faster": faster(predictions, engines, list(recipe.quantize))}

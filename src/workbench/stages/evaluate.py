@@ -24,7 +24,14 @@ from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
 from workbench.stages.arms import Arm, choose_shots
 from workbench.stages.asking import Told, ask_all, questions_of
 from workbench.stages.common import is_done, log_datasets, need, rows, say
-from workbench.stages.contenders import FETCHED, contenders, fingerprint_of, incumbent_of, last_report
+from workbench.stages.contenders import (
+    FETCHED,
+    contenders,
+    fingerprint_of,
+    incumbent_of,
+    last_report,
+    question_contents,
+)
 from workbench.stages.distilled import evidence
 from workbench.stages.gold_student import GOLD, Gold, gold_of
 from workbench.stages.handover import hand_over
@@ -42,6 +49,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     need(run, "merge", "evaluate")
     for name in recipe.quantize:
         need(run, f"quantize/{name}", "evaluate")
+    questions = question_contents(recipe.evaluate)
     incumbent, gold = incumbent_of(recipe, run), gold_of(recipe, run, last_report(run))
     fingerprint = fingerprint_of(recipe, run, incumbent, gold)
     if is_done(run, "evaluate", fingerprint):
@@ -63,8 +71,19 @@ def run(recipe: Recipe, run: Run) -> bool:
         report["replaces"] = asdict(incumbent.found) if incumbent.found else None
         report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
+        refuse_changed(recipe, questions)
         written(recipe, run, report, told, splits, items, staging)
     return True
+
+
+def refuse_changed(recipe: Recipe, questions: Mapping[str, str]) -> None:
+    """The files of questions must be the ones that the verdict's fingerprint covers."""
+    now = question_contents(recipe.evaluate)
+    changed = [source for source, sha256 in questions.items() if now.get(source) != sha256]
+    if changed:
+        raise WorkbenchError(
+            "it changed while the arms were asked", where=changed[0], remedy="run it again: answers given are kept"
+        )
 
 
 def answers_of(

@@ -91,6 +91,17 @@ def check_kin(recipe: Recipe, run: Run, home: Path) -> None:
             where=WHERE,
             remedy="name a run of the same base",
         )
+    held = [
+        read_json(folder / "run.json").get("sources", {}).get("model.source", {}).get("sha256")
+        for folder in (home, run.folder)
+        if (folder / "run.json").is_file()
+    ]
+    if len(held) == 2 and None not in held and held[0] != held[1]:
+        raise RequestError(
+            f"it was tuned from other weights of {base} than this run",
+            where=WHERE,
+            remedy="name a run of the same base",
+        )
     if told["teacher"]["api"] != "none" or told["teacher"].get("weights"):
         raise RequestError(
             "it learned from a teacher, and a gold-only student learned its rows' own answers",

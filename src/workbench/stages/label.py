@@ -16,7 +16,8 @@ from workbench.errors import GateError, RequestError
 from workbench.privacy.redact import leaks
 from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
-from workbench.runs import Run, Staging, stage
+from workbench.runs import Run, Staging, hold_source, stage
+from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
 from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
 from workbench.teacher import terms
@@ -51,8 +52,11 @@ def run(recipe: Recipe, run: Run) -> bool:
     pricing = pricing_of(teacher)
     warnings = require_way(teacher, recipe.data.privacy)
     key_of(teacher)  # only that it is set
+    if teacher.api == "local_gguf" and teacher.source and not is_moving(teacher.source):
+        held = content_sha256(resolve(teacher.source, key="teacher.source"))
+        hold_source(run, "teacher.source", teacher.source, held, pinned_commit(teacher.source))
     with stage(run, "label", run.digest, resume=True) as staging:
-        asked = gather(recipe)
+        asked = gather(recipe, run)
         for line in [*asked.said, *warnings]:
             say(run, "label", line)
         log_datasets(run, "label", asked.datasets, ("prompts",))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from workbench import errors
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
-from workbench.runs import Run, open_run, run_digest
+from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
 from workbench.sources import content_digests
-from workbench.stages.common import SCREEN, say, tracking_egress
+from workbench.stages.common import SCREEN, refuse_other_bytes, say, tracking_egress
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
@@ -32,15 +32,42 @@ def run(recipe: Recipe, only: str | None = None) -> int:
             )
         stages = tuple(name for name in stages if name != "label")
     experiments = Path(recipe.launch.experiments).resolve()
-    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
+    contents = content_digests(sources_of(recipe))
+    run_id = run_digest(weights_of(recipe), contents)
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
-        worked = [name for name in stages if timed(name, recipe, run)]
+        tell_other_contents(run, contents)
+        hold_contents(run, contents)
+        refuse_other_bytes(run)
+        worked = []
+        for name in stages:
+            refuse_changed(recipe, contents)
+            if timed(name, recipe, run):
+                worked.append(name)
         if not worked:
             SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
         elif "register" not in worked:
             feed_tracking(recipe, run)
         return finish(recipe, run, judged="evaluate" in stages)
+
+
+def tell_other_contents(run: Run, contents: Mapping[str, str]) -> None:
+    """Say, of a new run, which of its sources are not what they were in earlier ones."""
+    if "contents" not in run.manifest():
+        for source, runs in other_contents(run, contents).items():
+            say(run, "run", f"{source} holds other bytes than in the run {', '.join(runs)}: this is another run")
+
+
+def refuse_changed(recipe: Recipe, contents: Mapping[str, str]) -> None:
+    """The files that the run's digest covers must stay as they were when the command began."""
+    now = content_digests(sources_of(recipe))
+    for name, sha256 in contents.items():
+        if now.get(name) != sha256:
+            raise WorkbenchError(
+                "it has changed since this command began",
+                where=name,
+                remedy="what is done is kept; run the command again, and it is another run",
+            )
 
 
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:

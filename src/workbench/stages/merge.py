@@ -22,7 +22,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = digest({"train": run.output_digest("train")}, 16)
     if is_done(run, "merge", fingerprint):
         return False
-    base = start_model(recipe)
+    base = start_model(recipe, run)
     with stage(run, "merge", fingerprint) as staging:
         if recipe.method.kind == "full":
             shutil.copytree(run.folder / "train" / "model", staging.folder / "model")

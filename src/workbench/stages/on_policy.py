@@ -19,8 +19,8 @@ from workbench.data.prepare import Splits
 from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.records import Example, TokenRow, digest, file_sha256, message_dicts
-from workbench.runs import Run, read_json, write_whole
-from workbench.sources import model_folder
+from workbench.runs import Run, hold_source, read_json, write_whole
+from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say
 from workbench.stages.guards import base_answers
 from workbench.stages.label import refuse_name
@@ -60,13 +60,17 @@ def opened(recipe: Recipe, run: Run, folder: Path) -> dict[str, Any]:
 
 def weights_of(recipe: Recipe, run: Run) -> Path:
     """The teacher's folder; an alias is followed once a run, so that what it names does not change under way."""
-    return found_for(run.folder, recipe.teacher.weights or "", recipe.teacher.weights_sha256)
+    source = recipe.teacher.weights or ""
+    found = found_for(run.folder, source, recipe.teacher.weights_sha256)
+    if not is_moving(source):
+        hold_source(run, "teacher.weights", source, found.sha256, pinned_commit(source))
+    return found.folder
 
 
 @functools.lru_cache(maxsize=8)
-def found_for(run_folder: Path, source: str, sha256: str | None) -> Path:
-    """`model_folder`, remembered for a run."""
-    return model_folder(source, sha256)
+def found_for(run_folder: Path, source: str, sha256: str | None) -> Weights:
+    """`model_weights`, remembered for a run."""
+    return model_weights(source, sha256)
 
 
 def told(recipe: Recipe, run: Run, splits: Splits, folder: Path) -> list[tuple[Example, str]]:

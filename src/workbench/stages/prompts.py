@@ -16,6 +16,7 @@ from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
 from workbench.records import Example, Message, other_id
 from workbench.runs import Run, read_json
+from workbench.stages.common import row_contents
 from workbench.teacher.egress import rule_for
 from workbench.teacher.labeller import Prompt
 
@@ -34,10 +35,11 @@ class Lessons:
     development: list[tuple[Example, str]]
 
 
-def gather(recipe: Recipe) -> Asked:
-    """The rows that the teacher is asked."""
-    teacher = recipe.teacher
-    return prompts.gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
+def gather(recipe: Recipe, run: Run) -> Asked:
+    """The rows that the teacher is asked, of the bytes that this run is for."""
+    teacher, method = recipe.teacher, recipe.method
+    contents = row_contents(recipe, run)
+    return prompts.gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents)
 
 
 def prompt_of(example: Example, privacy: str, rule: str, judging: Collection[str] = ()) -> Prompt:
@@ -70,7 +72,7 @@ def labelled(recipe: Recipe, run: Run) -> Splits:
 
 def lessons(recipe: Recipe, run: Run) -> Lessons:
     """Every kept answer as a row, gold rows mixed in as `method.teach.gold_share` says, and the rows that judge."""
-    asked, method = gather(recipe), recipe.method
+    asked, method = gather(recipe, run), recipe.method
     rule = rule_for(recipe.teacher, recipe.data.privacy)
     told = read_lines(run, "labels")
     rows, weights, reasons = [], {}, {}

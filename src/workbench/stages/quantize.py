@@ -9,8 +9,7 @@ from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.sources import model_folder
-from workbench.stages.common import is_done, merged_model, need, rows, say
+from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.train import rendered
 from workbench.teacher.duties import read_duties, write_duties
@@ -73,7 +72,7 @@ def calibration_texts(recipe: Recipe, run: Run, wanted: Quantize) -> list[str]:
     """Training rows as rendered text, never evaluation rows."""
     from workbench.data.chat import load_tokenizer
 
-    base = model_folder(recipe.model.source, recipe.model.sha256)
+    base = base_model(recipe, run)
     training = rendered(recipe, base, rows(recipe, run).train[: wanted.calibration_rows])
     tokenizer = load_tokenizer(base, recipe.model.chat_template)
     return [tokenizer.decode(list(row.input_ids)) for row in training]

@@ -12,9 +12,8 @@ from workbench.data.load import write_quarantine
 from workbench.errors import RequestError
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.runs import Run, Staging, stage
-from workbench.sources import model_folder
 from workbench.stages import on_policy
-from workbench.stages.common import is_done, log_datasets, rows, say
+from workbench.stages.common import base_model, is_done, log_datasets, rows, say
 from workbench.stages.curve import write_curve
 from workbench.stages.guards import headroom, scores_of
 from workbench.stages.learn import Start, Task, learn, rendered, token_line
@@ -29,10 +28,10 @@ def run(recipe: Recipe, run: Run) -> bool:
         on_policy.permit(recipe)
     if is_done(run, "train", run.digest):
         return False
-    base = model_folder(recipe.model.source, recipe.model.sha256)
+    base = base_model(recipe, run)
     refuse_impossible_formats(recipe, base)
     with stage(run, "train", run.digest, resume=True) as staging:
-        start = start_model(recipe)
+        start = start_model(recipe, run)
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
         teacher = on_policy.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
@@ -84,11 +83,11 @@ def fitting(recipe: Recipe, base: Path, found: Lessons) -> Lessons:
     return replace(found, splits=parts, development=development)
 
 
-def start_model(recipe: Recipe) -> Path:
+def start_model(recipe: Recipe, run: Run) -> Path:
     """The folder of the model that training starts from: the base, or a smaller one cut from its layers."""
     from workbench.training.shrink import shrunk
 
-    return shrunk(model_folder(recipe.model.source, recipe.model.sha256), recipe.model.shrink)
+    return shrunk(base_model(recipe, run), recipe.model.shrink)
 
 
 def task_of(recipe: Recipe, run: Run, start: Path, found: Lessons) -> Task:

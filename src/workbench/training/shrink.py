@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Shrink
 from workbench.records import digest
-from workbench.sources import cache_folder, model_folder, refuse_code
+from workbench.sources import at_commit, cache_folder, content_sha256, made_once, model_weights, refuse_code
 
 LAYER = re.compile(r"^(?P<before>.*?\blayers\.)(?P<number>\d+)(?P<after>\..*)$")
 A_LAYER_EACH = ("layer_types", "no_rope_layers", "sliding_window_pattern")  # config lists with an entry a layer
@@ -47,24 +45,25 @@ def shrunk(base: Path, shrink: Shrink) -> Path:
         return base
     refuse_code(base)
     kept = kept_layers(layers, shrink.layers, shrink.keep)
-    parts = [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(base.iterdir()) if p.is_file()]
-    made_of = digest([str(base.resolve()), parts, kept, CUTTING], 16)
+    made_of = digest([content_sha256(base), kept, CUTTING], 16)
     folder = cache_folder() / "shrunk" / f"{base.name}-{shrink.layers}-{made_of}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            partial = folder.with_name(f".{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            cut(base, partial, kept)
-            os.replace(partial, folder)
-    return folder
+    return made_once(folder, partial(cut, base, kept=kept))
 
 
 def model_under(base: Mapping[str, Any]) -> Path:
     """The folder of the model that a bundle's adapter belongs to, from its manifest's `base`: whole, or cut."""
     told = base.get("shrink") or {}
     shrink = Shrink(int(told["layers"]), str(told["keep"])) if told else Shrink()
-    return shrunk(model_folder(base["source"], base.get("sha256")), shrink)
+    source, promised = at_commit(base["source"], base.get("commit")), base.get("weights_sha256")
+    weights = model_weights(source, base.get("sha256"))
+    if promised not in (None, weights.sha256):
+        raise WorkbenchError(
+            f"these are other weights than the adapter was trained on: sha256 is {weights.sha256}, the manifest says "
+            f"{promised}",
+            where=source,
+            remedy="put the model there that it was trained on",
+        )
+    return shrunk(weights.folder, shrink)
 
 
 def cut(base: Path, folder: Path, kept: list[int]) -> None:

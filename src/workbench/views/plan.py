@@ -17,7 +17,7 @@ from workbench.errors import RequestError
 from workbench.recipe import Model, Recipe, Teacher, sources_of, weights_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
-from workbench.sources import content_digests, is_here, model_folder, model_is_here
+from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
 from workbench.teacher import terms
 from workbench.teacher.egress import rule_for
 from workbench.teacher.estimate import estimate
@@ -54,6 +54,7 @@ def run(recipe: Recipe) -> int:
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
+        **unpinned(recipe),
         "data": about_data(recipe, splits, *counted, dropped),
         "training": about_training(recipe, taught, *counted, base),
         **({"distillation": about_distillation(recipe, splits, asked)} if recipe.method.distil else {}),
@@ -118,6 +119,28 @@ def about_run(recipe: Recipe) -> dict[str, Any]:
     found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
     done = list(found.manifest()["stages"]) if found else []
     return {"folder": f"{recipe.launch.experiments}/{recipe.name}/{run_id}", "done": ", ".join(done) or "nothing yet"}
+
+
+def unpinned(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """The sources that stand for whatever is there when they are first fetched, and how each is pinned."""
+    evaluate, judge = recipe.evaluate, recipe.evaluate.judge
+    promises = {
+        "model.source": recipe.model.sha256,
+        "teacher.source": recipe.teacher.sha256,
+        "teacher.weights": recipe.teacher.weights_sha256,
+        "evaluate.judge.source": judge.sha256,
+    }
+    judged = {"judge.source": judge.source, "judge.human": judge.human, "general": evaluate.general}
+    judged |= {"harmful": evaluate.harmful}
+    named = sources_of(recipe) | {f"evaluate.{key}": source for key, source in judged.items()}
+    lines = {}
+    for key, source in named.items():
+        if source and not is_pinned(source, promises.get(key)):
+            commit = pinned_commit(source)
+            now = f"fetched here at {commit}, and held to it" if commit else "held to what is fetched first"
+            pin = f"write {source.partition('@')[0]}@COMMIT" if source.startswith("hf:") else "give its sha256"
+            lines[key] = f"{source}: {now}; to have the same everywhere, {pin}"
+    return {"not pinned": lines} if lines else {}
 
 
 def about_model(model: Model, base: Path | None) -> dict[str, Any]:

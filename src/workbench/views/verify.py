@@ -59,9 +59,16 @@ def verify_bundle(folder: Path, engine: str, key: str, output: str) -> int:
     manifest = read_manifest(folder)
     checks = static_checks(folder, public_key=trusted_key(key), really_quantized=really_quantized)
     if engine != NO_ENGINE:
-        # An engine is started on a folder that is known to hold no code, and on no other.
-        sound = all(check.passed for check in checks if check.name in ("files", "no_code", "quantized"))
-        checks += in_engine(folder, manifest, engine) if sound else [Check("loads", False, "not tried: see above")]
+        # An engine is started on a folder that is known to hold no code, and on no other. What a manifest names is
+        # only opened or fetched when one who is trusted here has signed it.
+        verdicts = {check.name: check.passed for check in checks}
+        if not all(verdicts[name] for name in ("files", "no_code", "quantized")):
+            checks.append(Check("loads", False, "not tried: see above"))
+        elif manifest.get("base") and not verdicts["signature"]:
+            why = "not tried: its base is neither fetched nor opened, for no key that is trusted here names it"
+            checks.append(Check("loads", False, why))
+        else:
+            checks += in_engine(folder, manifest, engine)
     passed = all(check.passed for check in checks)
     if output == "json":
         show(str(folder), {"passed": passed, "checks": [asdict(check) for check in checks]}, output)  # type: ignore[dict-item]
