@@ -15,10 +15,10 @@ PACKAGE = "llm-workbench"
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
         "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "llguidance", "matplotlib",
-        "pyarrow", "sacrebleu", "sentencepiece", "flask",
+        "pyarrow", "sentencepiece", "flask",
     ),
     "quantize": ("llmcompressor", "auto_round", "compressed_tensors"),
-    "teacher": ("tenacity", "pyarrow", "phonenumbers", "stdnum", "tldextract"),
+    "teacher": ("pyarrow", "phonenumbers", "stdnum", "tldextract"),
     "llamacpp": ("xllamacpp",),
     "energy": ("codecarbon",),
 }  # fmt: skip
