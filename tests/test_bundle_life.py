@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bare_environment import run_bare
 from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
 from workbench.recipe import Tracking
@@ -161,6 +162,28 @@ def test_export_from_the_registry_gives_the_very_same_bytes_in_a_fresh_folder(
     assert names == sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert all((source / name).read_bytes() == (tmp_path / "out" / name).read_bytes() for name in names)
     assert failed(tmp_path / "out", capsys, "engine=none") == []
+
+
+def test_the_bare_package_verifies_compares_and_exports_what_the_whole_one_made(
+    shipped: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood = run_bare("verify", f"bundle={bundle}", "engine=none", folder=tmp_path)
+    assert stood.returncode == 0, stood.stdout + stood.stderr
+    asked = run_bare("verify", f"bundle={bundle}", folder=tmp_path)
+    assert (asked.returncode, "pip install 'llm-workbench[train]'" in asked.stderr) == (2, True), asked.stderr
+    assert run_bare("export", f"from={bundle}", "to=by_folder", folder=tmp_path).returncode == 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(Tracking(), shipped / "experiments"))
+    registered = run_bare("export", "from=models:/mine@champion", "to=by_name", folder=tmp_path)
+    assert registered.returncode == 0, registered.stderr
+    assert [p.read_bytes() for p in sorted((tmp_path / "by_name").glob("*.*"))] == [
+        p.read_bytes() for p in sorted((tmp_path / "by_folder").glob("*.*"))
+    ]
+    run = only_run(shipped)
+    for name in ("one", "other"):
+        shutil.copytree(run, tmp_path / "experiments" / name / run.name)
+    compared = run_bare("compare", "runs=one,other", "output=json", folder=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert json.loads(compared.stdout)["comparisons"]
 
 
 def test_words_that_name_nothing_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from workbench.errors import RequestError
 from workbench.evaluation import scorers
+from workbench.evaluation.scorers import generation
 from workbench.recipe import Evaluate
 
 FIELDS = ["category", "license"]
@@ -105,7 +106,7 @@ def near(expected: str, answer: str) -> float:
     return 1.0 / (1 + abs(len(expected) - len(answer)))
 
 
-@settings(deadline=None)  # the first example loads sacrebleu and rouge-score
+@settings(deadline=None)  # the first example loads sacrebleu
 @given(st.one_of(st.text(), st.recursive(st.text() | st.integers(), st.lists, max_leaves=5).map(json.dumps)))
 def test_no_text_breaks_a_scorer(answer: str) -> None:
     assert set(WANTS) == set(scorers.SCORERS)
@@ -225,6 +226,15 @@ def test_generation_gives_what_sacrebleu_and_rouge_score_give() -> None:
     assert found["length_ratio"] == pytest.approx(len(answer) / len(wanted))
     assert found["exact_match"] == 0
     assert scorers.primary_metric(GENERATION) == "chrf"
+
+
+@settings(deadline=None)
+@given(*[st.lists(st.sampled_from(["a", "b", "c", "d", "e", "the", "1", "2"]), min_size=1, max_size=70)] * 2)
+def test_rouge_l_is_rouge_score_s_for_texts_of_any_length(wanted: list[str], answer: list[str]) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    theirs = RougeScorer(["rougeL"]).score(" ".join(wanted), " ".join(answer))["rougeL"].fmeasure
+    assert generation.rouge_l(wanted, answer) == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.parametrize("text", ["yes", "Ja, natürlich.", "我喜欢猫。", "हिन्दी है", "?!", "😀", " spaced "])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from workbench.evaluation import significance
 from workbench.evaluation import statistics as stats
+from workbench.evaluation.measured import macro_f1_of
 
 SIMULATIONS, RESAMPLES = 2000, 2000
 
@@ -204,6 +205,17 @@ def test_all_right_is_not_certainly_all_right() -> None:
     assert found.low == pytest.approx(600 / (600 + 1.959964**2), abs=1e-6)  # Wilson's lower end for k = n
 
 
+@settings(deadline=None)
+@given(st.floats(0, 1), st.floats(1, 5_000), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
+def test_wilson_agrees_with_statsmodels_for_counts_that_are_no_whole_numbers(
+    share: float, n: float, confidence: float
+) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(share * n, n, alpha=1 - confidence, method="wilson")
+    assert stats.wilson(share, n, stats.quantile(confidence)) == pytest.approx((max(0, low), min(1, high)), abs=1e-12)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
 def test_mcnemar_agrees_with_statsmodels(rows: list[tuple[bool, bool]]) -> None:
@@ -293,6 +305,21 @@ def test_macro_f1_from_counts_is_scikit_learns() -> None:
     columns = stats.label_columns(wanted, answered, names)
     expected = f1_score(wanted, answered, labels=names, average="macro", zero_division=0)
     assert stats.macro_f1(columns.sum(axis=0, keepdims=True))[0] == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", "c", "d", ""])), min_size=2))
+def test_the_macro_f1_of_all_rows_is_scikit_learns(pairs: list[tuple[str, str]]) -> None:
+    from sklearn.metrics import f1_score
+
+    wanted, answered = [list(column) for column in zip(*pairs)]
+    classes = sorted(set(wanted))
+    expected = f1_score(wanted, answered, labels=classes, average="macro", zero_division=0)
+    assert macro_f1_of(wanted, answered, classes) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_answer_that_a_nul_follows_is_another_answer() -> None:
+    assert stats.label_columns(["a", "b"], ["a\0", "b"], ["a", "b"]).sum(axis=0).tolist() == [0, 1, 1, 1, 0, 1]
 
 
 def test_resampled_macro_f1_is_what_scoring_each_resample_would_give() -> None:

@@ -194,6 +194,17 @@ def test_consistency_and_kappa_are_what_their_definitions_say() -> None:
     assert told["kappa_low"] < told["kappa"] < told["kappa_high"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_kappa_is_scikit_learns(seed: int) -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = random.Random(seed)
+    people = [rng.choice(["a", "tie", "b"]) for _ in range(60)]
+    judge = [p if rng.random() < 0.5 else rng.choice(["a", "b"]) for p in people]
+    expected = cohen_kappa_score(people, judge, labels=["a", "tie", "b"])
+    assert agreement(people, judge, 0.95, 1)["kappa"] == pytest.approx(expected, abs=1e-12)
+
+
 def test_where_nobody_is_asked_or_all_say_one_thing_there_is_no_kappa() -> None:
     assert consistency([], 0.95)["consistency"] is None
     assert agreement([], [], 0.95, 1)["kappa"] is None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from workbench import errors
+from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.permissions import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
@@ -69,6 +69,8 @@ WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
     "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
     "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
 }
+# What these verbs cannot do without; an engine that `verify` or `serve` starts asks for its own.
+WITHOUT_RECIPE_EXTRAS = {"evaluate": ("train",), "ui": ("train",)}
 
 
 class Terminated(KeyboardInterrupt):
@@ -94,6 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.OK
     except Exception as error:
+        missing = extras.explained(error) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None:
+            return complain(missing, debug)
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr)
         print(masked(f"failed: {type(error).__name__}: {error}\n  → debug=true shows where"), file=sys.stderr)
@@ -189,6 +194,7 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
     """The verbs that need no recipe: they look at what is already there, or hand it on."""
     from workbench.views import compare, doctor, serve, ui, verify
 
+    extras.require(verb, WITHOUT_RECIPE_EXTRAS.get(verb, ()))
     match verb:
         case "evaluate":
             from workbench.stages import recheck
@@ -222,11 +228,31 @@ def task_for(verb: str) -> Callable[[Any], int]:
             from workbench.views import preview
 
             return preview.run(recipe)
+        extras.require(verb, extras_for(verb, recipe))
         from workbench.stages import lifecycle
 
         return lifecycle.run(recipe, only=None if verb == "train" else verb)
 
     return task
+
+
+def extras_for(verb: str, recipe: Any) -> list[str]:
+    """What a stage, or for `train` the whole life until `until`, cannot do without on this recipe."""
+    stages = ("label", "train", "merge", "quantize", "evaluate", "bundle")
+    if verb != "train":
+        stages = (verb,)
+    elif recipe.until in stages:
+        stages = stages[: stages.index(recipe.until) + 1]
+    has_teacher = recipe.teacher.api != "none"
+    local_teacher = recipe.teacher.api == "local_gguf" and {"label", "evaluate"} & set(stages)
+    served = any(q.format.startswith("gguf") for q in recipe.quantize.values()) and {"evaluate", "bundle"} & set(stages)
+    wanted = {
+        "train": bool({"train", "merge", "quantize", "evaluate", "bundle"} & set(stages)),
+        "quantize": "quantize" in stages and bool(recipe.quantize),
+        "teacher": has_teacher and bool({"label", "evaluate"} & set(stages)),
+        "llamacpp": bool(local_teacher or served),
+    }
+    return [extra for extra, needed in wanted.items() if needed]
 
 
 def usage() -> str:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.schemes import GROUPS, SCHEMES, group_size
+from workbench.extras import install_line
 
 K_BLOCK = 256  # weights in a block of llama.cpp's K-quants
 SMALL_BLOCK = 32  # weights in a block of its older types, Q8_0 among them
 ROW_STEP = 16  # kernels for 8-bit and 4-bit rows read so many weights at a time
+TO_CONVERT = install_line("quantize")
 NF4_BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
 
 
@@ -99,7 +101,8 @@ def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> 
             format, f"none of {', '.join(wide)} is a multiple of {K_BLOCK}: no row could have the format's own type",
             "take gguf_q8_0, whose blocks are of 32",
         )  # fmt: skip
-    if tokenizer_json is not None and not known_tokenizer(tokenizer_json):
+    here = converter_is_here()
+    if tokenizer_json is not None and here and not known_tokenizer(tokenizer_json):
         return refused(
             format, "the GGUF converter does not know this tokenizer's pre-tokenizer",
             f"leave {format} out of quantize, or take a model whose tokenizer is unchanged",
@@ -109,7 +112,14 @@ def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> 
     fit = "shapes fit" if widths else "no blocks to divide"
     if tokenizer_json is None:
         return Verdict(format, True, f"{fit}; the tokenizer is checked once the model is here")
+    if not here:
+        return Verdict(format, True, f"{fit}; the tokenizer is checked once the converter is here: {TO_CONVERT}")
     return Verdict(format, True, f"{fit}, and the tokenizer is known")
+
+
+def converter_is_here() -> bool:
+    """Whether the GGUF converter is installed, whose source says which tokenizers it knows."""
+    return find_spec("auto_round") is not None
 
 
 def known_tokenizer(tokenizer_json: Path) -> bool:
@@ -128,8 +138,8 @@ def known_tokenizer(tokenizer_json: Path) -> bool:
 def converter_facts() -> tuple[str, frozenset[str]]:
     """The converter's fixed text and the digests it knows, read from its source without importing it."""
     spec = find_spec("auto_round")
-    if spec is None or not spec.submodule_search_locations:
-        return "", frozenset()
+    assert spec is not None
+    assert spec.submodule_search_locations
     source = Path(spec.submodule_search_locations[0]) / "export" / "export_to_gguf" / "conversion" / "base.py"
     code = source.read_text(encoding="utf-8")
     literal = re.search(r"^\s*chktxt = ((?:'|\").*)$", code, re.M)

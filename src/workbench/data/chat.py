@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.data.tokenizer import light_tokenizer
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.records import Example, Message, TokenRow, message_dicts
@@ -26,16 +27,19 @@ class TooLongError(RequestError):
     """The row has more tokens than the recipe allows."""
 
 
-def load_tokenizer(base: Path, chat_template: str | None) -> Any:
+def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False) -> Any:
     """The tokenizer of a model folder, with `chat_template` (a Jinja file) in place of its own when given.
 
-    A switch that prompts and answers need to agree is pinned in its template.
+    A switch that prompts and answers need to agree is pinned in its template. A `light` one gives the same ids and the
+    same text without importing transformers, where that can be known; it can render, encode and decode, no more.
 
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
-    from transformers import AutoTokenizer
+    tokenizer: Any = light_tokenizer(base) if light else None
+    if tokenizer is None:
+        from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if chat_template is not None:
         try:
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")

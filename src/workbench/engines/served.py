@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
 from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.extras import install_line
 from workbench.records import Answer, Message, message_dicts
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def available(engine: str) -> str | None:
     match engine:
         case "llamacpp":
             found = importlib.util.find_spec("xllamacpp")
-            return None if found else "xllamacpp is not installed: pip install xllamacpp"
+            return None if found else f"xllamacpp is not installed: {install_line('llamacpp')}"
         case "vllm":
             return vllm.available()
         case "sglang":

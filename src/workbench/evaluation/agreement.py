@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.evaluation.statistics import Ints, share_interval
+from workbench.evaluation.statistics import Floats, Ints, share_interval
 
 WORDS = ("a", "tie", "b")  # who wins a pair
 RESAMPLES = 2_000
@@ -30,13 +30,11 @@ def agreement(people: Sequence[str], judge: Sequence[str], confidence: float, se
     """
     if not people:
         return {"kappa": None, "kappa_low": None, "kappa_high": None, "kappa_n": 0, "agreement": None}
-    from sklearn.metrics import cohen_kappa_score
-
     told = {"kappa_n": len(people), "agreement": float(np.mean([p == j for p, j in zip(people, judge)]))}
     if len({*people, *judge}) == 1:
         return {"kappa": None, "kappa_low": None, "kappa_high": None, **told}
-    value = float(cohen_kappa_score(people, judge, labels=list(WORDS)))
     pairs_n = np.array([3 * WORDS.index(p) + WORDS.index(j) for p, j in zip(people, judge)], dtype=np.int64)
+    value = float(kappa(np.bincount(pairs_n, minlength=9).reshape(1, 3, 3))[0])
     low, high = (float(end) for end in resampled(pairs_n, confidence, seed))
     return {"kappa": value, "kappa_low": low, "kappa_high": high, **told}
 
@@ -47,10 +45,14 @@ def resampled(pairs_n: Ints, confidence: float, seed: int) -> Sequence[float]:
     counts_b33 = np.array([np.bincount(rng.choice(pairs_n, n), minlength=9) for _ in range(RESAMPLES)]).reshape(
         -1, 3, 3
     )
-    shares_b33 = counts_b33 / n
+    tail = (1 - confidence) / 2
+    return np.quantile(kappa(counts_b33), [tail, 1 - tail]).tolist()
+
+
+def kappa(counts_b33: Ints) -> Floats:
+    """Kappa (B,) of tables of counts: how far the agreement seen goes beyond chance's, as a share of what it could."""
+    shares_b33 = counts_b33 / counts_b33.sum(axis=(1, 2), keepdims=True)
     seen_b = np.trace(shares_b33, axis1=1, axis2=2)
     chance_b = (shares_b33.sum(2) * shares_b33.sum(1)).sum(1)
     # A resample of one single verdict agrees by chance alone.
-    kappa_b = np.where(chance_b < 1, (seen_b - chance_b) / np.maximum(1 - chance_b, math.ulp(1.0)), 0.0)
-    tail = (1 - confidence) / 2
-    return np.quantile(kappa_b, [tail, 1 - tail]).tolist()
+    return np.where(chance_b < 1, (seen_b - chance_b) / np.maximum(1 - chance_b, math.ulp(1.0)), 0.0)

@@ -27,7 +27,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Each p corrected for the company it keeps (Holm, Scand. J. Statistics 6, 1979); None stays None, uncounted.
 
     Below α, it is significant although so many were looked at: the chance of one false find among all is at most α.
-    statsmodels has it as `multipletests`, which collects garbage at every call: 0.15 s for each pair of arms.
     """
     found: list[float | None] = [None] * len(p_values)
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)

@@ -97,14 +97,17 @@ def share_interval(values_n: Floats, clusters_n: Ints, confidence: float) -> Est
     design effect first (Korn & Graubard, Survey Methodology 24, 1998), and t's quantile pays for that being
     estimated.
     """
-    from scipy.special import ndtr
-    from statsmodels.stats.proportion import proportion_confint
-
     value = float(values_n.mean())
     effective = len(values_n) / design_effect(values_n, clusters_n)
-    alpha = 2 * float(ndtr(-quantile(confidence, freedom(clusters_n, effective_clusters(clusters_n)))))
-    low, high = proportion_confint(value * effective, effective, alpha=alpha, method="wilson")
-    return Estimate(value, max(0.0, float(low)), min(1.0, float(high)))
+    z = quantile(confidence, freedom(clusters_n, effective_clusters(clusters_n)))
+    return Estimate(value, *wilson(value, effective, z))
+
+
+def wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    """Ends of Wilson's score interval of a share seen in `n` items, which need be no whole number; within 0 and 1."""
+    middle = share + z * z / (2 * n)
+    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - reach) / (1 + z * z / n)), min(1.0, (middle + reach) / (1 + z * z / n))
 
 
 def freedom(clusters_n: Ints, clusters: float) -> float:
@@ -181,8 +184,11 @@ def independent_difference(
 
 def label_columns(wanted: Sequence[str], answered: Sequence[str], names: Sequence[str]) -> Floats:
     """Indicators (N, 3L) whose totals are, label by label, hits, wanted and answered: all that F1 needs."""
-    wanted_nl = np.array(wanted)[:, None] == np.array(names)[None, :]
-    answered_nl = np.array(answered)[:, None] == np.array(names)[None, :]
+    place = {name: number for number, name in enumerate(names)}  # numpy's own texts lose a NUL at their end
+    wanted_nl, answered_nl = (
+        np.array([place.get(label, -1) for label in labels])[:, None] == np.arange(len(names))[None, :]
+        for labels in (wanted, answered)
+    )
     return np.concatenate([wanted_nl & answered_nl, wanted_nl, answered_nl], axis=1).astype(np.float64)
 
 

@@ -85,8 +85,7 @@ def is_card(value: str) -> bool:
 
 def is_luhn(number: str) -> bool:
     """Whether the last digit is Luhn's checksum of the others, and the digits are not all but the same."""
-    doubled = [sum(divmod(int(digit) * (1 + i % 2), 10)) for i, digit in enumerate(reversed(number))]
-    return sum(doubled) % 10 == 0 and len(set(number)) > 1
+    return len(set(number)) > 1 and bool(standard("luhn")(number))
 
 
 IBAN_LENGTHS = {
@@ -109,8 +108,7 @@ def iban_at(text: str, start: int) -> int:
     if not wanted or not match:
         return -1
     compact = re.sub(r"[ \-.]", "", match[0]).upper()
-    number = "".join(str(int(c, 36)) for c in compact[4:] + compact[:4])
-    return match.end() if int(number) % 97 == 1 else -1
+    return match.end() if standard("iso7064.mod_97_10")(compact[4:] + compact[:4]) else -1
 
 
 NOT_A_HOST = re.compile(

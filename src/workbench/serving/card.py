@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from workbench.serving.about import NOT_STATED, About, DataSet, Score
 from workbench.serving.front_matter import front_matter, test_set
 from workbench.serving.hardware import engine_table
@@ -24,7 +22,7 @@ KIND_SAYS = {
 
 def write_card(folder: Path, about: About, launch: Sequence[str] = ()) -> None:
     """Write README.md; `launch` are the launch files that `write_launch` wrote."""
-    front = yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000)
+    front = front_matter(about).to_yaml() + "\n"
     parts = [
         f"# {about.name} ({about.format})\n\n{opening(about)}",
         section("Base model", base(about)),

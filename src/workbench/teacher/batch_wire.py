@@ -6,18 +6,25 @@ OpenAI: platform.openai.com/docs/api-reference/batch. Anthropic: docs.anthropic.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
+import httpx2 as httpx
 import tenacity
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.privacy.secrets import masked, values_without_held
+from workbench.teacher.api import Api, version_for
 from workbench.teacher.calls import Desk, pause
 from workbench.teacher.client import TroubleError, sorted_out, wire_of
 from workbench.teacher.egress import NO_ROW, SENDING, Sending
 from workbench.teacher.wire import Request
+
+QUESTIONS = "/v1/chat/completions"  # where OpenAI's batch puts each line's question
+COUNTED = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 @dataclass(frozen=True)
@@ -64,64 +71,82 @@ async def patiently(
         raise
 
 
+def api_of(desk: Desk) -> Api:
+    """The teacher's interface; RequestError where it is a plug-in's that has none."""
+    api = desk.client.api
+    if api is None:
+        raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
+    return api
+
+
 async def submit(desk: Desk, requests: Sequence[Request], batch: str) -> str:
     """Hand a batch in; gives the provider's id."""
-    sdk = desk.client.sdk
+    api = api_of(desk)
+    bodies = [dict(request.body) for request in requests]
     if wire_of(desk.teacher) == "anthropic":
-        lines = [{"custom_id": request.hash, "params": dict(request.body)} for request in requests]
-        return str((await sdk.messages.batches.create(requests=lines)).id)
-    if not hasattr(sdk, "batches"):
-        raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
-    lines = [
-        {"custom_id": request.hash, "method": "POST", "url": "/v1/chat/completions", "body": dict(request.body)}
-        for request in requests
-    ]
-    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-    uploaded = await sdk.files.create(file=(f"{batch}.jsonl", content), purpose="batch")
-    made = await sdk.batches.create(
-        input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h",
-        metadata={"workbench": batch},
-    )  # fmt: skip
-    return str(made.id)
+        lines = [{"custom_id": request.hash, "params": body} for request, body in zip(requests, bodies)]
+        made = await api.call("POST", "/v1/messages/batches", headers=version_for(*bodies), json={"requests": lines})
+        return str(made.json()["id"])
+    content = "".join(
+        json.dumps({"custom_id": request.hash, "method": "POST", "url": QUESTIONS, "body": body}, ensure_ascii=False)
+        + "\n"
+        for request, body in zip(requests, bodies)
+    ).encode()
+    uploaded = await api.call("POST", "/files", files={"file": (f"{batch}.jsonl", content)}, data={"purpose": "batch"})
+    made = await api.call("POST", "/batches", json={
+        "input_file_id": uploaded.json()["id"], "endpoint": QUESTIONS, "completion_window": "24h",
+        "metadata": {"workbench": batch},
+    })  # fmt: skip
+    return str(made.json()["id"])
+
+
+async def batch_state(desk: Desk, remote: str) -> dict[str, Any]:
+    """The batch as the provider describes it."""
+    path = "/v1/messages/batches" if wire_of(desk.teacher) == "anthropic" else "/batches"
+    return (await api_of(desk).call("GET", f"{path}/{quote(remote, safe='')}")).json()
 
 
 async def look(desk: Desk, remote: str) -> tuple[bool, str]:
     """(ended, a word on it)."""
-    sdk = desk.client.sdk
+    state = await batch_state(desk, remote)
+    counts = state.get("request_counts") or {}
     if wire_of(desk.teacher) == "anthropic":
-        found = await sdk.messages.batches.retrieve(remote)
-        counts = found.request_counts
-        return found.processing_status == "ended", f"{found.processing_status}, {counts.succeeded:,} answered"
-    found = await sdk.batches.retrieve(remote)
-    if found.status == "failed":
-        told = masked("; ".join(str(error.message) for error in (found.errors.data if found.errors else None) or []))
-        return True, f"failed: {told or 'no reason given'}"
-    done = f", {found.request_counts.completed:,} answered" if found.request_counts else ""
-    return found.status in ("completed", "expired", "cancelled"), f"{found.status}{done}"
+        status = state["processing_status"]
+        return status == "ended", f"{status}, {counts['succeeded']:,} answered"
+    status = state["status"]
+    if status == "failed":
+        problems = (state.get("errors") or {}).get("data") or []
+        reason = masked("; ".join(str(problem.get("message")) for problem in problems))
+        return True, f"failed: {reason or 'no reason given'}"
+    done = f", {counts['completed']:,} answered" if counts else ""
+    return status in ("completed", "expired", "cancelled"), f"{status}{done}"
 
 
 async def results(desk: Desk, remote: str) -> AsyncIterator[Line]:
     """The lines of an ended batch, in the provider's order."""
-    sdk = desk.client.sdk
+    state, api = await batch_state(desk, remote), api_of(desk)
     if wire_of(desk.teacher) == "anthropic":
-        found = await sdk.messages.batches.retrieve(remote)
-        if found.results_url is None:
-            return
-        async for entry in await sdk.messages.batches.results(remote):
-            told = values_without_held(entry.model_dump(mode="json"))
-            result = told["result"]
-            if result["type"] == "succeeded":
-                yield Line(told["custom_id"], result["message"], 200, "")
-            else:
-                error = (result.get("error") or {}).get("error") or {}
-                yield Line(told["custom_id"], None, None, f"{result['type']}: {error.get('message', '')}")
+        if state.get("results_url"):
+            for line in json_lines(await api.call("GET", state["results_url"])):
+                yield anthropic_line(line)
         return
-    found = await sdk.batches.retrieve(remote)
-    for file in filter(None, (found.output_file_id, found.error_file_id)):
-        text = (await sdk.files.content(file)).text
-        for raw in text.splitlines():
-            if raw.strip():
-                yield openai_line(values_without_held(json.loads(raw)))
+    for file in filter(None, (state.get("output_file_id"), state.get("error_file_id"))):
+        for line in json_lines(await api.call("GET", f"/files/{quote(file, safe='')}/content")):
+            yield openai_line(line)
+
+
+def json_lines(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The objects of a body that holds one a line; U+2028 and its like within a text end no line."""
+    return (values_without_held(json.loads(line)) for line in response.content.split(b"\n") if line.strip())
+
+
+def anthropic_line(answer: dict[str, Any]) -> Line:
+    """One line of a batch's results."""
+    result = answer["result"]
+    if result["type"] == "succeeded":
+        return Line(answer["custom_id"], result["message"], 200, "")
+    error = (result.get("error") or {}).get("error") or {}
+    return Line(answer["custom_id"], None, None, f"{result['type']}: {error.get('message', '')}")
 
 
 def openai_line(told: dict[str, Any]) -> Line:
@@ -141,21 +166,20 @@ async def find_remote(desk: Desk, batch: str, started: float, requests: int) -> 
     OpenAI keeps our own id with it. Anthropic does not: there it is the one batch we do not know, made after ours was
     written, with as many requests.
     """
-    sdk, sending = desk.client.sdk, Sending(f"batch {batch}", NO_ROW)
-    known = desk.ledger.known_remotes()
+    sending = Sending(f"batch {batch}", NO_ROW)
+    known, anthropic = desk.ledger.known_remotes(), wire_of(desk.teacher) == "anthropic"
 
-    async def listed() -> list[Any]:
-        anthropic = wire_of(desk.teacher) == "anthropic"
-        page = (sdk.messages.batches if anthropic else sdk.batches).list(limit=100)
-        return [one async for one in page]
+    async def listed() -> list[dict[str, Any]]:
+        where = ("/v1/messages/batches", "after_id") if anthropic else ("/batches", "after")
+        return [entry async for entry in api_of(desk).entries(*where)]
 
-    found = await patiently(desk, sending, listed)
-    if wire_of(desk.teacher) != "anthropic":
-        return next((one.id for one in found if (one.metadata or {}).get("workbench") == batch), None)
+    entries = await patiently(desk, sending, listed)
+    if not anthropic:
+        return next((e["id"] for e in entries if (e.get("metadata") or {}).get("workbench") == batch), None)
     reserved = len(desk.ledger.tickets(batch))
-    for one in found:
-        counts = one.request_counts
-        total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
-        if one.id not in known and one.created_at.timestamp() >= started - 60 and total in (reserved, requests):
-            return str(one.id)
+    for entry in entries:
+        total = sum(entry["request_counts"][state] for state in COUNTED)
+        made_at = datetime.fromisoformat(entry["created_at"]).timestamp()
+        if entry["id"] not in known and made_at >= started - 60 and total in (reserved, requests):
+            return str(entry["id"])
     return None

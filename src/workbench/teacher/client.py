@@ -1,4 +1,4 @@
-"""The clients: the providers' own SDKs over the choke point, without their retries, and what their errors mean."""
+"""The clients: requests to a teacher through the choke point, and what a call that brought no answer means."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.plugins import entry_points
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
+from workbench.teacher.api import Api, anthropic_api, openai_api, version_for
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
 from workbench.teacher.wire import Reply, Request, read_reply
@@ -48,12 +49,15 @@ class TroubleError(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """An open way to a teacher. `identity` names the endpoint without its key; `sdk` is for batches."""
+    """An open way to a teacher. `identity` names the endpoint without its key; `api` is for all that is no question.
+
+    An entry point's client may have none: then there are no batches.
+    """
 
     teacher: Teacher
     identity: str
     post: Post
-    sdk: Any
+    api: Api | None
 
     async def ask(self, request: Request, sending: Sending) -> Reply:
         """One call, one answer. Raises TroubleError, sorted by what it means."""
@@ -101,8 +105,9 @@ def key_of(teacher: Teacher, base_url: str = "") -> str:
 async def open_client(teacher: Teacher, identity: str, base_url: str, choke: ChokePoint) -> AsyncIterator[Client]:
     """The client for the teacher's API: `openai`, `anthropic`, `local_gguf`, or an entry point in `workbench.teachers`.
 
-    An entry point is `open(teacher, key, base_url, http) -> (post, sdk)`: `post` takes a chat-completions body and
-    gives the JSON of a chat completion; it must send through `http` alone.
+    An entry point is `open(teacher, key, base_url, http) -> (post, api)`: `post` takes a chat-completions body and
+    gives the JSON of a chat completion; it must send through `http` alone. `api` is an `Api` whose files and batches
+    are OpenAI's, or None.
     """
     opener = {"openai": openai_post, "local_gguf": openai_post, "anthropic": anthropic_post}.get(teacher.api)
     if opener is None:
@@ -113,46 +118,32 @@ async def open_client(teacher: Teacher, identity: str, base_url: str, choke: Cho
         opener = found[teacher.api].load()
     timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
     async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
-        post, sdk = opener(teacher, key_of(teacher, base_url), base_url, http)
-        yield Client(teacher, identity, post, sdk)
+        post, api = opener(teacher, key_of(teacher, base_url), base_url, http)
+        yield Client(teacher, identity, post, api)
 
 
-def openai_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Any]:
-    """Chat completions through the official SDK."""
-    import openai
-
-    sdk = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=teacher.timeout_s, http_client=http)
+def openai_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Api]:
+    """Chat completions."""
+    api = openai_api(key, base_url, http)
 
     async def post(body: Mapping[str, Any]) -> Any:
-        raw = await sdk.chat.completions.with_raw_response.create(**body)
-        return raw.http_response.json()
+        return (await api.call("POST", "/chat/completions", json=dict(body))).json()
 
-    return post, sdk
+    return post, api
 
 
-def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Any]:
-    """Messages through the official SDK."""
-    import anthropic
-
-    sdk = anthropic.AsyncAnthropic(
-        api_key=key, base_url=base_url, max_retries=0, timeout=teacher.timeout_s, http_client=http
-    )
+def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClient) -> tuple[Post, Api]:
+    """Messages."""
+    api = anthropic_api(key, base_url, http)
 
     async def post(body: Mapping[str, Any]) -> Any:
-        # The current version of the API takes no `temperature`; the one before it does, for models that still have one.
-        named = {key: value for key, value in body.items() if key != "temperature"}
-        older: dict[str, Any] = {}
-        if "temperature" in body:
-            older["extra_body"] = {"temperature": body["temperature"]}
-            older["extra_headers"] = {"anthropic-version": "2023-06-01"}
-        raw = await sdk.messages.with_raw_response.create(**named, **older)
-        return raw.http_response.json()
+        return (await api.call("POST", "/v1/messages", headers=version_for(body), json=dict(body))).json()
 
-    return post, sdk
+    return post, api
 
 
 def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleError:
-    """What an SDK's exception means. Both SDKs name and fill theirs alike."""
+    """What an exception on the way to an answer means: a StatusError, httpx's own, or the choke point's."""
     left = sending.hash
     cause: BaseException | None = error
     while cause is not None:
@@ -165,10 +156,10 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
         cause = cause.__cause__
     status = getattr(error, "status_code", None)
     if status is None:
-        if not left:  # it never came to the choke point: the SDK itself would not have it
+        if not left:  # it never came to the choke point: no such request can be made
             told = masked(f"{type(error).__name__}: {error}")
             return TroubleError(
-                "stop", told, error=WorkbenchError(f"the SDK refuses the request: {told}", where="teacher")
+                "stop", told, error=WorkbenchError(f"the request cannot be sent: {told}", where="teacher")
             )
         return TroubleError("again", f"{type(error).__name__}: {error}", charged=True, egress=left)
     said, code = message_of(error)

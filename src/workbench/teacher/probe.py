@@ -85,13 +85,12 @@ async def works(question: Callable[[], Awaitable[Reply]], shown: Callable[[Reply
 async def echoes(desk: Desk, teacher: Teacher) -> bool:
     """Whether the endpoint scores a given text (`/completions` with `echo`): most do not."""
     body = {"model": teacher.model, "prompt": "yes", "max_tokens": 1, "echo": True, "logprobs": 1}
-    sdk = desk.client.sdk
-    if not hasattr(sdk, "completions") or desk.teacher.api not in ("openai", "local_gguf"):
+    api = desk.client.api
+    if api is None or desk.teacher.api not in ("openai", "local_gguf"):
         return False
 
     async def post(_: Any) -> Any:
-        raw = await sdk.completions.with_raw_response.create(**body)
-        told = raw.http_response.json()
+        told = (await api.call("POST", "/completions", json=body)).json()
         choice = told["choices"][0]
         scored = (choice.get("logprobs") or {}).get("token_logprobs") or []
         told["choices"] = [{"message": {"content": choice["text"]}, "finish_reason": "stop"}]

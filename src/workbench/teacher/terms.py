@@ -33,7 +33,7 @@ __all__ = [
     "write_duties",
 ]
 
-OWN_ADDRESS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}  # where an SDK goes without a base_url
+OWN_ADDRESS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}  # without a base_url
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from urllib.request import getproxies_environment
 
 from workbench import __version__
 from workbench.engines.served import ENGINES, available
+from workbench.extras import extra_of, install_line
 from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
@@ -45,15 +46,18 @@ def version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "MISSING: install the project again"
+        extra = extra_of(name)
+        return f"not here: {install_line(extra)}" if extra else "MISSING: install the project again"
 
 
 def devices() -> dict[str, Any]:
     """CPU, memory and every CUDA device."""
-    import torch
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {megabytes(memory)} memory"}
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return found | {"cuda": f"not looked for: torch is not here: {install_line('train')}"}
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         found[f"cuda:{index}"] = f"{card.name}, {megabytes(card.total_memory)}"

@@ -175,7 +175,8 @@ def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None)
     else:
         from workbench.data.chat import load_tokenizer, render_all
 
-        rows = render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
+        tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
+        rows = render_all(examples, tokenizer, recipe.method)
         tokens = [len(row.input_ids) for row in rows]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")

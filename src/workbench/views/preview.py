@@ -28,7 +28,7 @@ def run(recipe: Recipe) -> int:
         examples = [blank_filled(e) for e in asked.examples]
         said = [*asked.said, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
     rows = render_all(examples, tokenizer, recipe.method)
     counts = {
         "rows": len(rows),

@@ -15,7 +15,7 @@ def show(title: str, sections: Mapping[str, Mapping[str, Any]], output: str) -> 
     if output == "json":
         print(json.dumps(sections, ensure_ascii=False, indent=1, default=str))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a value in square brackets is no style
     table = Table(title=title, show_header=False, box=None, pad_edge=False, title_justify="left")
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(style="dim", no_wrap=True)

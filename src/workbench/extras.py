@@ -1,0 +1,62 @@
+"""What the bare package leaves out, by what people do; and the answer to a piece that is not there: how to install it.
+
+The bare package plans, compares, verifies, exports and looks at a machine. `pyproject.toml` lists the same extras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+
+from workbench.errors import RequestError
+
+PACKAGE = "llm-workbench"
+# By extra: the modules that its work cannot do without. Flask stands for all of MLflow, whose skinny part is bare.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": (
+        "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "llguidance", "matplotlib",
+        "pyarrow", "sentencepiece", "flask",
+    ),
+    "quantize": ("llmcompressor", "auto_round", "compressed_tensors"),
+    "teacher": ("pyarrow", "phonenumbers", "stdnum", "tldextract"),
+    "llamacpp": ("xllamacpp",),
+    "energy": ("codecarbon",),
+}  # fmt: skip
+
+
+def install_line(*extras: str) -> str:
+    """The command that installs these extras."""
+    return f"pip install '{PACKAGE}[{','.join(extras)}]'"
+
+
+def extra_of(package: str) -> str | None:
+    """The extra that brings a module or a package, by its name; None for one of the bare package or of nobody."""
+    module = package.replace("-", "_")
+    return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+
+
+def missing_modules(extra: str) -> list[str]:
+    """The modules of an extra that are not installed; looks for them without importing any."""
+    return [module for module in EXTRAS[extra] if find_spec(module) is None]
+
+
+def require(work: str, extras: Iterable[str]) -> None:
+    """RequestError naming what `work` needs and the command that installs it, unless all of these extras are here."""
+    absent = {extra: modules for extra in extras if (modules := missing_modules(extra))}
+    if absent:
+        raise RequestError(f"{work} needs {listed(absent.values())}, not installed here", remedy=install_line(*absent))
+
+
+def listed(groups: Iterable[Sequence[str]]) -> str:
+    """Modules that are missing, three of each extra's at most."""
+    shown = [module for modules in groups for module in [*modules[:3], *["…"] * (len(modules) > 3)]]
+    return ", ".join(module for i, module in enumerate(shown) if module not in shown[:i] or module == "…")
+
+
+def explained(error: ModuleNotFoundError) -> RequestError | None:
+    """A failed import as the extra that was wanted, or None where the module is no extra's."""
+    module = (error.name or "").partition(".")[0]
+    extra = extra_of(module)
+    if extra is None:
+        return None
+    return RequestError(f"this needs {module}, not installed here", remedy=install_line(extra))
