@@ -263,6 +263,14 @@ def test_no_resolver_is_called_in_a_value_a_key_or_a_list(
         refused(project, capsys)
 
 
+def test_a_refused_resolver_does_not_repeat_a_secret_beside_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.yaml").write_text(recipe(bundle={"intended_use": "hf_abcdefghijklmnopqrstuvwxyz ${oc.env:HOME}"}))
+    assert door.main(["plan", "recipe=./mine.yaml"]) == 2
+    assert "hf_abc" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -79,7 +79,8 @@ def refuse_dangerous(path: str, value: Any) -> None:
 def refuse_resolvers(path: str, value: Any) -> None:
     """Refuse an interpolation that is not the path of another key: `${oc.env:X}` brings the environment in."""
     if isinstance(value, str) and "${" in KEY_PATH.sub("", value):
-        raise RequestError(f"a resolver is not allowed here: {value}", where=path, remedy="write the value itself")
+        # The value is not repeated: it has not been looked at for a secret yet.
+        raise RequestError("a resolver is not allowed here", where=path, remedy="write the value itself")
 
 
 def refuse_secrets(path: str, value: Any) -> None:
