@@ -150,7 +150,7 @@ def how_to() -> str:
     """How that environment is made, in one line."""
     return (
         f"python3 -m venv ENV && ENV/bin/pip install --no-deps -r {REQUIREMENTS}, "
-        f"then set {VARIABLE}=ENV/bin/python; the README has more"
+        f"then set {VARIABLE}=ENV/bin/python; configs/quantize/README.md has more"
     )
 
 

@@ -1,25 +1,52 @@
-"""The reference table of every recipe key, made from the schema: `python -m workbench.recipe.table`."""
+"""The reference tables of every recipe key, made from the schema.
+
+`python -m workbench.recipe.table` prints them all, `… table model gate` those of some sections, and
+`… table --write` puts each where its markers stand in `configs/**/README.md`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import typing
+from pathlib import Path
 from typing import Any
 
 from workbench.recipe.nouns import Quantize, Recipe
 
+TOP = "recipe"  # what the keys that stand in no section are called here
+MARKED = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- /keys -->)", re.S)
 
-def markdown() -> str:
-    """One Markdown table a section: key, type, default, meaning with unit and limits."""
+
+def markdown(*names: str) -> str:
+    """The tables of the named sections, or of all: key, type, default, meaning with unit and limits."""
+    tables = sections()
+    return "\n\n".join(tables[name] for name in names or tables) + "\n"
+
+
+def sections() -> dict[str, str]:
+    """One Markdown table a section of the recipe, by its name; `recipe` has the keys that stand in no section."""
     top = [spec for spec in dataclasses.fields(Recipe) if not holds_keys(Recipe, spec)]
-    parts = [section("(top level)", "what is said once for the whole recipe", Recipe, top, "")]
+    tables = {TOP: section("what is said once for the whole recipe", Recipe, top, "")}
     for spec in dataclasses.fields(Recipe):
         if holds_keys(Recipe, spec):
             cls = Quantize if spec.name == "quantize" else typing.get_type_hints(Recipe)[spec.name]
             prefix = "quantize.<name>." if spec.name == "quantize" else f"{spec.name}."
-            parts.append(section(f"`{spec.name}`", first_line(cls), cls, list(dataclasses.fields(cls)), prefix))
-    return "\n\n".join(parts) + "\n"
+            tables[spec.name] = section(first_line(cls), cls, list(dataclasses.fields(cls)), prefix)
+    return tables
+
+
+def with_tables(text: str) -> str:
+    """A document with the table between each `<!-- keys: NAME -->` and `<!-- /keys -->` made anew."""
+    tables = sections()
+    return MARKED.sub(lambda mark: f"{mark[1]}{tables[mark[2]]}\n{mark[3]}", text)
+
+
+def write(folder: Path) -> None:
+    """Make the tables of every README under `folder` anew."""
+    for path in sorted(folder.rglob("README.md")):
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def holds_keys(cls: Any, spec: dataclasses.Field[Any]) -> bool:
@@ -33,10 +60,9 @@ def first_line(cls: Any) -> str:
     return (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
 
 
-def section(title: str, meaning: str, cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> str:
-    """The heading and table of one section; a nested section's keys follow with their path."""
+def section(meaning: str, cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> str:
+    """One section's meaning and table; a nested section's keys follow with their path."""
     lines = [
-        f"### {title}",
         f"{meaning[:1].upper()}{meaning[1:]}.",
         "",
         "| key | type | default | meaning |",
@@ -83,4 +109,7 @@ def escaped(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown())
+    if "--write" in sys.argv:
+        write(Path("configs"))
+    else:
+        sys.stdout.write(markdown(*sys.argv[1:]))
