@@ -14,8 +14,8 @@ from workbench.recipe import Recipe
 from workbench.runs import Run, read_json
 from workbench.sources import model_folder
 from workbench.stages.common import merged_model
-from workbench.stages.guards import FILE, interval
-from workbench.training.counted import counted
+from workbench.stages.train.guards import FILE, interval
+from workbench.training.shrink import counted
 
 LEAD = {"value": "lead", "ci_low": "lead_low", "ci_high": "lead_high"}
 

@@ -12,7 +12,7 @@ from workbench.runs import Run, stage
 from workbench.sources import model_folder
 from workbench.stages.common import is_done, merged_model, need, rows, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
-from workbench.stages.train import rendered
+from workbench.stages.train.task import rendered
 from workbench.teacher.duties import read_duties, write_duties
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.runs import read_json, write_whole
-from workbench.stages.guards import compared, interval
-from workbench.stages.learn import Start, Task, learn
+from workbench.stages.train.guards import compared, interval
+from workbench.stages.train.task import Start, Task, jobs
 
 SHARES = (0.25, 0.5)
 
@@ -33,6 +33,8 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
             where="method.teach.curve",
             remedy="give the validation rows answers of their own, or method.teach.development_rows above 0",
         )
+    from workbench.training.loop import train
+
     order = random.Random(task.recipe.seed).sample(range(len(task.examples)), len(task.examples))
     made: list[tuple[int, list[float]]] = []
     for share in SHARES:
@@ -41,7 +43,9 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
-            learn(replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task)), start, out)
+            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task))
+            for job in jobs(quiet, start, out):
+                train(job)
         made.append((count, scores_in(out)))
     made.append((len(order), scores_in(folder)))
     points = points_of(made, groups, task.recipe)
