@@ -70,8 +70,8 @@ def answers(job: Job, student: Student) -> Loss:
         if batch["router"]:
             return routed_loss(decoder, batch, plain=plain)
         if "targets" in batch:
-            how = {"plain": plain, "vocabulary": student.vocabulary}
-            return distillation_loss(decoder, batch, teach, divergence_of(teach), **how)
+            divergence, vocabulary = divergence_of(teach), student.vocabulary
+            return distillation_loss(decoder, batch, teach, divergence, plain=plain, vocabulary=vocabulary)
         if plain:
             return answer_loss(decoder, batch["input_ids"], batch["labels"])
         return plain_loss(decoder, batch["input_ids"], batch["labels"], batch["attention_mask"])

@@ -8,13 +8,16 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.runs import read_json, write_whole
 from workbench.stages.train.guards import compared, interval
 from workbench.stages.train.task import Start, Task, jobs
+
+if TYPE_CHECKING:
+    from workbench.training.development import Development
 
 SHARES = (0.25, 0.5)
 
@@ -43,7 +46,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
-            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task))
+            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task.development))
             for job in jobs(quiet, start, out):
                 train(job)
         made.append((count, scores_in(out)))
@@ -58,9 +61,9 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
     task.event("said", text=f"learning curve on {len(groups)} gold development rows: {line}")
 
 
-def unguarded(task: Task) -> Any:
+def unguarded(development: Development) -> Development:
     """The same development rows without the guard: a point of the curve may fall, that is what it shows."""
-    return replace(task.development, drop=None)
+    return replace(development, drop=None)
 
 
 def spoken_only(event: Callable[..., None]) -> Callable[..., None]:
