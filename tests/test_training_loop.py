@@ -21,7 +21,7 @@ from test_training_sft import go
 from workbench.errors import RequestError
 from workbench.recipe.methods import distilled, kind_named
 
-FRAMES = 9  # of this project's own, from the command to the optimizer
+FRAMES = 6  # of this project's own, from the command to the optimizer
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -193,22 +194,22 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
 
 
 def task_for(verb: str) -> Callable[[Any], int]:
-    """What is done with a checked recipe. Imported late: a typo must not wait for torch."""
+    """What is done with a checked recipe. The views are imported late: a typo must not wait for what they load."""
+    if verb not in ("plan", "preview"):
+        from workbench.stages import lifecycle
 
-    def task(recipe: Any) -> int:
+        return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
+
+    def view(recipe: Any) -> int:
         if verb == "plan":
             from workbench.views import plan
 
             return plan.run(recipe)
-        if verb == "preview":
-            from workbench.views import preview
+        from workbench.views import preview
 
-            return preview.run(recipe)
-        from workbench.stages import lifecycle
+        return preview.run(recipe)
 
-        return lifecycle.run(recipe, only=None if verb == "train" else verb)
-
-    return task
+    return view
 
 
 def usage() -> str:

@@ -35,7 +35,15 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
-        worked = [name for name in stages if timed(name, recipe, run)]
+        worked = []
+        for name in stages:
+            started = time.monotonic()
+            SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
+            if stage_function(name)(recipe, run):
+                SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
+                worked.append(name)
+            else:
+                SCREEN.print("  done already")
         if not worked:
             SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
         elif "register" not in worked:
@@ -57,17 +65,6 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
         "register": register,
     }
     return stages[name].run
-
-
-def timed(name: str, recipe: Recipe, run: Run) -> bool:
-    """Run one stage and say how long it took; False when it was done already."""
-    started = time.monotonic()
-    SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
-    if not stage_function(name)(recipe, run):
-        SCREEN.print("  done already")
-        return False
-    SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
-    return True
 
 
 def feed_tracking(recipe: Recipe, run: Run) -> None:
