@@ -130,22 +130,23 @@ texts = st.lists(
 def check(teacher: list[bytes], student: list[bytes]) -> Alignment:
     """What holds of every alignment; returns it."""
     found = align(teacher, student)
-    for side, tokens, left in (
-        ("teacher", teacher, found.teacher_left_out),
-        ("student", student, found.student_left_out),
-    ):
+    for side in ("teacher", "student"):
         ranges = [getattr(chunk, side) for chunk in found.chunks]
         assert all(a.stop <= b.start for a, b in pairwise(ranges))
-        covered = [tokens[i] for part in ranges for i in part]
-        assert len(b"".join(tokens)) - len(b"".join(covered)) == left
     for chunk in found.chunks:
         ours, theirs = [student[i] for i in chunk.student], [teacher[i] for i in chunk.teacher]
         assert b"".join(ours) == b"".join(theirs) != b""
         # No smaller chunks: inside, no end of one side's tokens is one of the other's.
         assert not ends(ours) & ends(theirs)
     if b"".join(teacher) == b"".join(student):
-        assert found.teacher_left_out == found.student_left_out == 0
+        assert left_out(found, teacher, "teacher") == left_out(found, student, "student") == 0
     return found
+
+
+def left_out(found: Alignment, tokens: list[bytes], side: str) -> int:
+    """How many of one side's bytes are in no chunk."""
+    covered = [tokens[i] for chunk in found.chunks for i in getattr(chunk, side)]
+    return len(b"".join(tokens)) - len(b"".join(covered))
 
 
 def ends(tokens: list[bytes]) -> set[int]:
@@ -189,7 +190,7 @@ def test_chunks_hold_the_same_bytes_wherever_the_cuts_are(
     check(teacher, cut(text, cuts[1], empties[1]))
     found = check(teacher, [beginning, *cut(text, cuts[1], empties[1]), ending])
     if not beginning:
-        assert found.teacher_left_out == 0
+        assert left_out(found, teacher, "teacher") == 0
 
 
 def cut(text: bytes, at: set[int], empties: set[int]) -> list[bytes]:
@@ -249,9 +250,10 @@ def test_a_token_may_end_inside_a_character() -> None:
 def test_a_stop_token_a_beginning_and_empty_tokens_are_in_no_chunk() -> None:
     found = align([b"<s>", b"yes", b"", b" sir"], [b"", b"yes sir", b"<|im_end|>"])
     assert found.chunks == ()  # what differs at both ends hides what is shared between
-    stopped = align([b"", b"yes", b" sir"], [b"yes", b" sir", b"<|im_end|>"])
+    sides = [b"", b"yes", b" sir"], [b"yes", b" sir", b"<|im_end|>"]
+    stopped = align(*sides)
     assert [(list(c.teacher), list(c.student)) for c in stopped.chunks] == [([1], [0]), ([2], [1])]
-    assert (stopped.teacher_left_out, stopped.student_left_out) == (0, 10)
+    assert (left_out(stopped, sides[0], "teacher"), left_out(stopped, sides[1], "student")) == (0, 10)
     assert stopped.student_chunks(3) == [0, 1, -1]
     assert stopped.teacher_logprobs([-9.0, -1.0, -2.0]) == [-1.0, -2.0]
     begun = align([b"<s>", b"yes", b" sir"], [b"yes sir"])

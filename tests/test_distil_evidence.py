@@ -32,10 +32,9 @@ from workbench.evaluation.kept import fieller, kept_lines, share_kept
 from workbench.evaluation.page import write_page
 from workbench.evaluation.report import build_report
 from workbench.recipe import Evaluate, Gate, Model, Recipe, Shrink, read
-from workbench.stages.curve import points_of
+from workbench.stages.train.curve import points_of
 from workbench.tracking.flat import report_metrics, report_tables
-from workbench.training.counted import counted, student_size
-from workbench.training.shrink import shrunk
+from workbench.training.shrink import counted, shrunk, student_size
 
 ROOT = Path(__file__).parents[1]
 EVALUATE = Evaluate(resamples=1000)

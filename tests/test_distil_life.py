@@ -38,7 +38,8 @@ def untracked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def yes_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, taught to answer every question with yes: a base that can fall, and a teacher that stops."""
     from workbench.data.chat import load_tokenizer, render
-    from workbench.training.sft import train
+    from workbench.training.job import Job
+    from workbench.training.loop import train
 
     folder, tokenizer = tmp_path_factory.mktemp("yes"), load_tokenizer(tiny_model, None)
     asked = [*questions(60), *(f"{part} question number {n}" for part in ("validation", "test") for n in range(12))]
@@ -48,8 +49,7 @@ def yes_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         for n, text in enumerate(asked)
     ]  # fmt: skip
     how = Method(kind="full", learning_rate=1e-2, max_steps=60, epochs=50.0, evaluations=1, sample_answers=0)
-    train(tiny_model, how, rows, rows[:4], folder, seed=1, dtype="bfloat16", device="cpu", threads=2,
-          event=lambda *a, **k: None)  # fmt: skip
+    train(Job(tiny_model, how, rows, folder, validation=rows[:4], seed=1, dtype="bfloat16", device="cpu", threads=2))
     return folder / "model"
 
 
@@ -136,7 +136,8 @@ def test_reasons_are_a_second_task_and_the_answers_task_is_asked_as_at_inference
     facts = json.loads((run / "run.json").read_text())["stages"]["train"]["facts"]
     assert facts["rows"] == 24
     from workbench.data.chat import load_tokenizer
-    from workbench.stages.learn import Task, answer_rows, reason_rows
+    from workbench.stages.train.kinds.supervised import answer_rows, reason_rows
+    from workbench.stages.train.task import Task
 
     recipe, found = learned(made, *words, "method.teach.rationale_weight=0.5")
     tokenizer = load_tokenizer(tiny_model, None)

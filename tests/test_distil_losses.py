@@ -12,11 +12,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.training import head, likelihoods
-from workbench.training.divergences import Divergence, forward_kl, jsd, named, reverse_kl, skew_kl, skew_reverse_kl
-from workbench.training.head import distil_loss, full, head_logits, mixed, through_softmax, top_k, uld
-from workbench.training.likelihoods import chunk_loss, label_loss, summed, token_logprobs
-from workbench.training.losses import Rows, cross_entropy
+from workbench.training import distil, losses
+from workbench.training.distil import chunk_loss, label_loss, summed, token_logprobs
+from workbench.training.losses import (
+    Divergence,
+    Rows,
+    cross_entropy,
+    distil_loss,
+    forward_kl,
+    full,
+    head_logits,
+    jsd,
+    mixed,
+    named,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    through_softmax,
+    top_k,
+)
 
 Reference = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 FLOOR = -1e4  # what a teacher's log 0 counts as
@@ -174,20 +188,6 @@ def test_the_sum_of_a_teachers_rounded_alternatives_may_pass_one() -> None:
     check(student, rows, lambda z: kl(p.expand(6, 3), buckets(softmax(z), torch.tensor([[3, 7]] * 6))))
 
 
-@pytest.mark.parametrize("words", [23, 41, 60])
-@pytest.mark.parametrize("name", ["random", "large", "one-hot student"])
-def test_uld_compares_sorted_probabilities_of_any_two_vocabularies(name: str, words: int) -> None:
-    student, _ = case(name)
-    teacher = torch.randn(6, words).log_softmax(-1)
-
-    def reference(z: torch.Tensor) -> torch.Tensor:
-        q = torch.cat([softmax(z), torch.zeros(6, 60 - 41)], 1).sort(descending=True).values
-        p = torch.cat([teacher.double().exp(), torch.zeros(6, 60 - words)], 1).sort(descending=True).values
-        return (p - q).abs().sum(-1)
-
-    check(student, uld(teacher), reference)
-
-
 def heads(
     dtype: torch.dtype, rows: int = 70, width: int = 24, words: int = 300, padding: int = 20
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -199,11 +199,11 @@ def heads(
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("kind", [*DIVERGENCES, "top-k", "uld", "mixed"])
+@pytest.mark.parametrize("kind", [*DIVERGENCES, "top-k", "mixed"])
 def test_the_chunked_head_is_exact_in_every_gradient_and_blind_to_padding(
     kind: str, dtype: torch.dtype, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 16)
     ours = [tensor.clone().requires_grad_() for tensor in heads(dtype)[:3]]
     exact = [tensor.double().requires_grad_() for tensor in heads(dtype)[:3]]
     *_, theirs, teacher = heads(dtype)
@@ -214,8 +214,6 @@ def test_the_chunked_head_is_exact_in_every_gradient_and_blind_to_padding(
     against = head_logits(theirs, teacher)
     if kind == "top-k":
         rows, wanted = top_k(ids, likely, forward_kl), kl(buckets(p, ids), buckets(q, ids))
-    elif kind == "uld":
-        rows, wanted = uld(p.log().float()), (p.sort().values - q.sort().values).abs().sum(-1)
     elif kind == "mixed":
         rows = mixed((0.3, cross_entropy(target)), (0.7, full(against, reverse_kl)))
         wanted = -0.3 * q.gather(1, target[:, None])[:, 0].log() + 0.7 * kl(q, p)
@@ -299,8 +297,6 @@ def test_golden_values_by_hand() -> None:
     assert float(value) == pytest.approx(0.5 * math.log(0.5 / 0.3) + 0.5 * math.log(0.5 / 0.7), rel=1e-6)
     # q − p of the named word; the others share what the bucket lacks as they share it now: q − 0.5 q / 0.7.
     torch.testing.assert_close(gradient(), torch.tensor([[0.4 * 2 / 7, -0.2, 0.2 * 2 / 7, 0.1 * 2 / 7]]))
-    value, _ = uld(torch.tensor([[0.1, 0.9]]).log())(four, slice(0, 1))
-    assert float(value) == pytest.approx(0.5 + 0.2 + 0.2 + 0.1, rel=1e-6)
     said, known = torch.tensor([0.75]).log(), torch.tensor([0.5]).log()
     assert float(chunk_loss(said, known, num_items=2)) == pytest.approx(0.25 * math.log(4 / 3), rel=1e-6)
     assert float(chunk_loss(torch.tensor([-2.0]), torch.tensor([-1.0]), num_items=1, temperature=math.inf)) == (
@@ -327,7 +323,7 @@ def test_a_mixture_outside_its_range_and_an_unknown_name_are_refused() -> None:
 def test_token_log_probabilities_carry_any_rows_gradient(
     dtype: torch.dtype, limit: float, frozen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihoods, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(distil, "ROWS_AT_ONCE", 16)
     ours = [tensor.clone() for tensor in heads(dtype)[:3]]
     exact = [tensor.double().requires_grad_() for tensor in heads(dtype)[:3]]
     for tensor in ours[: 1 if frozen else 3]:

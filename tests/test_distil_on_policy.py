@@ -21,11 +21,12 @@ from workbench.recipe import Method, Teach
 from workbench.records import Example, Message, TokenRow
 from workbench.teacher.duties import Duty, write_duties
 from workbench.training.batches import collate
-from workbench.training.divergences import forward_kl
+from workbench.training.gkd import TokenByToken, answered, on_own_answers
 from workbench.training.gold import OtherWords, by_bytes
-from workbench.training.on_policy import TokenByToken, answered, sampling_arguments, train
+from workbench.training.job import Job
+from workbench.training.loop import train
+from workbench.training.losses import forward_kl
 from workbench.training.open_teacher import load_teacher
-from workbench.training.sft import train as train_rows
 
 NEW = 6  # tokens that the student may say
 
@@ -37,16 +38,12 @@ def untracked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("workbench.stages.lifecycle.feed_tracking", lambda recipe, run: None)
 
 
-def quiet(*_: Any, **__: Any) -> None:
-    """Hear nothing."""
-
-
 @pytest.fixture(scope="session")
 def taught_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, taught to answer 10 11 12 and to stop: a teacher of the plain rows."""
     folder = tmp_path_factory.mktemp("taught")
     how = Method(kind="full", learning_rate=1e-2, max_steps=40, epochs=50.0, evaluations=1, sample_answers=0)
-    train_rows(tiny_model, how, rows(40), [], folder, seed=1, dtype="float32", device="cpu", threads=1, event=quiet)
+    train(Job(tiny_model, how, rows(40), folder, seed=1, dtype="float32", device="cpu", threads=1))
     return folder / "model"
 
 
@@ -100,7 +97,7 @@ def taught_yes(base: Path, folder: Path) -> Path:
         for n, text in enumerate(asked)
     ]  # fmt: skip
     how = Method(kind="full", learning_rate=1e-2, max_steps=60, epochs=50.0, evaluations=1, sample_answers=0)
-    train_rows(base, how, made, [], folder, seed=1, dtype="bfloat16", device="cpu", threads=1, event=quiet)
+    train(Job(base, how, made, folder, seed=1, dtype="bfloat16", device="cpu", threads=1))
     return folder / "model"
 
 
@@ -128,8 +125,9 @@ def go(base: Path, weights: Path, out: Path, events: list[dict[str, Any]] | None
 
     how = method(sample_answers=0, **changes)
     how = replace(how, teach=Teach(**{"max_new_tokens": NEW, "divergence": "forward_kl", **(teach or {})}))
-    return train(base, how, rows(40), rows(8, start=100), out, weights=weights, other_words=other, seed=seed,
-                 dtype=dtype, device="cpu", threads=1, start=start, event=event)  # fmt: skip
+    job = Job(base, how, rows(40), out, validation=rows(8, start=100), seed=seed, dtype=dtype, device="cpu", threads=1,
+              start=start, event=event)  # fmt: skip
+    return train(on_own_answers(job, weights, other))
 
 
 def losses(events: list[dict[str, Any]]) -> list[float]:
@@ -290,16 +288,18 @@ def test_the_loss_is_the_plain_sum_and_rows_without_a_word_are_no_part_of_it(
 def test_a_student_never_says_a_row_of_its_head_that_is_no_word(
     tiny_model: Path, taught_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.training.on_policy import OnPolicyTrainer
+    from workbench.training import gkd
 
     said: list[int] = []
-    real = OnPolicyTrainer.tell
+    real = gkd.sampled_answers
 
-    def heard(self: Any, answers: list[list[int]], tokens: int) -> None:
-        said.extend(token for answer in answers for token in answer)
-        real(self, answers, tokens)
+    def heard(*settings: Any) -> list[list[int]]:
+        answers = real(*settings)
+        if settings[-1][0] == "step":
+            said.extend(token for answer in answers for token in answer)
+        return answers
 
-    monkeypatch.setattr(OnPolicyTrainer, "tell", heard)
+    monkeypatch.setattr(gkd, "sampled_answers", heard)
     base = padded(tiny_model, tmp_path / "s", 8)
     words = len(AutoTokenizer.from_pretrained(base))
     told = go(base, padded(taught_model, tmp_path / "t", 24), tmp_path / "out", max_steps=3, warmup_share=0.0)
@@ -391,14 +391,29 @@ def test_gold_refuses_a_divergence_that_it_does_not_have(tiny_model: Path, other
         gold_between(tiny_model, other_model, 1, rows(2), Teach(divergence="skew_kl"), tmp_path)
 
 
-def test_answers_are_sampled_from_the_whole_distribution(tmp_path: Path) -> None:
-    from trl import SFTConfig
+def test_answers_are_sampled_from_the_whole_distribution_and_leave_the_global_generator_alone(tiny_model: Path) -> None:
+    from workbench.training.gkd import sampled_answers
+    from workbench.training.sampling import Asking
 
-    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", learning_rate=0.5)
-    made = sampling_arguments(args, Teach(max_new_tokens=7, sample_temperature=0.3, temperature=2.0), 10, 12)
-    assert (made.max_completion_length, made.temperature, made.top_k, made.top_p) == (7, 0.3, 0, 1.0)
-    assert made.generation_kwargs["suppress_tokens"] == [10, 11]
-    assert (made.learning_rate, made.bf16, made.use_cpu) == (0.5, False, True)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    prompts = [row.input_ids[: row.answer_start] for row in rows(6)]
+
+    def ask(moment: tuple[str, int], temperature: float = 1.0, padding: range = range(0)) -> list[list[int]]:
+        how = Asking(1, temperature, 7, 3, 2)
+        return sampled_answers(model, prompts, how, {2}, padding, moment)
+
+    before = torch.get_rng_state()
+    first = ask(("step", 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert max(map(len, first)) == 7
+    assert all(2 not in answer[:-1] for answer in first)
+    assert len({token for answer in first for token in answer}) > 30, "a random model says anything"
+    model.generation_config.repetition_penalty, model.generation_config.top_k = 50.0, 1
+    assert ask(("step", 4)) == first, "whatever its folder says of decoding"
+    assert ask(("step", 5)) != first
+    assert ask(("step", 4), temperature=0.3) != first
+    assert all(token >= 200 for answer in ask(("step", 4), padding=range(200)) for token in answer)
 
 
 # Through the door.
@@ -429,7 +444,7 @@ def test_weights_teach_rows_of_their_own_with_headroom_and_development_on_gold(
     for said in (
         "terms of the teacher's weights: allow",
         "the teacher scores 1.000, base 0.000 on 12 gold development rows",
-        "the teacher has the student's own vocabulary (", "through TRL's DistillationTrainer",
+        "the teacher has the student's own vocabulary (", "at every token of the student's answers",
         "24 prompts; the student answers each 1 times an epoch",
     ):  # fmt: skip
         assert said in done.stderr, said

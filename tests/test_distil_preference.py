@@ -26,12 +26,14 @@ from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Method, Recipe, Teach
 from workbench.records import Example, Message, TokenRow
 from workbench.runs import Run
-from workbench.stages import preference as stage
-from workbench.stages.learn import Start, Task
-from workbench.training import preference, sampling, sft
+from workbench.stages.train.kinds import preference as stage
+from workbench.stages.train.task import Start, Task
+from workbench.training import dpo, sampling
 from workbench.training.batches import collate
-from workbench.training.preference import Pair, pair_logprobs, preference_loss, train
-from workbench.training.sampling import Asking, Said, answers, sampled
+from workbench.training.dpo import Pair, on_pairs, pair_logprobs, preference_loss
+from workbench.training.job import Job
+from workbench.training.loop import train
+from workbench.training.sampling import Asking, Sample, answers, sampled
 from workbench.training.targets import Rejected
 
 ASKING = Asking(samples=1, temperature=1.0, max_new_tokens=6, seed=5, stop=2)
@@ -52,8 +54,8 @@ def go(base: Path, out: Path, events: list[Any] | None = None, dtype: str = "flo
     start = settings.pop("start", None)
     event = settings.pop("event", lambda kind, **fields: told.append({"kind": kind, **fields}))
     how = method(**{"learning_rate": 2e-3, "sample_answers": 0, **settings})
-    return train(base, how, pairs(40), pairs(8, start=100), out, seed=3, dtype=dtype, device="cpu", threads=1,
-                 start=start, event=event)  # fmt: skip
+    job = Job(base, how, [], out, seed=3, dtype=dtype, device="cpu", threads=1, start=start, event=event)
+    return train(on_pairs(job, pairs(40), pairs(8, start=100)))
 
 
 def curve(events: Sequence[dict[str, Any]], *names: str) -> list[float]:
@@ -129,8 +131,8 @@ def test_the_reference_is_the_student_as_the_kind_starts_in_a_chain_too(tiny_mod
     from peft import PeftModel
 
     first = tmp_path / "text"
-    sft.train(tiny_model, method(sample_answers=0, evaluations=1), rows(40), [], first, seed=3, dtype="float32",
-              device="cpu", threads=1, event=lambda *a, **k: None)  # fmt: skip
+    how = method(sample_answers=0, evaluations=1)
+    train(Job(tiny_model, how, rows(40), first, seed=3, dtype="float32", device="cpu", threads=1))
     told = {}
     for name, start in (("alone", None), ("chain", first / "adapter")):
         events: list[dict[str, Any]] = []
@@ -177,14 +179,14 @@ def test_a_run_that_was_cut_goes_on_against_the_same_reference_and_ends_as_if_it
 def test_a_loss_that_is_not_finite_stops_and_names_the_pairs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = preference.preference_loss, []
+    real, calls = dpo.preference_loss, []
 
     def breaks(*args: Any) -> Any:
         calls.append(1)
         loss, margin = real(*args)
         return loss * (float("nan") if len(calls) == 3 else 1.0), margin
 
-    monkeypatch.setattr(preference, "preference_loss", breaks)
+    monkeypatch.setattr(dpo, "preference_loss", breaks)
     with pytest.raises(WorkbenchError, match=r"loss is nan at step 3, rows (r\d+(, )?){8}"):
         go(tiny_model, tmp_path)
     assert not (tmp_path / "adapter").exists()
@@ -200,12 +202,12 @@ class Asked:
     def __init__(self, batches: float = math.inf):
         self.left, self.heard = batches, list[tuple[int, ...]]()
 
-    def __call__(self, asked: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Said]]:
+    def __call__(self, asked: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Sample]]:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
         self.heard += map(tuple, asked)
-        return [[Said(f"{len(p)}\u2028\n", True)] for p in asked]
+        return [[Sample(f"{len(p)}\u2028\n", True)] for p in asked]
 
 
 def test_a_run_cut_while_it_samples_asks_for_no_sample_twice(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_a_run_cut_while_it_samples_asks_for_no_sample_twice(tmp_path: Path) -> 
         stream.write('{"prompt": 3, "ans')  # a kill in the middle of a line
     told = list(answers(second, asked, ASKING, file, of="a", batch_tokens=200))
     assert sorted(number for number, _ in told) == list(range(300))
-    assert all(said == [Said(f"{len(asked[number])}\u2028\n", True)] for number, said in told)
+    assert all(said == [Sample(f"{len(asked[number])}\u2028\n", True)] for number, said in told)
     assert first.heard
     assert Counter([*first.heard, *second.heard]) == Counter(asked)
     assert list(answers(third, asked, ASKING, file, of="a", batch_tokens=200)) == told, "in the same order again"
@@ -283,7 +285,7 @@ def example(name: str, answer: str, text: str = "Which?") -> Example:
 
 
 def made_of(
-    tiny_model: Path, told: list[Example], said: list[Said], evaluate: Evaluate
+    tiny_model: Path, told: list[Example], said: list[Sample], evaluate: Evaluate
 ) -> tuple[list[Pair], Counter[str]]:
     tokenizer = load_tokenizer(tiny_model, None)
     weights = {e.id: 0.5 + 0.25 * n for n, e in enumerate(told)}
@@ -295,7 +297,8 @@ def made_of(
 def test_a_sample_that_says_what_the_teacher_says_makes_no_pair(tiny_model: Path) -> None:
     told = [example("a", '{"k": "x", "n": "1"}')]
     said = [
-        Said(text, True) for text in ('{"n": "2", "k": "x"}', ' {"k": "x", "n": "1"}\n', '{"k": "y"}', "", '{"k": "y"}')
+        Sample(text, True)
+        for text in ('{"n": "2", "k": "x"}', ' {"k": "x", "n": "1"}\n', '{"k": "y"}', "", '{"k": "y"}')
     ]
     found, tally = made_of(tiny_model, told, said, Evaluate(scorer="json_fields", fields=["k"]))
     assert tally == {stage.SAME: 2, stage.UNUSABLE: 1, stage.AGAIN: 1}
@@ -314,7 +317,7 @@ def test_a_sample_that_says_what_the_teacher_says_makes_no_pair(tiny_model: Path
 
 
 def test_a_sample_is_held_against_every_answer_of_the_teacher_s_and_carries_their_weights(tiny_model: Path) -> None:
-    told, said = [example("a", "yes"), example("a~2", "no")], [Said("no", True), Said("maybe", False)]
+    told, said = [example("a", "yes"), example("a~2", "no")], [Sample("no", True), Sample("maybe", False)]
     found, tally = made_of(tiny_model, told, said, Evaluate())
     assert tally == {stage.SAME: 1}
     assert [(pair.chosen.id, pair.chosen.weight) for pair in found] == [("a~against2", 0.5), ("a~2~against2", 0.75)]
@@ -342,12 +345,12 @@ def test_a_student_that_says_all_that_its_teacher_says_ends_the_run_with_the_cou
 ) -> None:
     @contextlib.contextmanager
     def echo(*_: Any, **__: Any) -> Iterator[Any]:
-        yield lambda asked, how, seed: [[Said("yes", True)] for _ in asked]
+        yield lambda asked, how, seed: [[Sample("yes", True)] for _ in asked]
 
     monkeypatch.setattr(sampling, "student", echo)
     task, _ = task_of(tiny_model, tmp_path)
     with pytest.raises(WorkbenchError) as ended:
-        stage.taught(task, Start(tiny_model), tmp_path / "out")
+        stage.job(task, Start(tiny_model), tmp_path / "out")
     assert ended.value.exit_code == 1
     assert "60 of 60 prompts: 0 pairs come of 60 answers; 60 say what the teacher says" in str(ended.value)
     assert ended.value.where == "method.distil"
@@ -359,13 +362,13 @@ def test_no_more_prompts_are_asked_than_the_steps_take_and_the_summary_counts_pa
 ) -> None:
     task, said = task_of(tiny_model, tmp_path)
     task.recipe.evaluate.batch_tokens = 256
-    facts = stage.taught(task, Start(tiny_model), tmp_path / "out")
+    facts = train(stage.job(task, Start(tiny_model), tmp_path / "out"))
     assert 16 <= facts["pairs"] < 30, "two steps of eight"
     assert facts["rows"] == facts["pairs"]
     assert facts["validation_pairs"] == 6
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == facts
     assert any("prompts, which gives the pairs that its steps take" in line for line in said)
-    again = stage.taught(task, Start(tiny_model), tmp_path / "out")
+    again = train(stage.job(task, Start(tiny_model), tmp_path / "out"))
     assert again["resumed_from"] == 2, "the same pairs, so the same request"
 
 

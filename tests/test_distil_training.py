@@ -17,9 +17,10 @@ from workbench.recipe import Shrink, Teach
 from workbench.records import TokenRow
 from workbench.training.batches import collate
 from workbench.training.development import Development, Point, answers, refuse_hacking
-from workbench.training.distil import Lesson, taught_loss
-from workbench.training.losses import answer_loss
-from workbench.training.sft import train
+from workbench.training.distil import distillation_loss
+from workbench.training.job import Job
+from workbench.training.loop import train
+from workbench.training.losses import answer_loss, divergence_of
 from workbench.training.shrink import kept_layers, shrunk
 from workbench.training.targets import ChunkTargets, LabelTargets, Target, TokenTargets
 
@@ -50,9 +51,10 @@ def curve_of(base: Path, out: Path, kind: str, micro: int, **teach: Any) -> list
     """Training and validation losses of a short run in float32, by how its steps are cut."""
     made, events = weighted(40), []
     how = method(micro_batch_size=micro, learning_rate=2e-3, max_steps=6, sample_answers=0)
-    lesson = Lesson(targets(kind, made), Teach(**{"weight": 0.6, **teach}))
-    train(base, how, made, rows(8, start=100), out, seed=3, dtype="float32", device="cpu", threads=1, lesson=lesson,
-          event=lambda event, **fields: events.append({"event": event, **fields}))  # fmt: skip
+    how = replace(how, teach=Teach(**{"weight": 0.6, **teach}))
+    job = Job(base, how, made, out, validation=rows(8, start=100), targets=targets(kind, made), seed=3, dtype="float32",
+              device="cpu", threads=1, event=lambda event, **fields: events.append(fields))  # fmt: skip
+    train(job)
     return [e["value"] for e in events if e.get("name") in ("train/loss", "validation/loss")]
 
 
@@ -79,8 +81,8 @@ def test_one_by_eight_two_by_four_and_eight_by_one_give_the_same_loss_curve(
 def test_a_second_kind_goes_on_from_the_first_ones_weights(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     def go(base: Path, out: Path, rate: float, start: Path | None = None) -> dict[str, Any]:
         how = method(kind=kind, learning_rate=rate, max_steps=20, evaluations=1, sample_answers=0, warmup_share=0.0)
-        return train(base, how, rows(40), rows(8, start=100), out, seed=3, dtype="float32", device="cpu", threads=1,
-                     start=start, event=lambda *a, **k: None)  # fmt: skip
+        return train(Job(base, how, rows(40), out, validation=rows(8, start=100), seed=3, dtype="float32", device="cpu",
+                         threads=1, start=start))  # fmt: skip
 
     first = go(tiny_model, tmp_path / "a", 3e-3)
     fresh = go(tiny_model, tmp_path / "b", 1e-6)
@@ -93,10 +95,10 @@ def test_a_second_kind_goes_on_from_the_first_ones_weights(tiny_model: Path, tmp
 
 
 def loss_and_gradient(model: Any, made: list[TokenRow], found: dict[str, Target], **teach: Any) -> tuple[float, Any]:
-    batch, lesson = collate(list(enumerate(made)), 2, found), Lesson(found, Teach(**teach))
+    batch, how = collate(list(enumerate(made)), 2, found), Teach(**teach)
     model.zero_grad()
-    loss = taught_loss(model, batch, lesson.teach, lesson.divergence, plain=True, vocabulary=None)
-    own = taught_loss(model, batch, lesson.teach, lesson.divergence, plain=False, vocabulary=None)
+    loss = distillation_loss(model, batch, how, divergence_of(how), plain=True, vocabulary=None)
+    own = distillation_loss(model, batch, how, divergence_of(how), plain=False, vocabulary=None)
     assert own.item() == pytest.approx(loss.item(), rel=1e-4), "both heads agree"
     loss.backward()
     ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -162,7 +164,7 @@ def test_a_batch_s_loss_is_the_plain_sum_row_by_row_and_mixed_batches_are_the_su
 
 def test_rows_of_weight_one_take_the_plain_path_and_a_weight_scales_a_row(tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    assert "taught" not in collate(list(enumerate(rows(4))), 2)
+    assert "targets" not in collate(list(enumerate(rows(4))), 2)
     whole = [replace(row, weight=0.5) for row in rows(4)]
     loss, _ = loss_and_gradient(model, whole, {})
     batch = collate(list(enumerate(rows(4))), 2)
@@ -226,8 +228,9 @@ def test_development_scores_are_told_at_every_evaluation_and_written(tiny_model:
         return float(number == 0)
 
     development = Development(rows(5, start=200), score, 4, None)
-    train(tiny_model, method(), rows(40), rows(8, start=100), tmp_path, seed=3, dtype="float32", device="cpu",
-          threads=1, development=development, event=lambda kind, **fields: events.append(fields))  # fmt: skip
+    job = Job(tiny_model, method(), rows(40), tmp_path, validation=rows(8, start=100), development=development, seed=3,
+              dtype="float32", device="cpu", threads=1, event=lambda kind, **fields: events.append(fields))  # fmt: skip
+    train(job)
     told = [(e["step"], e["value"]) for e in events if e.get("name") == "development/score"]
     assert told == [(4, 0.2), (8, 0.2), (12, 0.2)]
     kept = json.loads((tmp_path / "development.json").read_text())

@@ -13,10 +13,10 @@ from workbench.errors import WorkbenchError
 from workbench.recipe import Method, Model
 from workbench.records import TokenRow
 from workbench.training.batches import by_length, collate, plan_batches, total_steps
-from workbench.training.checkpoints import whole_checkpoints, write_checkpoint
+from workbench.training.checkpoints import checkpoints_in, damage, last_sound, write_checkpoint
 from workbench.training.model import estimate_memory, fit
 from workbench.training.optimizer import MasterAdamW
-from workbench.training.proof import fingerprint, fingerprints, prove_moved
+from workbench.training.weights import fingerprint, fingerprints, prove_moved
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,16 +96,20 @@ def test_the_optimizer_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> Non
     assert all(state["exp_avg_sq"].dtype == torch.float32 for state in resumed.state.values())
 
 
-def save(root: Path, step: int, best: int | None = None) -> Path:
-    return write_checkpoint(
-        root, step, {"fingerprint": "x"}, lambda f: (f / "w.bin").write_text("w" * step) and None, best
-    )
+def save(root: Path, step: int, best: int | None = None, request: str = "x") -> Path:
+    progress = {"request": request, "progressed": {"best_step": best}}
+    keep = [] if best is None else [best]
+    return write_checkpoint(root, step, progress, lambda f: (f / "w.bin").write_text("w" * step) and None, keep)
+
+
+def sound(root: Path) -> list[str]:
+    return [path.name for path in checkpoints_in(root) if damage(path) is None]
 
 
 def test_the_newest_two_checkpoints_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         save(tmp_path, step, best=10)
-    assert [p.name for p in whole_checkpoints(tmp_path)] == ["step-00000010", "step-00000030", "step-00000040"]
+    assert sound(tmp_path) == ["step-00000010", "step-00000030", "step-00000040"]
 
 
 def test_what_a_kill_left_half_written_is_never_seen(tmp_path: Path) -> None:
@@ -113,8 +117,11 @@ def test_what_a_kill_left_half_written_is_never_seen(tmp_path: Path) -> None:
     (tmp_path / ".writing-20").mkdir()
     (tmp_path / ".writing-20" / "w.bin").write_text("w")
     (save(tmp_path, 30) / "w.bin").write_text("cut")
-    assert [p.name for p in whole_checkpoints(tmp_path)] == ["step-00000010"]
+    assert sound(tmp_path) == ["step-00000010"]
     assert not (tmp_path / ".writing-20").exists()
+    last = last_sound(tmp_path, "x", lambda text: None)
+    assert last is not None
+    assert last.name == "step-00000010"
 
 
 def two_layers() -> torch.nn.Module:

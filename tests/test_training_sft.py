@@ -17,8 +17,9 @@ import torch
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method
 from workbench.records import TokenRow
-from workbench.training.settings import evaluation_steps
-from workbench.training.sft import train
+from workbench.training.batches import evaluation_steps
+from workbench.training.job import Job
+from workbench.training.loop import train
 
 STEPS = 12
 
@@ -40,10 +41,11 @@ def method(**changes: Any) -> Method:
 
 def go(base: Path, out: Path, events: list | None = None, dtype: str = "float32", **changes: Any) -> dict[str, Any]:
     kept = events if events is not None else []
-    return train(
-        base, method(**changes), rows(40), rows(8, start=100), out, seed=3, dtype=dtype, device="cpu", threads=1,
-        event=lambda kind, **fields: kept.append({"kind": kind, **fields}),
+    job = Job(
+        base, method(**changes), rows(40), out, validation=rows(8, start=100), seed=3, dtype=dtype, device="cpu",
+        threads=1, event=lambda kind, **fields: kept.append({"kind": kind, **fields}),
     )  # fmt: skip
+    return train(job)
 
 
 def loss_of(base: Path, adapter: Path, judged: list[TokenRow]) -> float:
@@ -160,7 +162,7 @@ def test_an_evaluation_before_training_leaves_the_gradients_of_nf4_layers_whole(
 def test_the_step_with_the_lowest_validation_loss_is_what_is_kept(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.training.watch import Watch
+    from workbench.training.progress import Watch
 
     events: list[dict[str, Any]] = []
     told = Watch.evaluated
@@ -177,16 +179,16 @@ def test_the_step_with_the_lowest_validation_loss_is_what_is_kept(
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.training import trainer
+    from workbench.training import distil
 
-    real = trainer.answer_loss
+    real = distil.answer_loss
     calls = []
 
     def breaks(*args: Any) -> torch.Tensor:
         calls.append(1)
         return real(*args) * (float("nan") if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(trainer, "answer_loss", breaks)
+    monkeypatch.setattr(distil, "answer_loss", breaks)
     with pytest.raises(WorkbenchError, match=r"loss is nan at step 3, rows (r\d+(, )?){8}"):
         go(tiny_model, tmp_path)
     assert not (tmp_path / "adapter").exists()
@@ -203,8 +205,7 @@ def test_what_cannot_train_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="loss scaling"):
         go(tiny_model, tmp_path, dtype="float16")
     with pytest.raises(RequestError, match="trains nothing"):
-        train(tiny_model, method(), [TokenRow("a", (1, 2), (False, False))], [], tmp_path, seed=1, dtype="float32",
-              device="cpu", threads=1, event=lambda *a, **k: None)  # fmt: skip
+        train(Job(tiny_model, method(), [TokenRow("a", (1, 2), (False, False))], tmp_path, device="cpu", threads=1))
 
 
 def test_evaluations_are_spread_and_the_last_step_is_among_them() -> None:
@@ -217,15 +218,16 @@ import os, sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_training_sft import method, rows
-from workbench.training.sft import train
+from workbench.training.job import Job
+from workbench.training.loop import train
 
 def event(kind, **fields):
     print(kind, fields, flush=True)
     if kind == "metric" and fields["name"] == "train/loss":
         time.sleep(0.15)
 
-train(Path({base!r}), method(save_minutes=0.003, dropout=0.1), rows(40), rows(8, start=100), Path({out!r}), seed=3,
-      dtype="bfloat16", device="cpu", threads=1, event=event)
+train(Job(Path({base!r}), method(save_minutes=0.003, dropout=0.1), rows(40), Path({out!r}),
+          validation=rows(8, start=100), seed=3, dtype="bfloat16", device="cpu", threads=1, event=event))
 """
 
 

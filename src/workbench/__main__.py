@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -217,42 +218,22 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
 
 
 def task_for(verb: str) -> Callable[[Any], int]:
-    """What is done with a checked recipe. Imported late: a typo must not wait for torch."""
+    """What is done with a checked recipe. The views are imported late: a typo must not wait for what they load."""
+    if verb not in ("plan", "preview"):
+        from workbench.stages import lifecycle
 
-    def task(recipe: Any) -> int:
+        return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
+
+    def view(recipe: Any) -> int:
         if verb == "plan":
             from workbench.views import plan
 
             return plan.run(recipe)
-        if verb == "preview":
-            from workbench.views import preview
+        from workbench.views import preview
 
-            return preview.run(recipe)
-        extras.require(verb, extras_for(verb, recipe))
-        from workbench.stages import lifecycle
+        return preview.run(recipe)
 
-        return lifecycle.run(recipe, only=None if verb == "train" else verb)
-
-    return task
-
-
-def extras_for(verb: str, recipe: Any) -> list[str]:
-    """What a stage, or for `train` the whole life until `until`, cannot do without on this recipe."""
-    stages = ("label", "train", "merge", "quantize", "evaluate", "bundle")
-    if verb != "train":
-        stages = (verb,)
-    elif recipe.until in stages:
-        stages = stages[: stages.index(recipe.until) + 1]
-    has_teacher = recipe.teacher.api != "none"
-    local_teacher = recipe.teacher.api == "local_gguf" and {"label", "evaluate"} & set(stages)
-    served = any(q.format.startswith("gguf") for q in recipe.quantize.values()) and {"evaluate", "bundle"} & set(stages)
-    wanted = {
-        "train": bool({"train", "merge", "quantize", "evaluate", "bundle"} & set(stages)),
-        "quantize": "quantize" in stages and bool(recipe.quantize),
-        "teacher": has_teacher and bool({"label", "evaluate"} & set(stages)),
-        "llamacpp": bool(local_teacher or served),
-    }
-    return [extra for extra, needed in wanted.items() if needed]
+    return view
 
 
 def usage() -> str:

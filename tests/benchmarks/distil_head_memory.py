@@ -47,8 +47,7 @@ def whole(hidden: Any, weight: Any, teacher_hidden: Any, teacher_weight: Any) ->
 
 def chunked(hidden: Any, weight: Any, teacher_hidden: Any, teacher_weight: Any) -> Any:
     """The workbench's."""
-    from workbench.training.divergences import forward_kl
-    from workbench.training.head import distil_loss, full, head_logits
+    from workbench.training.losses import distil_loss, forward_kl, full, head_logits
 
     rows = full(head_logits(teacher_hidden, teacher_weight), forward_kl)
     return distil_loss(hidden, weight, None, rows, num_items=len(hidden))

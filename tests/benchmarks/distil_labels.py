@@ -53,8 +53,8 @@ def main() -> None:
     from workbench.compose import composed, find_recipe
     from workbench.recipe import read
     from workbench.sources import model_folder
-    from workbench.stages.learn import Task, rendered
     from workbench.stages.prompts import lessons
+    from workbench.stages.train.task import Task, rendered
 
     recipe = read(composed(find_recipe(told.recipe), words), told.recipe)
     run = labelled_run(recipe)
@@ -93,13 +93,15 @@ def scores(task: Any, items: Sequence[Any]) -> dict[str, float]:
     from workbench.compress.merge import merge
     from workbench.data.chat import load_tokenizer
     from workbench.engines import transformers_engine
-    from workbench.stages.guards import scores_of
-    from workbench.stages.learn import Start, learn
+    from workbench.stages.train.guards import scores_of
+    from workbench.stages.train.task import Start, jobs
+    from workbench.training.loop import train
 
     recipe, tokenizer = task.recipe, load_tokenizer(task.base, task.recipe.model.chat_template)
     evaluate, answers = recipe.evaluate, [""] * len(items)
     with tempfile.TemporaryDirectory() as folder:
-        facts = learn(task, Start(task.base), Path(folder))
+        for job in jobs(task, Start(task.base), Path(folder)):
+            facts = train(job)
         adapter, merged, probe = Path(folder) / "adapter", Path(folder) / "merged", task.validation[:4]
         merge(task.base, adapter, merged, tokenizer=tokenizer, probe=probe, dtype=recipe.model.dtype)
         with transformers_engine(merged, threads=recipe.launch.threads) as ask:

@@ -72,7 +72,8 @@ def trl(base: Path, rows: list[TokenRow], steps: int, bf16: bool) -> float:
 
 def ours(base: Path, rows: list[TokenRow], steps: int) -> float:
     """The room `training`, by its events; the first step is left out of the clock."""
-    from workbench.training.sft import train
+    from workbench.training.job import Job
+    from workbench.training.loop import train
 
     speeds: list[tuple[int, float]] = []
 
@@ -82,7 +83,7 @@ def ours(base: Path, rows: list[TokenRow], steps: int) -> float:
 
     method = Method(rank=16, alpha=32, learning_rate=1e-3, max_steps=steps, epochs=100.0, batch_size=BATCH)
     with tempfile.TemporaryDirectory() as folder:
-        train(base, method, rows, [], Path(folder), seed=1, dtype="bfloat16", device="auto", threads=None, event=event)
+        train(Job(base, method, rows, Path(folder), seed=1, event=event))
     later = [speed for step, speed in speeds if step > 1]
     return len(later) / sum(1 / speed for speed in later)
 

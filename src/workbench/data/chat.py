@@ -15,6 +15,7 @@ from typing import Any
 from workbench.data.tokenizer import light_tokenizer
 from workbench.errors import RequestError
 from workbench.recipe import Method
+from workbench.recipe.methods import distilled
 from workbench.records import Example, Message, TokenRow, message_dicts
 
 # Qwen3 and its like write an empty <think> block before an answer without reasoning; with this switch their
@@ -94,10 +95,11 @@ def render_all(examples: Sequence[Example], tokenizer: Any, method: Method) -> l
     when no row is left.
     """
     rows: list[TokenRow] = []
+    replaced = any(kind.replaces for kind in distilled(method.distil))
     for example in examples:
         try:
             row = render(example, tokenizer, train_on=method.train_on, max_length=method.max_length)
-            if "on_policy" in method.distil:
+            if replaced:
                 refuse_no_room(row, method.teach.max_new_tokens, method.max_length)
             rows.append(row)
         except TooLongError:

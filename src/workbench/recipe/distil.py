@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from workbench.recipe.keys import key
 
-KINDS = ("text", "rationale", "logprobs", "on_policy", "preference")
-
 
 @dataclass
 class Shrink:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
 from workbench.privacy.secrets import SECRET_KEY, credential_in
+from workbench.recipe.methods import distilled
 from workbench.recipe.nouns import Quantize, Recipe
 from workbench.recipe.sense import check_recipe_name, check_sense
 
@@ -177,7 +178,7 @@ def has_teacher(recipe: Recipe) -> bool:
 
 def has_open_teacher(recipe: Recipe) -> bool:
     """Whether a teacher whose weights are here scores what the student says."""
-    return "on_policy" in recipe.method.distil
+    return any(kind.weights for kind in distilled(recipe.method.distil))
 
 
 def sources_of(recipe: Recipe) -> dict[str, str | None]:

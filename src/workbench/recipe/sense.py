@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from workbench.errors import RequestError, nearest
+from workbench.errors import RequestError
 from workbench.names import BESIDE_RUNS, check_arm, check_name
-from workbench.recipe.distil import KINDS
+from workbench.recipe.methods import distilled
 from workbench.recipe.nouns import Evaluate, Recipe
 from workbench.urls import refuse_credentials
 
@@ -139,28 +139,24 @@ def kin(family: str) -> str:
 def check_distil(recipe: Recipe) -> None:
     """What a kind of distillation cannot do without."""
     method, teacher, shrink = recipe.method, recipe.teacher, recipe.model.shrink
-    for kind in method.distil:
-        if kind not in KINDS:
-            raise RequestError(
-                f"{kind!r} is no kind of distillation", where="method.distil", remedy=nearest(kind, KINDS)
-            )
+    kinds = distilled(method.distil)
     if len(set(method.distil)) < len(method.distil):
         raise RequestError("a kind is named twice", where="method.distil", remedy="raise method.epochs instead")
-    told = [kind for kind in method.distil if kind != "on_policy"]
-    if told and teacher.api == "none":
-        raise RequestError(
-            f"{told[0]} needs a teacher's answers", where="method.distil", remedy="add `- teacher: local_gguf`"
-        )
-    if "on_policy" in method.distil and not teacher.weights:
-        raise RequestError(
-            "on_policy needs a teacher's open weights: an endpoint does not tell the whole of its distribution",
-            where="teacher.weights",
-            remedy="teacher.weights=mlflow:models:/NAME@champion, or dir:, hf:, pypi:",
-        )
-    if "rationale" in method.distil and not teacher.rationale:
-        raise RequestError("no reason is asked for", where="method.distil", remedy="teacher.rationale=true")
-    if "logprobs" in method.distil and not teacher.logprobs:
-        raise RequestError("no log-probabilities are stored", where="method.distil", remedy="teacher.logprobs=20")
+    for kind in kinds:
+        if kind.answers and teacher.api == "none":
+            raise RequestError(
+                f"{kind.name} needs a teacher's answers", where="method.distil", remedy="add `- teacher: local_gguf`"
+            )
+        if kind.weights and not teacher.weights:
+            raise RequestError(
+                f"{kind.name} needs a teacher's open weights: an endpoint does not tell the whole of its distribution",
+                where="teacher.weights",
+                remedy="teacher.weights=mlflow:models:/NAME@champion, or dir:, hf:, pypi:",
+            )
+        if kind.reasons and not teacher.rationale:
+            raise RequestError("no reason is asked for", where="method.distil", remedy="teacher.rationale=true")
+        if kind.logprobs and not teacher.logprobs:
+            raise RequestError("no log-probabilities are stored", where="method.distil", remedy="teacher.logprobs=20")
     if method.distil and method.teach.answers > teacher.samples:
         raise RequestError(
             f"{method.teach.answers} different answers cannot come of {teacher.samples} samples",

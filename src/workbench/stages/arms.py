@@ -19,8 +19,8 @@ from workbench.runs import Run
 from workbench.serving.prove import choose_engine
 from workbench.stages.asked_teacher import teacher_digest, teacher_engine
 from workbench.stages.common import base_model, merged_model, need
-from workbench.stages.on_policy import weights_of
-from workbench.stages.train import start_model
+from workbench.stages.train.task import start_model
+from workbench.stages.train.teacher_weights import weights_of
 from workbench.teacher.local import gguf_of
 
 WEIGHTS = (".safetensors", ".gguf")

@@ -42,7 +42,7 @@ from workbench.signing_keys import fingerprint, public_key_of, signing_key
 from workbench.stages.about import about_of
 from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
-from workbench.stages.train import start_model
+from workbench.stages.train.task import start_model
 from workbench.teacher.duties import name_ok, read_duties
 
 ADAPTER = "adapter"

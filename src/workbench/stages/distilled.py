@@ -13,8 +13,8 @@ from workbench.evaluation.distilled import faster, next_labels
 from workbench.recipe import Recipe
 from workbench.runs import Run, read_json
 from workbench.stages.common import base_model, merged_model
-from workbench.stages.guards import FILE, interval
-from workbench.training.counted import counted
+from workbench.stages.train.guards import FILE, interval
+from workbench.training.shrink import counted
 
 LEAD = {"value": "lead", "ci_low": "lead_low", "ci_high": "lead_high"}
 

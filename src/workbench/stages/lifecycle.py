@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from workbench import errors
+from workbench import errors, extras
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
@@ -21,6 +21,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     """Run the recipe to its end (or to `until`), or `only` one stage; returns the exit code."""
     if recipe.until is not None and recipe.until not in ORDER:
         raise RequestError(f"no such stage {recipe.until!r}", where="until", remedy=nearest(recipe.until, ORDER))
+    extras.require(only or "train", extras_for(only or "train", recipe))
     from workbench.evaluation.gate import check_override
 
     check_override(recipe.gate)
@@ -42,8 +43,13 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         worked = []
         for name in stages:
             refuse_changed(recipe, contents)
-            if timed(name, recipe, run):
+            started = time.monotonic()
+            SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
+            if stage_function(name)(recipe, run):
+                SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
                 worked.append(name)
+            else:
+                SCREEN.print("  done already")
         if not worked:
             SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
         elif "register" not in worked:
@@ -70,6 +76,25 @@ def refuse_changed(recipe: Recipe, contents: Mapping[str, str]) -> None:
             )
 
 
+def extras_for(verb: str, recipe: Recipe) -> list[str]:
+    """What a stage, or for `train` the whole life until `until`, cannot do without on this recipe."""
+    stages = ("label", "train", "merge", "quantize", "evaluate", "bundle")
+    if verb != "train":
+        stages = (verb,)
+    elif recipe.until in stages:
+        stages = stages[: stages.index(recipe.until) + 1]
+    has_teacher = recipe.teacher.api != "none"
+    local_teacher = recipe.teacher.api == "local_gguf" and {"label", "evaluate"} & set(stages)
+    served = any(q.format.startswith("gguf") for q in recipe.quantize.values()) and {"evaluate", "bundle"} & set(stages)
+    wanted = {
+        "train": bool({"train", "merge", "quantize", "evaluate", "bundle"} & set(stages)),
+        "quantize": "quantize" in stages and bool(recipe.quantize),
+        "teacher": has_teacher and bool({"label", "evaluate"} & set(stages)),
+        "llamacpp": bool(local_teacher or served),
+    }
+    return [extra for extra, needed in wanted.items() if needed]
+
+
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     """The stage's function, imported when its turn comes."""
     from workbench.stages import bundle, evaluate, label, merge, quantize, register, train
@@ -84,17 +109,6 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
         "register": register,
     }
     return stages[name].run
-
-
-def timed(name: str, recipe: Recipe, run: Run) -> bool:
-    """Run one stage and say how long it took; False when it was done already."""
-    started = time.monotonic()
-    SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
-    if not stage_function(name)(recipe, run):
-        SCREEN.print("  done already")
-        return False
-    SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
-    return True
 
 
 def feed_tracking(recipe: Recipe, run: Run) -> None:

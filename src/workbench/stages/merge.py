@@ -9,7 +9,7 @@ from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.common import is_done, need, rows, say
-from workbench.stages.train import rendered, start_model
+from workbench.stages.train.task import rendered, start_model
 from workbench.teacher.duties import as_tags, joined, read_duties, write_duties
 from workbench.teacher.terms import base_duties
 

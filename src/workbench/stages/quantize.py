@@ -11,7 +11,7 @@ from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
-from workbench.stages.train import rendered
+from workbench.stages.train.task import rendered
 from workbench.teacher.duties import read_duties, write_duties
 
 

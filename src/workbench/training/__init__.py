@@ -1,1 +1,1 @@
-"""Training: token rows and a base model become an adapter, or a tuned model. TRL trains, PEFT adapts."""
+"""Training: token rows and a base model become an adapter, or a tuned model. One loop trains, PEFT adapts."""

@@ -26,11 +26,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Chunks in the text's order, and how many of either side's bytes are in none of them."""
+    """Chunks in the text's order."""
 
     chunks: tuple[Chunk, ...]
-    teacher_left_out: int
-    student_left_out: int
 
     def student_chunks(self, tokens: int) -> list[int]:
         """For each of the student's tokens its chunk's number, −1 for none."""
@@ -58,9 +56,9 @@ def align(teacher: Sequence[bytes], student: Sequence[bytes]) -> Alignment:
     meet = sorted(end for end in set(ends).intersection(own) if end <= head)
     after = sorted(end for end in set(ends) if end >= len(text) - tail and end + shift in own)
     spans = [(a, b, 0) for a, b in pairwise(meet)] + [(a, b, shift) for a, b in pairwise(after)]
-    covered = sum(b - a for a, b, _ in spans)
-    chunks = tuple(Chunk(tokens_between(ends, a, b), tokens_between(own, a + by, b + by)) for a, b, by in spans)
-    return Alignment(chunks, len(text) - covered, len(ours) - covered)
+    return Alignment(
+        tuple(Chunk(tokens_between(ends, a, b), tokens_between(own, a + by, b + by)) for a, b, by in spans)
+    )
 
 
 def token_ends(tokens: Sequence[bytes]) -> dict[int, tuple[int, int]]:
@@ -135,10 +133,10 @@ def token_bytes(tokenizer: Any, ids: Sequence[int], text: str | None = None) -> 
     """
     added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
     convert, tokens = converter(tokenizer), tokenizer.convert_ids_to_tokens(list(ids))
-    found = [added[i].encode() if i in added else convert(token) for i, token in zip(ids, tokens, strict=True)]
-    if text is not None and found and b"".join(found) == b" " + text.encode():
-        found[0] = found[0].removeprefix(b" ")
-    return found
+    spelled = [added[i].encode() if i in added else convert(token) for i, token in zip(ids, tokens, strict=True)]
+    if text is not None and spelled and b"".join(spelled) == b" " + text.encode():
+        spelled[0] = spelled[0].removeprefix(b" ")
+    return spelled
 
 
 def ids_by_bytes(tokenizer: Any) -> dict[bytes, int]:
@@ -154,7 +152,7 @@ def ids_by_bytes(tokenizer: Any) -> dict[bytes, int]:
         return number in added, BYTE_PIECE.fullmatch(names[number]) is not None, number
 
     ids = sorted(names, key=rank)
-    found: dict[bytes, int] = {}
+    number_of: dict[bytes, int] = {}
     for number, spelled in zip(ids, token_bytes(tokenizer, ids), strict=True):
-        found.setdefault(spelled, number)
-    return found
+        number_of.setdefault(spelled, number)
+    return number_of

@@ -5,15 +5,50 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from workbench.recipe import Method
 from workbench.records import TokenRow
-from workbench.training.distil import sequences, taught
-from workbench.training.targets import Target
+from workbench.training.targets import ChunkTargets, LabelTargets, Target, TokenTargets, sequences
 
 BATCHES_A_WINDOW = 16
+PLAIN, TOKENS, CHUNKS, LABELS = range(4)  # what holds a trained position: its text alone, or which of the targets
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every micro-batch of a training, as row numbers in the order of training: a function of the job alone.
+
+    Whoever knows the job knows the whole plan and what every step holds, so a resumed run, or one process of several,
+    takes its part of it. `micro` is the rows of a micro-batch; `recomputed` says whether activations are made again in
+    the backward pass.
+    """
+
+    steps: int
+    micro: int
+    recomputed: bool
+    cuts: Sequence[Sequence[int]]
+
+    def of_step(self, step: int) -> Sequence[Sequence[int]]:
+        """The micro-batches of a step; the first is 1."""
+        a_step = len(self.cuts) // self.steps
+        return self.cuts[(step - 1) * a_step : step * a_step]
+
+
+def plan_of(lengths: Sequence[int], method: Method, seed: int, micro: int, recomputed: bool = False) -> Plan:
+    """The plan for rows of these lengths (tokens) in micro-batches of `micro` rows."""
+    steps = total_steps(len(lengths), method.batch_size, method.epochs, method.max_steps)
+    return Plan(steps, micro, recomputed, plan_batches(lengths, method.batch_size, micro, steps, seed))
+
+
+def evaluation_steps(steps: int, times: int) -> frozenset[int]:
+    """Evenly spread steps after which the validation loss is taken, the last among them."""
+    return frozenset(max(1, round(steps * k / times)) for k in range(1, times + 1))
 
 
 def total_steps(rows: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
@@ -55,16 +90,14 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def collate(
-    rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str, Target] | None = None
-) -> dict[str, Any]:
+def collate(rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str, Target] | None = None) -> Batch:
     """Right-padded `input_ids`, `attention_mask`, `labels` (−100 for no loss), all (B, T), and `rows` (their numbers).
 
     `trained` (rows,) counts a row's trained tokens. Where rows have weights or a teacher's targets, `weights` (B,) and
-    `taught` are there too; B is then more than the rows where soft labels make several sequences of one.
+    `targets` are there too; B is then more than the rows where soft labels make several sequences of one.
     """
-    found = targets or {}
-    read = [one for _, row in rows for one in sequences(row, found.get(row.id))]
+    targets = targets or {}
+    read = [sequence for _, row in rows for sequence in sequences(row, targets.get(row.id))]
     longest = max(len(row.input_ids) for row in read)
     shape = (len(read), longest)
     ids = torch.full(shape, pad, dtype=torch.long)
@@ -82,7 +115,71 @@ def collate(
         "rows": torch.tensor([number for number, _ in rows]),
         "trained": torch.tensor([sum(row.trained[1:]) for _, row in rows]),
     }
-    if any(row.weight != 1.0 or row.id in found for _, row in rows):
+    if any(row.weight != 1.0 or row.id in targets for _, row in rows):
         batch["weights"] = torch.tensor([row.weight for row in read])
-        batch["taught"] = taught([row for _, row in rows], found)
+        batch["targets"] = target_tensors([row for _, row in rows], targets)
     return batch
+
+
+def on_device(batch: Batch, device: str, items: int) -> Batch:
+    """The batch on the device, with counts that are known without it: `items`, which the loss is divided by, `tokens`.
+
+    `trained_tokens` are those with a loss. A step's counts are the sums of its batches' and need no device either.
+    """
+    counts = {"items": items, "tokens": int(batch["attention_mask"].sum())}
+    return moved(batch, device) | counts | {"trained_tokens": int(batch["trained"].sum())}
+
+
+def moved(value: Any, device: str) -> Any:
+    """Every tensor in nested dicts on the device; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def target_tensors(rows: Sequence[TokenRow], targets: Mapping[str, Target]) -> dict[str, torch.Tensor]:
+    """The targets of a batch as tensors, in the order of its trained positions.
+
+    `kind` (N,) of each position; `ids`, `logprobs` (n, K) of the token-wise ones, −1 for none; `chunk` (n,) of the
+    chunk-wise ones, with `chunk_logprobs` and `chunk_weights` (C,); `labels` (R, L), `own` and `label_weights` (R,).
+    """
+    kind: list[int] = []
+    ids: list[tuple[int, ...]] = []
+    logprobs: list[tuple[float, ...]] = []
+    chunk: list[int] = []
+    chunk_logprobs: list[float] = []
+    chunk_weights: list[float] = []
+    labels: list[tuple[float, ...]] = []
+    own, label_weights = [], []
+    for row in rows:
+        target, count = targets.get(row.id), sum(row.trained[1:])
+        match target:
+            case TokenTargets():
+                kind += [PLAIN] * (count - len(target.ids)) + [TOKENS if known else PLAIN for known in target.ids]
+                ids += [known for known in target.ids if known]
+                logprobs += [known for known in target.logprobs if known]
+            case ChunkTargets():
+                kind += [PLAIN] * (count - len(target.chunk_of))
+                kind += [CHUNKS if number >= 0 else PLAIN for number in target.chunk_of]
+                chunk += [len(chunk_logprobs) + number for number in target.chunk_of if number >= 0]
+                chunk_logprobs += target.logprobs
+                chunk_weights += [row.weight] * len(target.logprobs)
+            case LabelTargets():
+                kind += [LABELS] * sum(map(len, target.answers))
+                labels.append(target.logprobs)
+                own.append(target.own)
+                label_weights.append(row.weight)
+            case None:
+                kind += [PLAIN] * count
+    most, widest = max(map(len, ids), default=0), max(map(len, labels), default=0)
+    return {
+        "kind": torch.tensor(kind),
+        "ids": torch.tensor([[*known, *[-1] * (most - len(known))] for known in ids], dtype=torch.long),
+        "logprobs": torch.tensor([[*known, *[0.0] * (most - len(known))] for known in logprobs]),
+        "chunk": torch.tensor(chunk, dtype=torch.long),
+        "chunk_logprobs": torch.tensor(chunk_logprobs),
+        "chunk_weights": torch.tensor(chunk_weights),
+        "labels": torch.tensor([[*known, *[-torch.inf] * (widest - len(known))] for known in labels]),
+        "own": torch.tensor(own, dtype=torch.long),
+        "label_weights": torch.tensor(label_weights),
+    }

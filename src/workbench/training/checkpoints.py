@@ -1,16 +1,27 @@
-"""Checkpoints that survive a kill: written aside, flushed, renamed; only whole ones are ever seen."""
+"""Checkpoints that survive a kill and show damage: written aside, hashed, flushed, renamed; only sound ones are used.
+
+A checkpoint is a folder `step-<step>` with the weights as safetensors, `state.pt` (optimizer, schedule, random
+generators), and, written last, `progress.json`: what was counted so far, the SHA-256 of every file, and its own.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from workbench.records import digest, file_sha256
+from workbench.runs import flush_tree, sync_folder, write_whole
+
 KEEP = 2
-PROGRESS = "progress.json"
+PROGRESS, STATE = "progress.json", "state.pt"
 
 
 def step_of(folder: Path) -> int:
@@ -18,70 +29,146 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def folder_of(root: Path, step: int) -> Path:
+    """Where a step's checkpoint lies."""
+    return root / f"step-{step:08d}"
+
+
 def write_checkpoint(
-    root: Path, step: int, progress: dict[str, Any], write: Callable[[Path], None], best_step: int | None,
-    also: Collection[int] = (),
-) -> Path:  # fmt: skip
+    root: Path, step: int, progress: dict[str, Any], write: Callable[[Path], None], keep: Collection[int] = ()
+) -> Path:
     """Let `write` fill a staging folder, then make it `step-<step>` at once; older ones beyond KEEP go.
 
-    The best step's stays, and those of the steps named in `also`.
-
-    `progress` is what resuming needs beside Hugging Face's own files; it is written last, with every file's size.
+    Those of the steps named in `keep` stay. `progress` is written last, with every file's hash.
     """
-    staging, final = root / f".writing-{step}", root / f"step-{step:08d}"
+    staging, final = root / f".writing-{step}", folder_of(root, step)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     write(staging)
-    files = [p for p in staging.rglob("*") if p.is_file()]
-    sizes = {str(p.relative_to(staging)): p.stat().st_size for p in files}
-    (staging / PROGRESS).write_text(json.dumps({**progress, "step": step, "files": sizes}))
-    for path in [*files, staging / PROGRESS, staging]:
-        flush(path)
-    if final.exists():  # a step that is evaluated and saved once more after resuming
-        discard(final)
+    files = {str(p.relative_to(staging)): file_sha256(p) for p in sorted(staging.rglob("*")) if p.is_file()}
+    write_sealed(staging / PROGRESS, {**progress, "step": step, "files": files})
+    flush_tree(staging)
+    discard(final)  # a step that is saved once more after resuming
     staging.rename(final)
-    flush(root)
-    for old in whole_checkpoints(root)[:-KEEP]:
-        if step_of(old) != best_step and step_of(old) not in also:
+    sync_folder(root)
+    for old in checkpoints_in(root)[:-KEEP]:
+        if step_of(old) not in keep:
             discard(old)
     return final
 
 
-def whole_checkpoints(root: Path) -> list[Path]:
-    """Every whole checkpoint, oldest first; what a kill left half-written is removed."""
+def checkpoints_in(root: Path) -> list[Path]:
+    """What stands in a checkpoint's place, oldest first, sound or not; what a kill left half-written is removed."""
     if not root.is_dir():
         return []
     for leftover in [*root.glob(".writing-*"), *root.glob(".going-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
-    return sorted((p for p in root.glob("step-*") if is_whole(p)), key=step_of)
+    return sorted((p for p in root.glob("step-*") if p.name.removeprefix("step-").isdecimal()), key=step_of)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file that was written is there in its full size."""
-    try:
-        sizes = progress_of(folder)["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+def last_sound(root: Path, request: str, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of this request that can be gone on from: it and the best step's are as they were written.
+
+    What is damaged is said. Everything newer than the one returned is removed: those steps are taken once more.
+    """
+    folders = checkpoints_in(root)
+    faults = {path: damage(path) for path in folders}
+    for path, fault in faults.items():
+        if fault:
+            say(f"checkpoint {path.name} is damaged and left out: {fault}")
+    ours = [path for path in folders if not faults[path] and progress_of(path)["request"] == request]
+    steps = {None, *map(step_of, ours)}
+    usable = [path for path in ours if progress_of(path)["progressed"]["best_step"] in steps]
+    last = usable[-1] if usable else None
+    if folders and not ours:
+        others = sum(not fault for fault in faults.values())
+        say(
+            f"{others} checkpoints were made from other rows or settings: starting over"
+            if others
+            else "no checkpoint is sound: starting over"
+        )
+    elif ours and last != ours[-1]:
+        say(f"the best step's checkpoint is damaged: going back to {last.name if last else 'the start'}")
+    for path in folders:
+        if last is None or path not in ours or step_of(path) > step_of(last):
+            discard(path)
+    return last
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None when every file is the one that was written."""
+    progress = read_sealed(folder / PROGRESS)
+    if progress is None:
+        return f"{PROGRESS} is missing or not as it was written"
+    if not {"request", "progressed", "step", "files"} <= progress.keys() or progress["step"] != step_of(folder):
+        return f"{PROGRESS} is another checkpoint's"
+    for name, sha256 in progress["files"].items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if file_sha256(path) != sha256:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+    return None
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """What was written beside Hugging Face's files."""
-    return json.loads((folder / PROGRESS).read_text())
+    """What was written last into a sound checkpoint."""
+    return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
 
 
-def discard(folder: Path) -> None:
+def weights_in(folder: Path) -> list[Path]:
+    """A checkpoint's files of weights: those that were written, whatever else lies beside them."""
+    return [folder / name for name in progress_of(folder)["files"] if name.endswith(".safetensors")]
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object whole, with a digest of itself."""
+    write_whole(path, json.dumps({**values, "sha256": digest(values)}))
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where that is not there or not as it was written."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values if values.pop("sha256") == digest(values) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def discard(path: Path) -> None:
     """Remove a checkpoint so that a kill in the middle leaves nothing that looks whole."""
-    going = folder.with_name(f".going-{folder.name}")
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    going = path.with_name(f".going-{path.name}")
     shutil.rmtree(going, ignore_errors=True)
-    folder.rename(going)
+    path.rename(going)
     shutil.rmtree(going)
 
 
-def flush(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def random_state(device: str) -> dict[str, Any]:
+    """The state of every random generator that training may draw from."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    return state | ({"cuda": torch.cuda.get_rng_state()} if device == "cuda" else {})
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put every generator where `random_state` found it."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

@@ -43,8 +43,8 @@ class Development:
 
     def scores(self, model: Any, tokenizer: Any, device: str) -> list[float]:
         """Each row's score by the model's greedy answer as it is now."""
-        told = answers(model, tokenizer, self.rows, self.max_new_tokens, device)
-        return [self.score(number, answer) for number, answer in enumerate(told)]
+        replies = answers(model, tokenizer, self.rows, self.max_new_tokens, device)
+        return [self.score(number, answer) for number, answer in enumerate(replies)]
 
     def point(self, model: Any, tokenizer: Any, device: str, step: int, loss: float, loss_name: str) -> Point:
         """One look at the model."""
@@ -90,15 +90,15 @@ def refuse_hacking(points: Sequence[Point], drop: float | None) -> None:
 
 def samples(model: Any, tokenizer: Any, rows: Sequence[TokenRow], device: str) -> list[dict[str, str]]:
     """What the model answers to some rows' prompts as it is now, beside what was wanted."""
-    found = []
+    shown = []
     for row in rows:
         first = row.answer_start
         longest = min(len(row.input_ids) - first + 16, 256)
-        (told,) = answers(model, tokenizer, [row], longest, device)
+        (answer,) = answers(model, tokenizer, [row], longest, device)
         parts = (row.input_ids[:first], row.input_ids[first:])
         prompt, wanted = (tokenizer.decode(ids, skip_special_tokens=True) for ids in parts)
-        found.append({"prompt": prompt, "expected": wanted, "answer": told})
-    return found
+        shown.append({"prompt": prompt, "expected": wanted, "answer": answer})
+    return shown
 
 
 def answers(model: Any, tokenizer: Any, rows: Sequence[TokenRow], max_new_tokens: int, device: str) -> list[str]:
@@ -110,7 +110,7 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[TokenRow], max_new_tokens
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, eos_token_id=stop, pad_token_id=stop
     )
-    told = [""] * len(rows)
+    replies = [""] * len(rows)
     was_training = model.training
     model.eval()
     # Each new length would compile the layers anew.
@@ -126,8 +126,8 @@ def answers(model: Any, tokenizer: Any, rows: Sequence[TokenRow], max_new_tokens
                 :, width:
             ].tolist()
             for number, new in zip(batch, made, strict=True):
-                told[number] = tokenizer.decode(
+                replies[number] = tokenizer.decode(
                     new[: new.index(stop)] if stop in new else new, skip_special_tokens=True
                 )
     model.train(was_training)
-    return told
+    return replies

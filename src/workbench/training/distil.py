@@ -1,100 +1,83 @@
-"""The loss of rows that a teacher's word weighs on: weighted text, likeliest tokens, chunks of bytes, soft labels.
+"""The loss of answers, a teacher's word among them: weighted text, likeliest tokens, chunks of bytes, soft labels.
 
 A row's loss is (1−w) × cross entropy + w × the teacher's term, both in nats, summed over its answer; positions that the
-teacher says nothing of keep the whole cross entropy. The trainer divides by the whole step's trained tokens.
+teacher says nothing of keep the whole cross entropy. The loop divides by the whole step's trained tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from workbench.errors import RequestError
 from workbench.recipe import Teach
-from workbench.records import TokenRow
-from workbench.training.divergences import Divergence, named
-from workbench.training.head import distil_loss, mixed, top_k, weighted
-from workbench.training.likelihoods import chunk_loss, label_loss, summed, token_logprobs
-from workbench.training.losses import Rows, cross_entropy, trained_positions
-from workbench.training.targets import ChunkTargets, LabelTargets, Rejected, Target, TokenTargets
+from workbench.training.batches import CHUNKS, LABELS, PLAIN, TOKENS, Batch, by_length, collate, on_device
+from workbench.training.job import Job, Loss, Moment, Student
+from workbench.training.losses import (
+    LOWEST,
+    ROWS_AT_ONCE,
+    Divergence,
+    Rows,
+    answer_loss,
+    cross_entropy,
+    distil_loss,
+    divergence_of,
+    forward_kl,
+    log_softmax,
+    mixed,
+    plain_loss,
+    routed_loss,
+    router_coefficient,
+    sweep,
+    through_softmax,
+    top_k,
+    trained_positions,
+    weighted,
+)
 
-PLAIN, TOKENS, CHUNKS, LABELS = range(4)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a trainer needs beside its rows: the teacher's word by row id, and how it is weighed."""
-
-    targets: Mapping[str, Target]
-    teach: Teach
-
-    @property
-    def divergence(self) -> Divergence:
-        """The recipe's divergence."""
-        return named(self.teach.divergence, self.teach.beta if self.teach.divergence == "jsd" else self.teach.skew)
-
-
-def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
-    """A row as the sequences that the student reads: one, for soft labels one a label, in a pair the rejected next."""
-    if isinstance(target, Rejected):
-        return [row, target.row]
-    if not isinstance(target, LabelTargets):
-        return [row]
-    prompt = row.input_ids[: row.answer_start]
-    return [
-        TokenRow(row.id, (*prompt, *ids), (False,) * len(prompt) + (True,) * len(ids), row.where, row.weight)
-        for ids in target.answers
-    ]
+# A float32 softmax cannot tell a likelier student from a certain one: 1 − q is at least this.
+NEAREST_TO_CERTAIN = 2.0**-24
 
 
-def taught(rows: Sequence[TokenRow], targets: Mapping[str, Target]) -> dict[str, torch.Tensor]:
-    """The targets of a batch as tensors, in the order of its trained positions.
+def answers(job: Job, student: Student) -> Loss:
+    """Σ over the rows' trained tokens, a row by its weight and against the teacher's word where `job.targets` has one.
 
-    `kind` (N,) of each position; `ids`, `logprobs` (n, K) of the token-wise ones, −1 for none; `chunk` (n,) of the
-    chunk-wise ones, with `chunk_logprobs` and `chunk_weights` (C,); `labels` (R, L), `own` and `label_weights` (R,).
+    Validation rows are held against their own text alone. Raises RequestError for a mixture of experts with weights or
+    targets, whose router's loss belongs to the model's own cross entropy.
     """
-    kind: list[int] = []
-    ids: list[tuple[int, ...]] = []
-    logprobs: list[tuple[float, ...]] = []
-    chunk: list[int] = []
-    chunk_logprobs: list[float] = []
-    chunk_weights: list[float] = []
-    labels: list[tuple[float, ...]] = []
-    own, label_weights = [], []
-    for row in rows:
-        target, count = targets.get(row.id), sum(row.trained[1:])
-        match target:
-            case TokenTargets():
-                kind += [PLAIN] * (count - len(target.ids)) + [TOKENS if known else PLAIN for known in target.ids]
-                ids += [known for known in target.ids if known]
-                logprobs += [known for known in target.logprobs if known]
-            case ChunkTargets():
-                kind += [PLAIN] * (count - len(target.chunk_of))
-                kind += [CHUNKS if number >= 0 else PLAIN for number in target.chunk_of]
-                chunk += [len(chunk_logprobs) + number for number in target.chunk_of if number >= 0]
-                chunk_logprobs += target.logprobs
-                chunk_weights += [row.weight] * len(target.logprobs)
-            case LabelTargets():
-                kind += [LABELS] * sum(map(len, target.answers))
-                labels.append(target.logprobs)
-                own.append(target.own)
-                label_weights.append(row.weight)
-            case None:
-                kind += [PLAIN] * count
-    most, widest = max(map(len, ids), default=0), max(map(len, labels), default=0)
-    return {
-        "kind": torch.tensor(kind),
-        "ids": torch.tensor([[*known, *[-1] * (most - len(known))] for known in ids], dtype=torch.long),
-        "logprobs": torch.tensor([[*known, *[0.0] * (most - len(known))] for known in logprobs]),
-        "chunk": torch.tensor(chunk, dtype=torch.long),
-        "chunk_logprobs": torch.tensor(chunk_logprobs),
-        "chunk_weights": torch.tensor(chunk_weights),
-        "labels": torch.tensor([[*known, *[-torch.inf] * (widest - len(known))] for known in labels]),
-        "own": torch.tensor(own, dtype=torch.long),
-        "label_weights": torch.tensor(label_weights),
-    }
+    rows, teach, router = [*job.rows, *job.validation], job.method.teach, router_coefficient(student.decoder)
+    if router and (job.targets or any(row.weight != 1.0 for row in job.rows)):
+        raise RequestError(
+            "a mixture of experts is trained on plain text alone here: rows have no weights, tokens no targets",
+            where="method.distil",
+            remedy="method.distil=[text] method.teach.vote_weight=false",
+        )
+
+    def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
+        targets = job.targets if moment[0] == "step" else {}
+        made = [collate([(number, rows[number]) for number in cut], student.pad, targets) for cut in cuts]
+        items = [int(batch["trained"].sum()) for batch in made]
+        # The router's loss is a mean over a batch: of a step it is the mean of its micro-batches' means.
+        scale = router * sum(items) / len(made) if moment[0] == "step" else 0.0
+        return [on_device(b | {"router": scale}, student.device, n) for b, n in zip(made, items, strict=True)]
+
+    def summed_loss(batch: Batch) -> torch.Tensor:
+        decoder, plain = student.decoder, student.plain
+        if batch["router"]:
+            return routed_loss(decoder, batch, plain=plain)
+        if "targets" in batch:
+            divergence, vocabulary = divergence_of(teach), student.vocabulary
+            return distillation_loss(decoder, batch, teach, divergence, plain=plain, vocabulary=vocabulary)
+        if plain:
+            return answer_loss(decoder, batch["input_ids"], batch["labels"])
+        return plain_loss(decoder, batch["input_ids"], batch["labels"], batch["attention_mask"])
+
+    looks = by_length([len(row.input_ids) for row in job.validation], student.batch_tokens)
+    return Loss(batches, summed_loss, [[len(job.rows) + number for number in cut] for cut in looks])
 
 
 class LogitRows(torch.autograd.Function):
@@ -143,14 +126,14 @@ def own_head(model: Any, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor,
     )
 
 
-def taught_loss(
+def distillation_loss(
     model: Any, inputs: Mapping[str, Any], teach: Teach, divergence: Divergence, *, plain: bool, vocabulary: int | None
 ) -> torch.Tensor:
     """The batch's summed loss, as the head of this file says. `inputs` come from `batches.collate`."""
     mask, target = trained_positions(inputs["labels"])
     head = (plain_head if plain else own_head)(model, inputs, mask, vocabulary)
     scale = inputs["weights"][:, None].expand(mask.shape)[mask]
-    part, w, t = inputs["taught"], teach.weight, teach.temperature
+    part, w, t = inputs["targets"], teach.weight, teach.temperature
     kind = part["kind"]
     total = target.new_zeros((), dtype=torch.float32)
 
@@ -172,9 +155,125 @@ def taught_loss(
         of_sequence = inputs["labels"].new_tensor(range(len(mask)))[:, None].expand(mask.shape)[mask][at]
         _, of_label = of_sequence.unique(return_inverse=True)
         student = summed(head.likely(at, target[at]), of_label, part["labels"].numel()).view_as(part["labels"])
-        said = student.gather(1, part["own"][:, None])[:, 0]
+        own_answer = student.gather(1, part["own"][:, None])[:, 0]
         soft = label_loss(
             student, part["labels"], num_items=1, divergence=divergence, temperature=t, weight_N=part["label_weights"]
         )
-        total = total - (1 - w) * (said * part["label_weights"]).sum() + w * soft
+        total = total - (1 - w) * (own_answer * part["label_weights"]).sum() + w * soft
     return total
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """log softmax(hidden @ weight.T + bias) of one token a row, (N,) in float32, for losses that join rows.
+
+    With a frozen head each row's gradient is taken in the forward pass and scaled in the backward one; a trained
+    head's needs the rows' scales, so its chunks are computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.frozen = not any(ctx.needs_input_grad[1:3])
+        wanted = (ctx.frozen and ctx.needs_input_grad[0], False, False)
+        values, grad_hidden, *_ = sweep(hidden_NH, weight_VH, bias_V, cross_entropy(target_N), wanted, ROWS_AT_ONCE)
+        ctx.save_for_backward(*((grad_hidden,) if ctx.frozen else (hidden_NH, weight_VH, bias_V, target_N)))
+        return -values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if ctx.frozen:
+            (grad_hidden,) = ctx.saved_tensors
+            return (
+                (None if grad_hidden is None else (grad_hidden * -grads[0][:, None]).to(grad_hidden.dtype)),
+                None,
+                None,
+                None,
+            )
+        hidden, weight, bias, target = ctx.saved_tensors
+        rows = weighted(cross_entropy(target), -grads[0])
+        _, *gradients = sweep(hidden, weight, bias, rows, ctx.needs_input_grad[:3], ROWS_AT_ONCE)
+        like = (hidden, weight, bias)
+        return *(None if g is None else g.to(tensor.dtype) for g, tensor in zip(gradients, like, strict=True)), None
+
+
+def token_logprobs(
+    hidden_NH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_N: torch.Tensor,
+    *,
+    vocabulary: int | None = None,
+) -> torch.Tensor:
+    """The student's log-probability of each row's token, (N,). Head rows from `vocabulary` on are padding."""
+    bias_V = None if bias_V is None else bias_V[:vocabulary]
+    return TokenLogprobs.apply(hidden_NH, weight_VH[:vocabulary], bias_V, target_N)
+
+
+def summed(logprob_N: torch.Tensor, part_of_N: torch.Tensor, parts: int) -> torch.Tensor:
+    """Log-likelihood of each string, (parts,): the sum over its tokens. `part_of` is a token's string, −1 for none."""
+    kept = part_of_N >= 0
+    return logprob_N.new_zeros(parts).index_add(0, part_of_N[kept], logprob_N[kept])
+
+
+def chunk_loss(
+    student_C: torch.Tensor,
+    teacher_C: torch.Tensor,
+    *,
+    num_items: int | torch.Tensor,
+    temperature: float = 1.0,
+    weight_C: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Approximate likelihood matching (arXiv 2503.20083) on chunks that hold the same bytes, see align.py.
+
+    With s and t the student's and the teacher's log-likelihood of a chunk, q = e^(s/τ) and p = e^(t/τ), a chunk's loss
+    is the KL of "said this, or something else":
+
+        τ · ( p log(p/q) + (1−p) log((1−p)/(1−q)) )     and     t − s − t log(t/s)     at τ = ∞,
+
+    its limit; the factor τ, which the paper leaves to the learning rate, keeps its size as τ grows. The paper uses
+    τ = 100, under which unlikely chunks count too. Without the paper's debiasing of chunks that end inside a word.
+    """
+    s, t = student_C.float(), teacher_C.float().clamp(min=LOWEST, max=0.0)
+    s = s - torch.relu(s.detach() + NEAREST_TO_CERTAIN)
+    if math.isinf(temperature):
+        terms = t - s - torch.where(t < 0, t * torch.log(t.clamp(max=-1e-30) / s), 0.0)
+    else:
+        s, t = s / temperature, t / temperature
+        p, other = t.exp(), -torch.expm1(t)
+        rest = torch.where(other > 0, log_one_less(t), 0.0) - log_one_less(s)
+        terms = temperature * (p * (t - s) + other * rest)
+    return (terms if weight_C is None else terms * weight_C).sum() / num_items
+
+
+def log_one_less(x: torch.Tensor) -> torch.Tensor:
+    """log(1 − eˣ) for x < 0, precise at both ends; the branch not taken stays finite, for its gradient's sake."""
+    far = x < -math.log(2)
+    small = torch.log1p(-torch.exp(torch.where(far, x, -1.0)))
+    return torch.where(far, small, torch.log(-torch.expm1(torch.where(far, -1.0, x).clamp(max=-1e-30))))
+
+
+def label_loss(
+    student_NL: torch.Tensor,
+    teacher_NL: torch.Tensor,
+    *,
+    num_items: int | torch.Tensor,
+    divergence: Divergence = forward_kl,
+    temperature: float = 1.0,
+    weight_N: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Exact soft labels: the divergence of both sides' distributions over a closed set of L labels, a row a prompt.
+
+    Takes each label's log-likelihood as an answer, its stop token included (else "GPL" holds "GPL-2"): both sides are
+    normalised over the set, at temperature T, and the loss multiplied by T². −inf is a label that is not offered.
+    """
+    student = log_softmax(student_NL.float().clamp(min=LOWEST), temperature)
+    teacher = log_softmax(teacher_NL.float().clamp(min=LOWEST), temperature).clamp(min=LOWEST)
+    with torch.no_grad():
+        value, slope = divergence(student.detach(), teacher)
+        slope = through_softmax(student.detach(), slope) * temperature
+        value = value * temperature**2
+    # The value of the divergence with the gradient it gave.
+    centred = student_NL.float() - student_NL.detach().float()
+    terms = value + torch.where(torch.isfinite(student_NL), centred * slope, 0.0).sum(-1)
+    return (terms if weight_N is None else terms * weight_N).sum() / num_items

@@ -60,8 +60,8 @@ class Words:
 
     def get_vocab(self) -> dict[bytes, int]:
         """Word → id: the one thing that ULDLoss asks a tokenizer."""
-        found = {word: number for word, number in ids_by_bytes(self.tokenizer).items() if number < self.rows}
-        return {word: number for word, number in found.items() if number != self.stop} | {STOP: self.stop}
+        words = {word: number for word, number in ids_by_bytes(self.tokenizer).items() if number < self.rows}
+        return {word: number for word, number in words.items() if number != self.stop} | {STOP: self.stop}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ByBytes:
         starts = [int(row.nonzero()[0, 0]) + 1 for row in mask]
         prompts = [tuple(ids[:start].tolist()) for ids, start in zip(batch["input_ids"], starts, strict=True)]
         sides = [self.sides(ids.tolist()) for ids in target.split(counts)]
-        told = self.teacher_logits(prompts, [theirs for _, theirs in sides], target.device)
+        teachers = self.teacher_logits(prompts, [theirs for _, theirs in sides], target.device)
         if plain:
             read = student.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][mask]
             head = student.get_output_embeddings()
@@ -164,7 +164,7 @@ class ByBytes:
             out = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
             read = out.logits[:, :-1][mask][:, :vocabulary]
         total = 0.0 * read[0, 0].float()  # of the graph even where no answer can be followed
-        for (ours, theirs), teacher, start in zip(sides, told, accumulate(counts, initial=0)):
+        for (ours, theirs), teacher, start in zip(sides, teachers, accumulate(counts, initial=0)):
             if not meeting(ours, theirs):
                 continue
             at = slice(start, start + len(ours.ids))
@@ -207,9 +207,9 @@ class ByBytes:
         """The teacher's logits (n, V) at each answer's n tokens, after its own rendering of the question."""
         rows = []
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            asked = self.other.questions[prompt]
-            trained = (False,) * len(asked) + (True,) * len(answer.ids)
-            rows.append((number, TokenRow(str(number), (*asked, *answer.ids), trained)))
+            question = self.other.questions[prompt]
+            trained = (False,) * len(question) + (True,) * len(answer.ids)
+            rows.append((number, TokenRow(str(number), (*question, *answer.ids), trained)))
         batch = collate(rows, self.other.stop)
         mask, _ = trained_positions(batch["labels"])
         logits = self.teacher.logits(batch["input_ids"].to(device), mask.to(device))

@@ -175,16 +175,3 @@ def with_adapter(model: Any, method: Method) -> Any:
         if "lora_magnitude_vector" in name:  # DoRA's steps are smaller than bf16 can hold
             parameter.data = parameter.data.float()
     return model
-
-
-def load_weights(model: Any, folder: Path) -> None:
-    """Put the weights of a checkpoint into the model, in the dtype the model has."""
-    from peft import PeftModel, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    state = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, state)
-    else:
-        model.load_state_dict(state, strict=False)  # a tied head is stored once
-        model.tie_weights()

@@ -11,8 +11,7 @@ import torch
 
 from workbench.errors import WorkbenchError
 from workbench.sources import refuse_code
-from workbench.training.head import head_logits
-from workbench.training.losses import head_is_plain
+from workbench.training.losses import head_is_plain, head_logits
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,54 @@
-"""AdamW whose state and master weights are float32 while the model's weights stay in 16 bits."""
+"""How weights are moved: AdamW with float32 state, which tensors decay, and the learning rate of each step."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+
+from workbench.recipe import Method
+
+# Biases and norms do not decay: pulling a scale towards 0 is no regularisation. The patterns are transformers' own.
+UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+SCHEDULES = {"constant": "constant_with_warmup"}  # a recipe's word → transformers', where they differ
+
+
+def optimizer_for(model: torch.nn.Module, method: Method, dtype: str) -> torch.optim.Optimizer:
+    """AdamW on the tensors that train: with float32 masters where weights have 16 bits, or bitsandbytes' in 8 bits."""
+    settings: dict[str, Any] = {"lr": method.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+    groups = groups_of(model, method.weight_decay)
+    if method.optimizer == "adamw_8bit":
+        import bitsandbytes
+
+        # A rare word's embedding has few large gradients, which 8 bits for a block of 256 would round away.
+        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
+        return bitsandbytes.optim.AdamW(groups, **settings, optim_bits=8)
+    return torch.optim.AdamW(groups, **settings) if dtype == "float32" else MasterAdamW(groups, **settings)
+
+
+def groups_of(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The tensors that train, those that decay and those that do not."""
+    norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    still = {name for name, p in trained if id(p) in norms or UNDECAYED.search(name.lower())}
+    return [
+        {"params": [p for name, p in trained if name not in still], "weight_decay": weight_decay},
+        {"params": [p for name, p in trained if name in still], "weight_decay": 0.0},
+    ]
+
+
+def schedule_for(optimizer: torch.optim.Optimizer, method: Method, steps: int) -> Any:
+    """transformers' schedule: the learning rate rises over the warm-up, then follows `method.schedule` to the end."""
+    from transformers import get_scheduler
+
+    name = SCHEDULES.get(method.schedule, method.schedule)
+    warmup = round(method.warmup_share * steps)
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
 
 
 class MasterAdamW(torch.optim.AdamW):

@@ -20,13 +20,14 @@ from workbench.recipe import Method
 from workbench.records import digest
 from workbench.runs import write_whole
 from workbench.training.batches import by_length
-from workbench.training.model import load_model, load_weights
+from workbench.training.model import load_model
+from workbench.training.weights import load_weights
 
 WINDOW = 128  # prompts whose order is by length; windows follow each other in the order that the seed drew
 
 
 @dataclass(frozen=True)
-class Said:
+class Sample:
     """One sampled answer; `whole` when its stop token was sampled too."""
 
     text: str
@@ -48,7 +49,7 @@ class Asking:
 
 
 # (prompts as token ids, how, the batch's own seed) → each prompt's answers
-Draw = Callable[[Sequence[Sequence[int]], Asking, int], list[list[Said]]]
+Draw = Callable[[Sequence[Sequence[int]], Asking, int], list[list[Sample]]]
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def student(
     device = device_of(device)
     loaded: list[Any] = []
 
-    def draw(prompts: Sequence[Sequence[int]], how: Asking, batch_seed: int) -> list[list[Said]]:
+    def draw(prompts: Sequence[Sequence[int]], how: Asking, batch_seed: int) -> list[list[Sample]]:
         if not loaded:
             torch.set_num_threads(threads_of(threads))
             if device == "cpu":
@@ -80,7 +81,7 @@ def student(
             plain = replace(method, kind="full") if adapter is None and method.kind == "lora" else method
             model = load_model(base, plain, dtype=dtype, device=device, longest=longest, seed=seed)
             if adapter is not None:
-                load_weights(model, adapter)
+                load_weights(model, adapter.glob("*.safetensors"))
             loaded.append(model if method.kind == "qlora" else model.to(device))
         return sampled(loaded[0].eval(), tokenizer, prompts, how, batch_seed)
 
@@ -97,7 +98,7 @@ def student(
 
 def answers(
     draw: Draw, prompts: Sequence[Sequence[int]], how: Asking, path: Path, *, of: str, batch_tokens: int
-) -> Iterator[tuple[int, list[Said]]]:
+) -> Iterator[tuple[int, list[Sample]]]:
     """(prompt's number, its answers), in an order that the seed draws; whoever has enough asks no further.
 
     A batch (at most `batch_tokens` with its answers and padding) is in the file at `path`, flushed, before the first of
@@ -122,9 +123,9 @@ def answers(
                 yield number, kept[number]
 
 
-def line_of(number: int, said: Sequence[Said]) -> str:
+def line_of(number: int, samples: Sequence[Sample]) -> str:
     """A prompt's answers as a line of the file."""
-    return json.dumps({"prompt": number, "answers": [asdict(one) for one in said]}, ensure_ascii=False) + "\n"
+    return json.dumps({"prompt": number, "answers": [asdict(sample) for sample in samples]}, ensure_ascii=False) + "\n"
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
@@ -135,7 +136,7 @@ def append(path: Path, lines: Sequence[str]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_kept(path: Path, key: str) -> dict[int, list[Said]]:
+def read_kept(path: Path, key: str) -> dict[int, list[Sample]]:
     """The answers in the file, by prompt. A line that a kill cut short goes, and so does all of another request."""
     first = json.dumps({"key": key}) + "\n"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -143,24 +144,41 @@ def read_kept(path: Path, key: str) -> dict[int, list[Said]]:
     whole = [line + "\n" for line in text.split("\n")[:-1]] if text.startswith(first) else [first]
     if "".join(whole) != text:
         write_whole(path, "".join(whole))
-    told = [json.loads(line) for line in whole[1:]]
-    return {line["prompt"]: [Said(**one) for one in line["answers"]] for line in told}
+    kept = [json.loads(line) for line in whole[1:]]
+    return {line["prompt"]: [Sample(**sample) for sample in line["answers"]] for line in kept}
 
 
-def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Said]]:
-    """`how.samples` answers to each prompt, from the model's own distribution at the temperature, nothing cut off it.
+def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Sample]]:
+    """`how.samples` answers to each prompt, as text.
 
     Rows of the head that no token has (padding of the vocabulary) are never drawn.
     """
+    stops = stop_tokens(model, tokenizer, how.stop)
+    padding = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
+    torch.manual_seed(seed)
+    samples = [sample_of(new, tokenizer, stops) for new in new_tokens(model, prompts, how, stops, padding)]
+    return [samples[first : first + how.samples] for first in range(0, len(samples), how.samples)]
+
+
+def stop_tokens(model: Any, tokenizer: Any, stop: int) -> set[int]:
+    """What ends an answer: `stop`, and what the tokenizer and the model's folder name."""
+    named = model.generation_config.eos_token_id
+    return {stop, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+
+
+def new_tokens(
+    model: Any, prompts: Sequence[Sequence[int]], how: Asking, stops: set[int], padding: Sequence[int]
+) -> list[list[int]]:
+    """What `how.samples` answers a prompt add to it, from the model's own distribution, nothing cut off it.
+
+    From the global generator. What follows an answer's stop token is padding.
+    """
     from transformers import GenerationConfig
 
-    named = model.generation_config.eos_token_id
-    stops = {how.stop, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    padding = list(range(len(tokenizer), model.get_output_embeddings().weight.shape[0]))
     settings = GenerationConfig(
         do_sample=True, temperature=how.temperature, top_k=0, top_p=1.0, num_return_sequences=how.samples,
         max_new_tokens=how.max_new_tokens, eos_token_id=sorted(stops), pad_token_id=min(stops), use_cache=True,
-        suppress_tokens=padding or None,
+        suppress_tokens=list(padding) or None,
     )  # fmt: skip
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), min(stops))
@@ -168,19 +186,17 @@ def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: A
     for at, prompt in enumerate(prompts):
         ids[at, width - len(prompt) :] = torch.tensor(prompt)
         mask[at, width - len(prompt) :] = 1
-    torch.manual_seed(seed)
     with torch.no_grad(), own_settings(model):
         made = model.generate(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
         )
-    told = [said(new, tokenizer, stops) for new in made[:, width:].tolist()]
-    return [told[first : first + how.samples] for first in range(0, len(told), how.samples)]
+    return made[:, width:].tolist()
 
 
-def said(new: list[int], tokenizer: Any, stops: set[int]) -> Said:
+def sample_of(new: list[int], tokenizer: Any, stops: set[int]) -> Sample:
     """New tokens up to the first stop token, as text."""
     end = next((at for at, token in enumerate(new) if token in stops), None)
-    return Said(tokenizer.decode(new[:end], skip_special_tokens=True), end is not None)
+    return Sample(tokenizer.decode(new[:end], skip_special_tokens=True), end is not None)
 
 
 @contextmanager

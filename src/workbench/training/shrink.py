@@ -1,22 +1,24 @@
-"""A smaller student cut from a model's own layers: the same embedding, norm and head, fewer decoder layers."""
+"""A smaller student cut from a model's own layers: the same embedding, norm and head; and how large a model is."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.recipe import Shrink
+from workbench.recipe import Model, Shrink
 from workbench.records import digest
 from workbench.sources import at_commit, cache_folder, content_sha256, made_once, model_weights, refuse_code
 
 LAYER = re.compile(r"^(?P<before>.*?\blayers\.)(?P<number>\d+)(?P<after>\..*)$")
 A_LAYER_EACH = ("layer_types", "no_rope_layers", "sliding_window_pattern")  # config lists with an entry a layer
+TIED_HEAD = "lm_head.weight"  # stored again by some savers, though it is the embedding
 CUTTING = 1  # goes up when cutting changes, so that a folder made by the older way is made again
 
 
@@ -52,8 +54,8 @@ def shrunk(base: Path, shrink: Shrink) -> Path:
 
 def model_under(base: Mapping[str, Any]) -> Path:
     """The folder of the model that a bundle's adapter belongs to, from its manifest's `base`: whole, or cut."""
-    told = base.get("shrink") or {}
-    shrink = Shrink(int(told["layers"]), str(told["keep"])) if told else Shrink()
+    kept = base.get("shrink") or {}
+    shrink = Shrink(int(kept["layers"]), str(kept["keep"])) if kept else Shrink()
     source, promised = at_commit(base["source"], base.get("commit")), base.get("weights_sha256")
     weights = model_weights(source, base.get("sha256"))
     if promised not in (None, weights.sha256):
@@ -73,7 +75,7 @@ def cut(base: Path, folder: Path, kept: list[int]) -> None:
 
     folder.mkdir(parents=True)
     place = {old: new for new, old in enumerate(kept)}
-    tensors, found = {}, set()
+    tensors, seen = {}, set()
     for path in sorted(base.glob("*.safetensors")):
         with safe_open(path, framework="pt") as stored:
             for name in list(stored.keys()):
@@ -81,9 +83,9 @@ def cut(base: Path, folder: Path, kept: list[int]) -> None:
                 if layer is None:
                     tensors[name] = stored.get_tensor(name)
                 elif int(layer["number"]) in place:
-                    found.add(int(layer["number"]))
+                    seen.add(int(layer["number"]))
                     tensors[f"{layer['before']}{place[int(layer['number'])]}{layer['after']}"] = stored.get_tensor(name)
-    if found != set(kept):
+    if seen != set(kept):
         raise WorkbenchError(
             "its tensors are not named by layer", where=str(base), remedy="model.shrink.layers=null for this model"
         )
@@ -98,3 +100,45 @@ def cut(base: Path, folder: Path, kept: list[int]) -> None:
     for path in base.iterdir():
         if path.is_file() and path.name != "config.json" and "safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
+
+
+def counted(folder: Path, shrink: Shrink | None = None) -> tuple[int, int]:
+    """(parameters, decoder layers) of a model folder with 16-bit or wider weights; with `shrink`, once it is cut so."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    section = config.get("text_config", config)
+    layers = int(section.get("num_hidden_layers") or 0)
+    wanted = layers if shrink is None or shrink.layers is None else min(shrink.layers, layers)
+    stays = set(kept_layers(layers, wanted, shrink.keep if shrink else "first")) if wanted else set()
+    tied = bool(config.get("tie_word_embeddings", section.get("tie_word_embeddings")))
+    parameters = 0
+    for name, shape in tensors_in(folder):
+        layer = LAYER.match(name)
+        if (layer and int(layer["number"]) not in stays) or (tied and name == TIED_HEAD):
+            continue
+        parameters += math.prod(shape)
+    return parameters, wanted
+
+
+def tensors_in(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """(name, shape) of every tensor, by the files' heads."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as stored:
+            for name in stored.keys():  # noqa: SIM118  (it is no mapping)
+                yield name, stored.get_slice(name).get_shape()
+
+
+def student_size(model: Model, base: Path | None) -> tuple[int, int]:
+    """(parameters, layers) of the student before it is trained: counted where the model is here, else from its keys.
+
+    By the keys all but one embedding is spread over the layers, which takes a little too much off where the head is no
+    copy of it.
+    """
+    if base is not None:
+        return counted(base, model.shrink)
+    if model.shrink.layers is None or not model.layers:
+        return model.parameters, model.layers
+    layers = min(model.shrink.layers, model.layers)
+    a_layer = max(0, model.parameters - model.vocabulary * model.hidden_size) / model.layers
+    return round(model.parameters - (model.layers - layers) * a_layer), layers

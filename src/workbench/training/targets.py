@@ -70,9 +70,22 @@ class Rejected:
 Target = TokenTargets | ChunkTargets | LabelTargets | Rejected
 
 
+def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
+    """A row as the sequences that the student reads: one, for soft labels one a label, in a pair the rejected next."""
+    if isinstance(target, Rejected):
+        return [row, target.row]
+    if not isinstance(target, LabelTargets):
+        return [row]
+    prompt = row.input_ids[: row.answer_start]
+    return [
+        TokenRow(row.id, (*prompt, *ids), (False,) * len(prompt) + (True,) * len(ids), row.where, row.weight)
+        for ids in target.answers
+    ]
+
+
 def targets_of(
     rows: Sequence[TokenRow],
-    told: Mapping[str, Sequence[Spoken]],
+    spoken: Mapping[str, Sequence[Spoken]],
     tokenizer: Any,
     *,
     alignment: str = "auto",
@@ -84,46 +97,46 @@ def targets_of(
     had, else tokens where the tokenizer is the student's, else chunks of bytes; a named alignment takes no other.
     """
     known = ids_by_bytes(tokenizer)
-    same = share_known(told, known) >= KNOWN_SHARE
-    found: dict[str, Target] = {}
+    same = share_known(spoken, known) >= KNOWN_SHARE
+    targets: dict[str, Target] = {}
     ways: Counter[str] = Counter()
     for row in rows:
-        if row.id not in told:
+        if row.id not in spoken:
             ways["not stored"] += 1
             continue
-        ways[way_of(row, told[row.id], tokenizer, known, same, alignment, labels or {}, found)] += 1
-    return found, ways
+        ways[way_of(row, spoken[row.id], tokenizer, known, same, alignment, labels or {}, targets)] += 1
+    return targets, ways
 
 
 def way_of(
-    row: TokenRow, said: Sequence[Spoken], tokenizer: Any, known: Mapping[bytes, int], same: bool, alignment: str,
-    labels: Mapping[str, tuple[int, ...]], found: dict[str, Target],
+    row: TokenRow, spoken: Sequence[Spoken], tokenizer: Any, known: Mapping[bytes, int], same: bool, alignment: str,
+    labels: Mapping[str, tuple[int, ...]], targets: dict[str, Target],
 ) -> str:  # fmt: skip
     """Put the row's target into `found` and name the way; `text` where none fits."""
     answer = answer_ids(row)
     student = token_bytes(tokenizer, answer[:-1])
-    pieces = carried([one.token for one in said], b"".join(student))
+    pieces = carried([token.token for token in spoken], b"".join(student))
     if pieces is None:
         return "text"
     tries = {
-        "labels": lambda: label_targets(said, pieces, answer, labels),
-        "tokens": lambda: token_targets(said, pieces, student, answer[-1], known) if same else None,
-        "bytes": lambda: chunk_targets(said, pieces, student),
+        "labels": lambda: label_targets(spoken, pieces, answer, labels),
+        "tokens": lambda: token_targets(spoken, pieces, student, answer[-1], known) if same else None,
+        "bytes": lambda: chunk_targets(spoken, pieces, student),
     }
     for way in tries if alignment == "auto" else [alignment]:
         target = tries[way]()
         if target is not None:
-            found[row.id] = target
+            targets[row.id] = target
             return way
     return "text"
 
 
-def share_known(told: Mapping[str, Sequence[Spoken]], known: Mapping[bytes, int]) -> float:
+def share_known(spoken: Mapping[str, Sequence[Spoken]], known: Mapping[bytes, int]) -> float:
     """How many of the teacher's alternatives are tokens of the student's; those without bytes do not count."""
     hits = total = 0
-    for said in told.values():
-        for one in said:
-            for token, _ in one.top:
+    for answer in spoken.values():
+        for spoken_token in answer:
+            for token, _ in spoken_token.top:
                 hits, total = hits + (token in known), total + (token != b"")
     return hits / max(total, 1)
 
@@ -162,7 +175,7 @@ def carried(tokens: Sequence[bytes], answer: bytes) -> list[bytes] | None:
 
 
 def token_targets(
-    said: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes], stop: int, known: Mapping[bytes, int]
+    tokens: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes], stop: int, known: Mapping[bytes, int]
 ) -> TokenTargets | None:
     """Targets where the teacher's token is the student's, byte for byte; None where too few are."""
     ids: list[tuple[int, ...]] = [()] * (len(student) + 1)
@@ -170,45 +183,45 @@ def token_targets(
     exact = 0
     for chunk in align(pieces, student).chunks:
         if len(chunk.teacher) == len(chunk.student) == 1:
-            one, at = said[chunk.teacher[0]], chunk.student[0]
-            if one.token == student[at]:
-                ids[at], logprobs[at] = alternatives(one, known[one.token], known)
+            token, at = tokens[chunk.teacher[0]], chunk.student[0]
+            if token.token == student[at]:
+                ids[at], logprobs[at] = alternatives(token, known[token.token], known)
                 exact += 1
     if exact < EXACT_SHARE * len(student) or not exact:
         return None
     spoken = max(number for number, piece in enumerate(pieces) if piece)
-    end = said[spoken + 1] if spoken + 2 == len(said) else None
+    end = tokens[spoken + 1] if spoken + 2 == len(tokens) else None
     if end is not None and (end.token == b"" or known.get(end.token) == stop):
         ids[-1], logprobs[-1] = alternatives(end, stop, known)
     return TokenTargets(tuple(ids), tuple(logprobs))
 
 
-def alternatives(one: Spoken, own: int, known: Mapping[bytes, int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def alternatives(spoken: Spoken, own: int, known: Mapping[bytes, int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """The teacher's likeliest tokens as the student's ids, each once; what the student has no token for is left out.
 
     It belongs to the loss's bucket for all others. The token that was said is there, whether it was likely or not.
     """
-    found: dict[int, float] = {}
-    for token, logprob in one.top:
-        number = own if token == one.token else known.get(token) if token else None
+    likely: dict[int, float] = {}
+    for token, logprob in spoken.top:
+        number = own if token == spoken.token else known.get(token) if token else None
         if number is not None:
-            before = found.get(number)
-            found[number] = logprob if before is None else math.log(math.exp(before) + math.exp(logprob))
-    found.setdefault(own, one.logprob)
-    return tuple(found), tuple(found.values())
+            before = likely.get(number)
+            likely[number] = logprob if before is None else math.log(math.exp(before) + math.exp(logprob))
+    likely.setdefault(own, spoken.logprob)
+    return tuple(likely), tuple(likely.values())
 
 
-def chunk_targets(said: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes]) -> ChunkTargets | None:
+def chunk_targets(tokens: Sequence[Spoken], pieces: Sequence[bytes], student: Sequence[bytes]) -> ChunkTargets | None:
     """The smallest chunks that both cut the answer at; None where there is none."""
     alignment = align(pieces, student)
     if not alignment.chunks:
         return None
-    likely = alignment.teacher_logprobs([one.logprob for one in said])
+    likely = alignment.teacher_logprobs([token.logprob for token in tokens])
     return ChunkTargets((*alignment.student_chunks(len(student)), -1), tuple(likely))
 
 
 def label_targets(
-    said: Sequence[Spoken], pieces: Sequence[bytes], answer: tuple[int, ...], labels: Mapping[str, tuple[int, ...]]
+    tokens: Sequence[Spoken], pieces: Sequence[bytes], answer: tuple[int, ...], labels: Mapping[str, tuple[int, ...]]
 ) -> LabelTargets | None:
     """The teacher's probability of every label, where its alternatives tell them all apart; else None.
 
@@ -222,19 +235,19 @@ def label_targets(
     if any(a != b and b.startswith(a) for a in names for b in names):
         return None
     chances, unresolved, sure, begun = [0.0] * len(names), 0.0, 0.0, b""
-    for one, piece in zip(said, pieces, strict=True):
+    for spoken, piece in zip(tokens, pieces, strict=True):
         if not piece or len(fitting(begun, names)) == 1:
             continue
-        frame = one.token[: one.token.find(piece)] if piece in one.token else b""
-        for token, logprob in one.top:
-            if token == one.token or not token.startswith(frame):
+        frame = spoken.token[: spoken.token.find(piece)] if piece in spoken.token else b""
+        for token, logprob in spoken.top:
+            if token == spoken.token or not token.startswith(frame):
                 continue
             fits = fitting(begun + token[len(frame) :], names)
             if len(fits) == 1:
                 chances[fits[0]] += math.exp(sure + logprob)
             elif fits:
                 unresolved += math.exp(sure + logprob)
-        sure, begun = sure + one.logprob, begun + piece
+        sure, begun = sure + spoken.logprob, begun + piece
     chances[own] += math.exp(sure)
     if fitting(begun, names) != [own] or not all(chances) or unresolved > MOST_UNRESOLVED:
         return None

@@ -14,7 +14,7 @@ from workbench.data.prepare import Splits, prepare
 from workbench.data.prompts import Asked, gather
 from workbench.engines.served import available
 from workbench.errors import RequestError
-from workbench.recipe import Model, Recipe, Teacher, sources_of, weights_of
+from workbench.recipe import Model, Recipe, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
@@ -219,7 +219,7 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
     n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
     arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else [])]
-    taught = recipe.teacher.api != "none" or "on_policy" in recipe.method.distil
+    taught = has_teacher(recipe) or has_open_teacher(recipe)
     arms += ["teacher"] * (taught and recipe.evaluate.teacher)
     arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]

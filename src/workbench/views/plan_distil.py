@@ -9,7 +9,8 @@ from typing import Any
 from workbench.data.prepare import Splits
 from workbench.data.prompts import Asked
 from workbench.recipe import Model, Recipe, Teach
-from workbench.training.counted import counted, student_size
+from workbench.recipe.methods import distilled
+from workbench.training.shrink import counted, student_size
 
 
 def student_line(model: Model, base: Path | None) -> str:
@@ -23,10 +24,11 @@ def student_line(model: Model, base: Path | None) -> str:
 def rows_learned(recipe: Recipe, splits: Splits, asked: Asked | None) -> int:
     """Rows that an epoch of training holds, when every prompt is answered and kept; a reason is a row of its own."""
     if asked is None:
-        return len(splits.train) * (recipe.method.teach.samples if "on_policy" in recipe.method.distil else 1)
+        sampled = any(kind.replaces for kind in distilled(recipe.method.distil))
+        return len(splits.train) * (recipe.method.teach.samples if sampled else 1)
     teach = recipe.method.teach if recipe.method.distil else Teach()
     rows = round((len(asked.examples) - len(asked.judging)) * teach.answers / (1 - teach.gold_share))
-    return 2 * rows if "rationale" in recipe.method.distil else rows
+    return 2 * rows if any(kind.reasons for kind in distilled(recipe.method.distil)) else rows
 
 
 def about_distillation(recipe: Recipe, splits: Splits, asked: Asked | None) -> dict[str, Any]:
@@ -41,8 +43,7 @@ def about_distillation(recipe: Recipe, splits: Splits, asked: Asked | None) -> d
         samples = f"{teacher.samples} samples each, at most {teach.answers} of their answers kept"
         told["prompts"] = f"{prompts:,} to train on, " + (samples if teacher.samples > 1 else "one answer each")
         told["judged on"] = f"{len(asked.judging):,} validation rows that the teacher answers too"
-    own = {"on_policy", "preference"} & set(method.distil)
-    if own:
+    if any(kind.samples for kind in distilled(method.distil)):
         told["own answers"] = f"{teach.samples} a prompt, of at most {teach.max_new_tokens} tokens"
     gold = sum(bool(e.answer) for e in splits.validation[: teach.development_rows])
     limit = "told, not judged" if teach.headroom is None else f"a lead above {teach.headroom:g}, lower end"

@@ -39,11 +39,11 @@ def headroom(
     if not development:
         say(run, "train", "there are no gold development rows: whether the teacher beats the base is not known")
         return {}
-    items, told = [item for item, _ in development], [answer for _, answer in development]
+    items, answers = [item for item, _ in development], [answer for _, answer in development]
     key = digest([base_key(recipe), [[message_dicts(e.messages), answer] for e, answer in development]], 32)
     kept = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     if kept.get("key") != key:
-        teacher = scores_of(recipe.evaluate, items, told)
+        teacher = scores_of(recipe.evaluate, items, answers)
         own = scores_of(recipe.evaluate, items, base_answers(recipe, base, items))
         groups = [e.group for e in items]
         kept = {"key": key, "groups": groups} | compared(teacher, own, groups, recipe)
@@ -77,7 +77,7 @@ def base_key(recipe: Recipe) -> dict[str, Any]:
 def base_answers(recipe: Recipe, base: Path, items: Sequence[Example]) -> list[str]:
     """What the model as it was downloaded says to the rows, by the template that the student is trained with."""
     template = load_tokenizer(base, recipe.model.chat_template).chat_template
-    told = [""] * len(items)
+    answers = [""] * len(items)
     with transformers_engine(
         base,
         device=recipe.launch.device,
@@ -86,8 +86,8 @@ def base_answers(recipe: Recipe, base: Path, items: Sequence[Example]) -> list[s
         chat_template=template if isinstance(template, str) else None,
     ) as ask:
         for number, answer in ask([e.prompt for e in items], recipe.evaluate.max_new_tokens):
-            told[number] = answer.text
-    return told
+            answers[number] = answer.text
+    return answers
 
 
 def scores_of(evaluate: Evaluate, items: Sequence[Example], answers: Sequence[str]) -> list[float]:
@@ -116,6 +116,6 @@ def resampled_means(values: Floats, clusters: Ints, recipe: Recipe) -> Floats:
 def interval(scores: Sequence[float], groups: Sequence[str], recipe: Recipe) -> dict[str, float]:
     """A mean score with its interval: `value`, `ci_low`, `ci_high`."""
     values, clusters = np.array(scores, dtype=float), cluster_numbers(groups)
-    found = item_estimate(values, resampled_means(values, clusters, recipe), clusters, recipe.evaluate.confidence)
-    low, high = (found.value if end is None else end for end in (found.low, found.high))
-    return {"value": found.value, "ci_low": min(low, found.value), "ci_high": max(high, found.value)}
+    estimate = item_estimate(values, resampled_means(values, clusters, recipe), clusters, recipe.evaluate.confidence)
+    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+    return {"value": estimate.value, "ci_low": min(low, estimate.value), "ci_high": max(high, estimate.value)}

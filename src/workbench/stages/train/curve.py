@@ -8,13 +8,16 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
 from workbench.recipe import Recipe
 from workbench.runs import read_json, write_whole
-from workbench.stages.guards import compared, interval
-from workbench.stages.learn import Start, Task, learn
+from workbench.stages.train.guards import compared, interval
+from workbench.stages.train.task import Start, Task, jobs
+
+if TYPE_CHECKING:
+    from workbench.training.development import Development
 
 SHARES = (0.25, 0.5)
 
@@ -33,6 +36,8 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
             where="method.teach.curve",
             remedy="give the validation rows answers of their own, or method.teach.development_rows above 0",
         )
+    from workbench.training.loop import train
+
     order = random.Random(task.recipe.seed).sample(range(len(task.examples)), len(task.examples))
     made: list[tuple[int, list[float]]] = []
     for share in SHARES:
@@ -41,7 +46,9 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
-            learn(replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task)), start, out)
+            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task.development))
+            for job in jobs(quiet, start, out):
+                train(job)
         made.append((count, scores_in(out)))
     made.append((len(order), scores_in(folder)))
     points = points_of(made, groups, task.recipe)
@@ -54,9 +61,9 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
     task.event("said", text=f"learning curve on {len(groups)} gold development rows: {line}")
 
 
-def unguarded(task: Task) -> Any:
+def unguarded(development: Development) -> Development:
     """The same development rows without the guard: a point of the curve may fall, that is what it shows."""
-    return replace(task.development, drop=None)
+    return replace(development, drop=None)
 
 
 def spoken_only(event: Callable[..., None]) -> Callable[..., None]:

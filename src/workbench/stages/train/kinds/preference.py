@@ -7,7 +7,6 @@ any of them makes no pair; any other makes one with each, of that row's weight. 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,15 +19,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from workbench.data.chat import load_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Evaluate, Recipe
+from workbench.recipe.methods import Kind
 from workbench.records import Example, Message, TokenRow
-from workbench.runs import write_whole
 from workbench.stages.common import SCREEN
-from workbench.stages.guards import scores_of
-from workbench.stages.learn import Start, Task
+from workbench.stages.train.task import Start, Task, job_of
 
 if TYPE_CHECKING:
-    from workbench.training.preference import Pair
-    from workbench.training.sampling import Said
+    from workbench.training.dpo import Pair
+    from workbench.training.job import Job
+    from workbench.training.sampling import Sample
 
 LINE_SECONDS = 30.0
 SAMPLES = "samples.jsonl"
@@ -41,16 +40,16 @@ class Question:
     """One prompt, as token ids, and the rows with what the teacher said to it."""
 
     prompt: tuple[int, ...]
-    told: tuple[Example, ...]
+    examples: tuple[Example, ...]
     rows: tuple[TokenRow, ...]
 
 
-def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
-    """Sample the student at `start`, make pairs, train on them. Gives training's facts and `pairs`, among others.
+def job(task: Task, start: Start, out: Path) -> Job:
+    """Sample the student at `start` and make pairs to train on; how many there are goes into the summary.
 
     With `method.max_steps` no more prompts are asked than its pairs take. Raises WorkbenchError when there is no pair.
     """
-    from workbench.training.preference import train
+    from workbench.training.dpo import on_pairs
     from workbench.training.sampling import Asking, answers, student
 
     recipe, method, launch = task.recipe, task.recipe.method, task.recipe.launch
@@ -61,7 +60,7 @@ def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(task.base, recipe.model.chat_template)
     learned = questions(task.examples, task.weights, tokenizer, method.max_length)
     judged = questions(task.judges, {}, tokenizer, method.max_length, "validation:")
-    longest = max(len(one.prompt) for one in (*learned, *judged)) + teach.max_new_tokens
+    longest = max(len(item.prompt) for item in (*learned, *judged)) + teach.max_new_tokens
     stop = learned[0].rows[0].input_ids[-1]
     how = Asking(teach.samples, teach.sample_temperature, teach.max_new_tokens, recipe.seed, stop)
     of = f"{start.base} {start.adapter} {recipe.model.dtype} {method.kind}"
@@ -70,12 +69,12 @@ def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
         threads=launch.threads, longest=longest, seed=recipe.seed,
     ) as draw:  # fmt: skip
 
-        def pairs(asked: Sequence[Question], samples: int, file: str, wanted: int | None) -> tuple[list[Pair], str]:
-            told = answers(
-                draw, [one.prompt for one in asked], replace(how, samples=samples), out / file, of=of,
+        def pairs(items: Sequence[Question], samples: int, file: str, wanted: int | None) -> tuple[list[Pair], str]:
+            sampled = answers(
+                draw, [item.prompt for item in items], replace(how, samples=samples), out / file, of=of,
                 batch_tokens=recipe.evaluate.batch_tokens,
             )  # fmt: skip
-            return gathered(asked, told, recipe, tokenizer, wanted)
+            return gathered(items, sampled, recipe, tokenizer, wanted)
 
         wanted = None if method.max_steps is None else method.max_steps * method.batch_size
         training, line = pairs(learned, teach.samples, SAMPLES, wanted)
@@ -90,26 +89,26 @@ def taught(task: Task, start: Start, out: Path) -> dict[str, Any]:
         validation, line = pairs(judged, 1, f"validation_{SAMPLES}", None)
         if judged:
             task.event("said", text=f"for the evaluation loss it was asked {line}")
-    facts = train(
-        start.base, method, training, validation, out, seed=recipe.seed, dtype=recipe.model.dtype,
-        device=launch.device, threads=launch.threads, event=task.event, development=task.development,
-        start=start.adapter,
-    )  # fmt: skip
-    facts |= {"pairs": len(training), "validation_pairs": len(validation)}
-    write_whole(out / "summary.json", json.dumps(facts, indent=2) + "\n")
-    return facts
+    counts = {"pairs": len(training), "validation_pairs": len(validation)}
+    return replace(on_pairs(job_of(task, start, out, []), training, validation), facts=counts)
+
+
+KINDS = [Kind("preference", job, samples=True)]
 
 
 def questions(
     examples: Sequence[Example], weights: Mapping[str, float], tokenizer: Any, max_length: int, mark: str = ""
 ) -> list[Question]:
     """The examples by their prompts, in the order of the first of each; `mark` begins their rows' ids."""
-    found: dict[tuple[int, ...], list[tuple[Example, TokenRow]]] = {}
+    by_prompt: dict[tuple[int, ...], list[tuple[Example, TokenRow]]] = {}
     for example in examples:
         row = rendered(example, tokenizer, max_length)
         named = replace(row, id=mark + row.id, weight=weights.get(row.id, 1.0))
-        found.setdefault(row.input_ids[: row.answer_start], []).append((example, named))
-    return [Question(prompt, tuple(e for e, _ in told), tuple(r for _, r in told)) for prompt, told in found.items()]
+        by_prompt.setdefault(row.input_ids[: row.answer_start], []).append((example, named))
+    return [
+        Question(prompt, tuple(example for example, _ in both), tuple(row for _, row in both))
+        for prompt, both in by_prompt.items()
+    ]
 
 
 def rendered(example: Example, tokenizer: Any, max_length: int) -> TokenRow:
@@ -118,47 +117,47 @@ def rendered(example: Example, tokenizer: Any, max_length: int) -> TokenRow:
 
 
 def gathered(
-    asked: Sequence[Question],
-    answers: Iterator[tuple[int, Sequence[Said]]],
+    items: Sequence[Question],
+    answers: Iterator[tuple[int, Sequence[Sample]]],
     recipe: Recipe,
     tokenizer: Any,
     wanted: int | None,
 ) -> tuple[list[Pair], str]:
     """The pairs that the answers make, `wanted` or a few more at most, and a line that counts what came of how many."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     tally, heard, prompts = Counter[str](), 0, 0
-    with progress(len(asked)) as tell:
-        for number, said in answers:
-            found += pairs_of(asked[number], said, recipe, tokenizer, tally)
-            heard, prompts = heard + len(said), prompts + 1
-            tell(prompts, len(found))
-            if wanted is not None and len(found) >= wanted:
+    with progress(len(items)) as tell:
+        for number, samples in answers:
+            pairs += pairs_of(items[number], samples, recipe, tokenizer, tally)
+            heard, prompts = heard + len(samples), prompts + 1
+            tell(prompts, len(pairs))
+            if wanted is not None and len(pairs) >= wanted:
                 break
     others = "".join(f"; {count:,} {why}" for why, count in tally.most_common())
-    enough = ", which gives the pairs that its steps take" if prompts < len(asked) else ""
-    return found, (
-        f"{prompts:,} of {len(asked):,} prompts{enough}: {len(found):,} pairs come of {heard:,} answers{others}"
+    enough = ", which gives the pairs that its steps take" if prompts < len(items) else ""
+    return pairs, (
+        f"{prompts:,} of {len(items):,} prompts{enough}: {len(pairs):,} pairs come of {heard:,} answers{others}"
     )
 
 
 def pairs_of(
-    question: Question, said: Sequence[Said], recipe: Recipe, tokenizer: Any, tally: Counter[str]
+    question: Question, samples: Sequence[Sample], recipe: Recipe, tokenizer: Any, tally: Counter[str]
 ) -> list[Pair]:
     """The pairs of one prompt; what a sample makes none for is counted in `tally`."""
-    from workbench.training.preference import Pair
+    from workbench.training.dpo import Pair
 
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     seen: set[str] = set()
-    for number, answer in enumerate(said):
+    for number, answer in enumerate(samples):
         text = answer.text.strip()
-        if says_the_same(recipe.evaluate, question.told, text):
+        if says_the_same(recipe.evaluate, question.examples, text):
             tally[SAME] += 1
             continue
         if text in seen:
             tally[AGAIN] += 1
             continue
         seen.add(text)
-        example = question.told[0]
+        example = question.examples[0]
         try:
             other = replace(example, messages=(*example.prompt, Message("assistant", text)))
             rejected = rendered(other, tokenizer, recipe.method.max_length)
@@ -169,15 +168,16 @@ def pairs_of(
             rejected = replace(rejected, input_ids=rejected.input_ids[:-1], trained=rejected.trained[:-1])
         for row in question.rows:
             name = f"{row.id}~against{number + 1}"
-            found.append(Pair(replace(row, id=name), replace(rejected, id=name)))
-    return found
+            pairs.append(Pair(replace(row, id=name), replace(rejected, id=name)))
+    return pairs
 
 
-def says_the_same(evaluate: Evaluate, told: Sequence[Example], text: str) -> bool:
+def says_the_same(evaluate: Evaluate, examples: Sequence[Example], text: str) -> bool:
     """Whether the text is one of the answers, or gets full marks beside one by the recipe's scorer.
 
     An answer of the teacher's that the scorer cannot read is held against by its text alone.
     """
+    from workbench.stages.train.guards import scores_of
 
     def same(example: Example) -> bool:
         try:
@@ -185,7 +185,7 @@ def says_the_same(evaluate: Evaluate, told: Sequence[Example], text: str) -> boo
         except RequestError:
             return False
 
-    return any(map(same, told))
+    return any(map(same, examples))
 
 
 @contextlib.contextmanager

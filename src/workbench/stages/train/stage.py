@@ -12,42 +12,44 @@ from workbench.data.load import write_quarantine
 from workbench.errors import RequestError
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.runs import Run, Staging, stage
-from workbench.stages import on_policy
 from workbench.stages.common import base_model, is_done, log_datasets, rows, say
-from workbench.stages.curve import write_curve
-from workbench.stages.guards import headroom, scores_of
-from workbench.stages.learn import Start, Task, learn, rendered, token_line
 from workbench.stages.prompts import Lessons, lessons
-
-__all__ = ["rendered", "run", "start_model", "token_line"]
+from workbench.stages.train import teacher_weights
+from workbench.stages.train.curve import write_curve
+from workbench.stages.train.guards import headroom, scores_of
+from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
 
 
 def run(recipe: Recipe, run: Run) -> bool:
     """Train unless it is done. What a killed attempt has saved is gone on from."""
     if has_open_teacher(recipe):
-        on_policy.permit(recipe)
+        teacher_weights.permit(recipe)
     if is_done(run, "train", run.digest):
         return False
     base = base_model(recipe, run)
     refuse_impossible_formats(recipe, base)
+    from workbench.training.loop import train  # with torch, which a request that is refused above must not wait for
+
     with stage(run, "train", run.digest, resume=True) as staging:
         start = start_model(recipe, run)
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
-        teacher = on_policy.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
-        found = fitting(recipe, base, learned(recipe, run, staging.folder))
-        splits = found.splits
+        teacher = teacher_weights.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
+        material = fitting(recipe, base, learned(recipe, run, staging.folder))
+        splits = material.splits
         for line in splits.said:
             say(run, "train", line)
         if splits.bad:
             write_quarantine(splits.bad, staging.folder / "quarantine.jsonl")
             say(run, "train", f"{len(splits.bad)} rows set aside in {staging.final / 'quarantine.jsonl'}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
-        facts = headroom(recipe, run, base, found.development, staging.folder) if recipe.method.distil else {}
-        task = task_of(recipe, run, start, found)
-        staging.facts = learn(task, Start(start), staging.folder) | facts | teacher
+        distils = recipe.method.distil and (has_teacher(recipe) or has_open_teacher(recipe))
+        facts = headroom(recipe, run, base, material.development, staging.folder) if distils else {}
+        task = task_of(recipe, run, start, material)
+        for job in jobs(task, Start(start), staging.folder):
+            staging.facts = train(job) | facts | teacher
         if recipe.method.teach.curve:
-            write_curve(task, Start(start), [e.group for e, _ in found.development], staging.folder)
+            write_curve(task, Start(start), [e.group for e, _ in material.development], staging.folder)
         tell_files(run, staging)
         staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
@@ -59,38 +61,31 @@ def learned(recipe: Recipe, run: Run, folder: Path) -> Lessons:
     if recipe.method.distil and has_teacher(recipe):
         return lessons(recipe, run)
     own = rows(recipe, run)
-    return Lessons(own, {}, {}, on_policy.told(recipe, run, own, folder) if recipe.method.distil else [])
+    return Lessons(own, {}, {}, teacher_weights.answers(recipe, run, own, folder) if has_open_teacher(recipe) else [])
 
 
-def fitting(recipe: Recipe, base: Path, found: Lessons) -> Lessons:
+def fitting(recipe: Recipe, base: Path, material: Lessons) -> Lessons:
     """What is short enough to train on, where the recipe drops longer rows: how many were is said."""
     if recipe.method.too_long != "drop":
-        return found
-    splits, judged = found.splits, [item for item, _ in found.development]
+        return material
+    splits, judged = material.splits, [item for item, _ in material.development]
     short = {row.id for row in rendered(recipe, base, [*splits.train, *splits.validation, *judged])}
     train, validation = ([e for e in part if e.id in short] for part in (splits.train, splits.validation))
     if not train:
         raise RequestError(
             f"all {len(splits.train):,} training rows are longer", where="method.max_length", remedy="raise it"
         )
-    said = (
+    line = (
         f"left out, with more than {recipe.method.max_length:,} tokens: {len(splits.train) - len(train):,} of "
         f"{len(splits.train):,} training rows and {len(splits.validation) - len(validation):,} of "
         f"{len(splits.validation):,} validation rows"
     )
-    development = [(item, answer) for item, answer in found.development if item.id in short]
-    parts = replace(splits, train=train, validation=validation, said=[*splits.said, said])
-    return replace(found, splits=parts, development=development)
+    development = [(item, answer) for item, answer in material.development if item.id in short]
+    parts = replace(splits, train=train, validation=validation, said=[*splits.said, line])
+    return replace(material, splits=parts, development=development)
 
 
-def start_model(recipe: Recipe, run: Run) -> Path:
-    """The folder of the model that training starts from: the base, or a smaller one cut from its layers."""
-    from workbench.training.shrink import shrunk
-
-    return shrunk(base_model(recipe, run), recipe.model.shrink)
-
-
-def task_of(recipe: Recipe, run: Run, start: Path, found: Lessons) -> Task:
+def task_of(recipe: Recipe, run: Run, start: Path, material: Lessons) -> Task:
     """What is learned, rendered where every kind needs it alike, with the scorer for the student's development."""
 
     def event(kind: str, **fields: Any) -> None:
@@ -99,17 +94,16 @@ def task_of(recipe: Recipe, run: Run, start: Path, found: Lessons) -> Task:
         else:
             run.event(kind, stage="train", **fields)
 
-    judges = found.splits.validation[: recipe.method.validation_rows]
-    judging = rendered(recipe, start, found.splits.validation)[: recipe.method.validation_rows]
-    development = development_of(recipe, start, found)
-    return Task(
-        recipe, run, start, found.splits.train, found.weights, found.reasons, judging, development, event, judges
-    )
+    judges = material.splits.validation[: recipe.method.validation_rows]
+    judging = rendered(recipe, start, material.splits.validation)[: recipe.method.validation_rows]
+    development = development_of(recipe, start, material)
+    rows, weights, reasons = material.splits.train, material.weights, material.reasons
+    return Task(recipe, run, start, rows, weights, reasons, judging, development, event, judges)
 
 
-def development_of(recipe: Recipe, start: Path, found: Lessons) -> Any:
+def development_of(recipe: Recipe, start: Path, material: Lessons) -> Any:
     """What the student is scored on as it trains; None without gold development rows."""
-    items = [item for item, _ in found.development]
+    items = [item for item, _ in material.development]
     if not items:
         return None
     from workbench.training.development import Development

@@ -1,13 +1,43 @@
-"""The proof after training: every adapter tensor moved, and no base tensor did."""
+"""A trained model's weights: read, written, and proven to have moved while no tensor of the base did."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from workbench.errors import WorkbenchError
+
+
+def load_weights(model: Any, files: Iterable[Path]) -> None:
+    """Put the tensors of safetensors files into the model, in the dtype the model has: an adapter's, or all of them."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    state = {name: tensor for path in files for name, tensor in load_file(path).items()}
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, state)  # PEFT's load_adapter would bring the adapter back in float32
+    else:
+        model.load_state_dict(state, strict=False)  # a tied head is stored once
+        model.tie_weights()
+
+
+def write_weights(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write adapter or model beside its place and rename it; a model takes its tokenizer along."""
+    staging = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.config.use_cache = True
+    model.save_pretrained(staging)
+    if folder.name == "model":
+        tokenizer.save_pretrained(staging)
+    if not list(staging.glob("*.safetensors")):
+        raise WorkbenchError("no weights were written", where=str(folder))
+    staging.rename(folder)
 
 
 @dataclass(frozen=True)

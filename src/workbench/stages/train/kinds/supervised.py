@@ -1,0 +1,116 @@
+"""The kinds that train on rows' answers: their own, or a teacher's text, reasons and log-probabilities."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.data.chat import load_tokenizer, render
+from workbench.errors import WorkbenchError
+from workbench.recipe.methods import PLAIN, Kind
+from workbench.records import Example, Message, TokenRow
+from workbench.stages.train.task import Start, Task, job_of, rendered, token_line
+from workbench.teacher.logprobs import read_parquet
+
+if TYPE_CHECKING:
+    from workbench.training.job import Job
+    from workbench.training.targets import Target
+
+MARK = "[rationale]"  # the task's prefix in the user's text (arXiv 2305.02301 trains on [label] and [rationale])
+
+
+def text(task: Task, start: Start, out: Path) -> Job:
+    """The rows' answers, whoever gave them."""
+    return on_rows(task, start, out, answer_rows(task))
+
+
+def rationale(task: Task, start: Start, out: Path) -> Job:
+    """The answers, and beside each its reason as a row of its own."""
+    return on_rows(task, start, out, [*answer_rows(task), *reason_rows(task)])
+
+
+def logprobs(task: Task, start: Start, out: Path) -> Job:
+    """The answers, each token against what else the teacher found likely there."""
+    rows = answer_rows(task)
+    return replace(on_rows(task, start, out, rows), targets=stored_targets(task, rows))
+
+
+def on_rows(task: Task, start: Start, out: Path, rows: Sequence[TokenRow]) -> Job:
+    """Training on these rows, whose tokens are counted aloud."""
+    task.event("said", text=token_line(rows, task.recipe.method.max_length))
+    return job_of(task, start, out, rows)
+
+
+KINDS = [
+    Kind(PLAIN, text, answers=False),
+    Kind("text", text),
+    Kind("rationale", rationale, reasons=True),
+    Kind("logprobs", logprobs, logprobs=True),
+]
+
+
+def answer_rows(task: Task) -> list[TokenRow]:
+    """The examples as they are learned, each with its weight."""
+    rows = rendered(task.recipe, task.base, task.examples)
+    return [replace(row, weight=task.weights.get(row.id, 1.0)) for row in rows]
+
+
+def reason_rows(task: Task) -> list[TokenRow]:
+    """The second task (Distilling step-by-step, arXiv 2305.02301): the same prompt, marked, asks for the reason.
+
+    The paper adds both tasks' mean losses, so reasons, which are longer, are weighed down to the answers' sum.
+    """
+    marked = [marked_for_reason(e, task.reasons[e.id]) for e in task.examples if e.id in task.reasons]
+    if not marked:
+        raise WorkbenchError("no kept answer has a reason", where="label/labels.jsonl", remedy="teacher.rationale=true")
+    rows = rendered(task.recipe, task.base, marked)
+    of_answers = sum(sum(row.trained) for row in rendered(task.recipe, task.base, task.examples))
+    of_reasons = sum(sum(row.trained) for row in rows)
+    share = task.recipe.method.teach.rationale_weight * of_answers / of_reasons
+    task.event(
+        "said",
+        text=f"{len(rows):,} rows ask for the reason, marked {MARK}: {of_reasons:,} tokens beside {of_answers:,} of "
+        f"answers, each with weight {share:.3g}",
+    )
+    return [replace(row, id=f"{row.id}~why", weight=share * task.weights.get(row.id, 1.0)) for row in rows]
+
+
+def marked_for_reason(example: Example, reason: str) -> Example:
+    """The row with its last user text marked and the reason as the answer."""
+    turns = list(example.prompt)
+    last = max(n for n, turn in enumerate(turns) if turn.role == "user")
+    turns[last] = Message("user", f"{MARK} {turns[last].content}")
+    return replace(example, messages=(*turns, Message("assistant", reason)))
+
+
+def stored_targets(task: Task, rows: Sequence[TokenRow]) -> dict[str, Target]:
+    """The stored log-probabilities as targets for these rows; how many go which way is said."""
+    from workbench.training.targets import answer_ids, targets_of, told_ways
+
+    recipe = task.recipe
+    tokenizer = load_tokenizer(task.base, recipe.model.chat_template)
+    first = task.examples[0]
+    labels = {
+        label: answer_ids(
+            render(
+                replace(first, messages=(*first.prompt, Message("assistant", label))),
+                tokenizer,
+                train_on="last_answer",
+                max_length=sys.maxsize,
+            )
+        )
+        for label in recipe.teacher.labels
+    }
+    stored = read_parquet(task.run.folder / "label" / "logprobs.parquet")
+    targets, ways = targets_of(rows, stored, tokenizer, alignment=recipe.method.teach.alignment, labels=labels)
+    task.event("said", text=told_ways(ways))
+    if not targets:
+        raise WorkbenchError(
+            f"none of the {len(rows):,} rows has log-probabilities that fit its answer",
+            where="method.teach.alignment",
+            remedy="method.teach.alignment=auto, or method.distil=[text]",
+        )
+    return targets

@@ -1,0 +1,124 @@
+"""What a run learns from, as one value, and the jobs that it becomes: a kind after the other on the same weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.data.chat import load_tokenizer, render_all
+from workbench.recipe import Recipe
+from workbench.recipe.methods import PLAIN, kind_named
+from workbench.records import Example, TokenRow
+from workbench.runs import Run, read_json
+from workbench.stages.common import base_model
+from workbench.training.job import Job
+
+if TYPE_CHECKING:
+    from workbench.training.development import Development
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned from: rows with their weights and reasons by id, and the rows that judge, as they are rendered.
+
+    `base` has the tokenizer they are rendered with. `event` receives what training tells; `development` is what the
+    student is scored on as it learns; `judges` are the examples that `validation` was rendered from.
+    """
+
+    recipe: Recipe
+    run: Run
+    base: Path
+    examples: Sequence[Example]
+    weights: Mapping[str, float]
+    reasons: Mapping[str, str]
+    validation: Sequence[TokenRow]
+    development: Development | None
+    event: Callable[..., None]
+    judges: Sequence[Example] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights a kind begins from: a model's folder, and the adapter of the kind before it, if there is one."""
+
+    base: Path
+    adapter: Path | None = None
+
+
+def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
+    """A job for each kind of the recipe, in turn; the next begins where the one before has been trained to.
+
+    The last is written into `folder`, those before into `folder/before`; a kind that is whole there is not trained
+    again. What a training held is given back before the next job is made.
+    """
+    kinds, steps = task.recipe.method.distil or [PLAIN], 0
+    for number, name in enumerate(kinds):
+        last = number == len(kinds) - 1
+        out = folder if last else folder / "before" / f"{number + 1}_{name}"
+        if last or not (out / "summary.json").is_file():
+            if len(kinds) > 1:
+                task.event("said", text=f"{name}: {number + 1} of {len(kinds)} kinds")
+            yield kind_named(name).job(after(task, steps), start, out)
+            from workbench.training.student import release_memory
+
+            release_memory()
+            if not last:
+                shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        steps += read_json(out / "summary.json")["steps"]
+        whole = task.recipe.method.kind == "full"
+        start = Start(out / "model") if whole else Start(start.base, out / "adapter")
+
+
+def after(task: Task, steps: int) -> Task:
+    """The task with its events' steps counted on from the kinds before."""
+
+    def event(kind: str, **fields: Any) -> None:
+        if fields.get("step") is not None:
+            fields["step"] += steps
+        task.event(kind, **fields)
+
+    return replace(task, event=event) if steps else task
+
+
+def job_of(task: Task, start: Start, out: Path, rows: Sequence[TokenRow]) -> Job:
+    """Training on these rows' answers, as the recipe says: what every kind's job begins with."""
+    recipe = task.recipe
+    return Job(
+        base=start.base,
+        method=recipe.method,
+        rows=rows,
+        out=out,
+        validation=task.validation,
+        development=task.development,
+        start=start.adapter,
+        seed=recipe.seed,
+        dtype=recipe.model.dtype,
+        device=recipe.launch.device,
+        threads=recipe.launch.threads,
+        event=task.event,
+    )
+
+
+def start_model(recipe: Recipe, run: Run) -> Path:
+    """The folder of the model that training starts from: the base, or a smaller one cut from its layers."""
+    from workbench.training.shrink import shrunk
+
+    return shrunk(base_model(recipe, run), recipe.model.shrink)
+
+
+def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[TokenRow]:
+    """Every row as the model will see it; the first row that cannot be trained on as asked is an error."""
+    return render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
+
+
+def token_line(training: Sequence[TokenRow], max_length: int) -> str:
+    """One line with the token counts."""
+    lengths = sorted(len(r.input_ids) for r in training)
+    trained = sum(sum(r.trained) for r in training)
+    return (
+        f"{sum(lengths):,} tokens in {len(lengths):,} rows (median {lengths[len(lengths) // 2]}, "
+        f"longest {lengths[-1]}, limit {max_length}), {trained:,} of them trained"
+    )

@@ -1,0 +1,104 @@
+"""What is trained, in one value: a job. What a kind of training adds to it: a loss, made once the student is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.recipe import Method
+from workbench.records import TokenRow, digest
+from workbench.training.targets import Target, targets_digest
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.training.batches import Batch
+    from workbench.training.development import Development
+
+Event = Callable[..., None]
+Moment = tuple[str, int]  # ("step", steps that are done) or ("validation", the first row's number)
+
+
+def silent(kind: str, **fields: Any) -> None:
+    """Hear nothing of what training tells."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """The model that is trained, as a loss meets it.
+
+    `model` has the adapter around it, `decoder` is the causal model inside. `plain` says whether its logits are hidden
+    states times the head's weight; `vocabulary` is the first row of its head that no token has, None where there is
+    none. `batch_tokens` bounds the padded tokens read at once without gradients; `request` names all that the weights
+    will have been made from.
+    """
+
+    model: Any
+    decoder: Any
+    tokenizer: Any
+    device: str
+    plain: bool
+    vocabulary: int | None
+    batch_tokens: int
+    request: str
+
+    @property
+    def pad(self) -> int:
+        """The token that fills a batch up."""
+        return self.tokenizer.pad_token_id or 0
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One kind of training, as the loop meets it. Rows have numbers: the job's rows first, then its validation rows.
+
+    `batches(cuts, moment)` makes a batch of each list of row numbers, with `batches.on_device`'s counts: the cuts of
+    one call are one whole step, whose losses are divided by the sum of its `items`. `summed(batch)` is the batch's
+    summed loss. `looks` are the cuts of the validation rows, and `metrics()` what else the step just taken told.
+    """
+
+    batches: Callable[[Sequence[Sequence[int]], Moment], list[Batch]]
+    summed: Callable[[Batch], torch.Tensor]
+    looks: Sequence[Sequence[int]] = ()
+    metrics: Callable[[], dict[str, float]] = dict
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and where it is written.
+
+    `targets` are a teacher's word on rows, by their ids. `development` are gold rows on which the student is scored at
+    every evaluation. `start` is the adapter to go on from, in a chain of kinds. `loss` makes the kind's loss; None is
+    that of answers, see distil.py. `made_of` names what the weights depend on and no other field holds; `facts` go into
+    the summary as they are.
+    """
+
+    base: Path
+    method: Method
+    rows: Sequence[TokenRow]
+    out: Path
+    validation: Sequence[TokenRow] = ()
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    development: Development | None = None
+    start: Path | None = None
+    seed: int = 0
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    threads: int | None = None
+    event: Event = silent
+    loss: Callable[[Job, Student], Loss] | None = None
+    made_of: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def request_of(job: Job) -> str:
+    """Digest of all that the weights are made from: a checkpoint is gone on from only by the same request."""
+    method = job.method
+    makes = {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("makes_weights", True)}
+    makes.pop("micro_batch_size", None)  # how a step is cut does not change it
+    teach = {f.name: getattr(method.teach, f.name) for f in fields(method.teach) if f.metadata["makes_weights"]}
+    beside = job.made_of + (targets_digest(job.targets) if job.targets else "") + (str(job.start) if job.start else "")
+    values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": job.dtype, "beside": beside}
+    return digest(values | {"rows": [asdict(row) | {"where": ""} for row in job.rows]})

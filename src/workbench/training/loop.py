@@ -1,0 +1,263 @@
+"""Training: a job in, an adapter (or a model) and its summary out. A kind of training is a loss: see job.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from workbench.engines.device import device_of
+from workbench.engines.memory import keep_at_most
+from workbench.errors import RequestError, WorkbenchError
+from workbench.records import TokenRow
+from workbench.runs import write_whole
+from workbench.training import checkpoints
+from workbench.training.batches import Plan, evaluation_steps
+from workbench.training.development import noted, refuse_hacking, samples
+from workbench.training.distil import answers
+from workbench.training.job import Job, Loss, Student
+from workbench.training.optimizer import optimizer_for, schedule_for
+from workbench.training.progress import Progressed, Watch, stopping
+from workbench.training.student import computing, load_student, peak_memory, plan_that_fits
+from workbench.training.weights import fingerprints, load_weights, prove_moved, write_weights
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
+
+    Writes `job.out/adapter` (`full`: `job.out/model`), `job.out/summary.json`, `job.out/development.json` where there
+    are development rows, and `job.out/checkpoints` as it goes; with sound checkpoints of the same request there, it
+    goes on from the last. `job.event(kind, **fields)` receives `metric`, `sample` and `said`. Returns the summary.
+    Raises WorkbenchError when a loss is not finite or a tensor did not move, GateError when the student games its
+    teacher (see development.py), KeyboardInterrupt after SIGINT or SIGTERM once a checkpoint is written. What it held
+    is free when it returns: `release_memory` gives that back to the system.
+    """
+    refuse_what_cannot_train(job.rows)
+    method, event, device = job.method, job.event, device_of(job.device)
+    job.out.mkdir(parents=True, exist_ok=True)
+    with computing(device, job.threads), stopping() as stop:
+        # Load: the plan of every micro-batch, the student, what the kind loses, and how weights are moved.
+        plan = plan_that_fits(job, device)
+        student = load_student(job, device, plan)
+        model, before = student.model, fingerprints(student.model)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        loss = (job.loss or answers)(job, student)
+        optimizer = optimizer_for(model, method, job.dtype)
+        schedule = schedule_for(optimizer, method, plan.steps)
+        set_seed(job.seed)
+        done, progressed = resumed(job, student, optimizer, schedule)
+        event("said", text=opening_line(job, student, plan))
+        evaluate_at = evaluation_steps(plan.steps, method.evaluations) if job.validation or job.development else ()
+        watch, saved, step = Watch(plan.steps, progressed, event), time.monotonic(), done
+        if method.compile:
+            for layer in student.decoder.base_model.layers:
+                layer.compile(dynamic=True)
+        model.train()
+
+        with watch.screen.shown(done, plan.steps):
+            for step in range(done + 1, plan.steps + 1):
+                # Forward, backward. A micro-batch's sum is divided by the count of the whole step, so that how a step
+                # is cut changes nothing: not its micro-batches, nor the processes that would share them.
+                begun, cuts, losses = time.monotonic(), plan.of_step(step), []
+                batches = loss.batches(cuts, ("step", step - 1))
+                items = max(1, sum(batch["items"] for batch in batches))
+                for batch in batches:
+                    part = loss.summed(batch) / items
+                    part.backward()
+                    losses.append(part.detach())
+                *parts, whole = torch.stack([*losses, sum(losses)]).tolist()
+                for cut, value in zip(cuts, parts, strict=True):
+                    refuse_non_finite("loss", value, step, [job.rows[row] for row in cut])
+
+                # Step.
+                norm = clipped(trained, method.max_grad_norm)
+                refuse_non_finite("gradient", norm, step, [job.rows[row] for cut in cuts for row in cut])
+                rate = schedule.get_last_lr()[0]
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+
+                # Look, save, and end where a signal asks for it.
+                values = {"loss": whole, "grad_norm": norm, "learning_rate": rate} | loss.metrics()
+                tokens, trained_tokens = (sum(b[name] for b in batches) for name in ("tokens", "trained_tokens"))
+                watch.stepped(step, values, tokens, trained_tokens, time.monotonic() - begun)
+                if step in evaluate_at:
+                    look(job, student, loss, watch, step)
+                late = time.monotonic() - saved > method.save_minutes * 60
+                if step in evaluate_at or late or step == plan.steps or stop.requested:
+                    save(job, student, optimizer, schedule, progressed, step)
+                    saved = time.monotonic()
+                if stop.requested:
+                    break
+                if device == "cpu":
+                    keep_at_most()
+
+        if step < plan.steps:
+            event("said", text=f"stopped after step {step} of {plan.steps}: a checkpoint is written")
+            stop.take_effect()
+        keep_best(job, student, progressed, plan.steps)
+        moved = {"trained_tensors": len(before.trained), "moved_tensors": prove_moved(model, before, method.kind)}
+        score = write_development(job, student, progressed, plan.steps)
+        write_weights(model, student.tokenizer, job.out / ("model" if method.kind == "full" else "adapter"))
+        rest = moved | {"development_score": score, "resumed_from": done or None}
+        return write_summary(job, student, plan, progressed, rest)
+
+
+def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
+    """Refuse no rows, a row that trains nothing, and more than one process."""
+    if not rows:
+        raise RequestError("there are no training rows", where="data.train")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            "training runs in one process", where="WORLD_SIZE", remedy="start it without torchrun or accelerate launch"
+        )
+    for row in rows:
+        if not any(row.trained[1:]) or len(row.trained) != len(row.input_ids):
+            raise RequestError("the row trains nothing", where=row.where or row.id)
+
+
+def resumed(job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: Any) -> tuple[int, Progressed]:
+    """The steps that are done and what was counted in them; the last sound checkpoint's state is put back."""
+    last = checkpoints.last_sound(job.out / "checkpoints", student.request, lambda text: job.event("said", text=text))
+    if last is None:
+        return 0, Progressed()
+    load_weights(student.model, checkpoints.weights_in(last))
+    state = torch.load(last / checkpoints.STATE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    checkpoints.set_random_state(state["random"])  # saved after the step's look, as the next step would have found it
+    job.event("said", text=f"resumed from step {checkpoints.step_of(last)}")
+    return checkpoints.step_of(last), Progressed(**checkpoints.progress_of(last)["progressed"])
+
+
+def save(
+    job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: Any, progressed: Progressed, step: int
+) -> None:
+    """Write all that the next step depends on."""
+
+    def write(folder: Path) -> None:
+        student.model.save_pretrained(folder)
+        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+        torch.save(state | {"random": checkpoints.random_state(student.device)}, folder / checkpoints.STATE)
+
+    progress = {"request": student.request, "progressed": asdict(progressed)}
+    checkpoints.write_checkpoint(job.out / "checkpoints", step, progress, write, keep=progressed.best_steps())
+
+
+def look(job: Job, student: Student, loss: Loss, watch: Watch, step: int) -> None:
+    """The validation loss, samples, and the development score, which ends the training where it shows hacking."""
+    model, development = student.model, job.development
+    model.eval()
+    if job.validation:
+        total, items = 0.0, 0
+        with torch.no_grad():
+            for cut in loss.looks:
+                (batch,) = loss.batches([cut], ("validation", cut[0]))
+                value, items = float(loss.summed(batch)), items + batch["items"]
+                refuse_non_finite("validation loss", value, step, [job.validation[n - len(job.rows)] for n in cut])
+                total += value
+        watch.evaluated(step, total / max(items, 1))
+    for sample in samples(model, student.tokenizer, job.validation[: job.method.sample_answers], student.device):
+        job.event("sample", step=step, **sample)
+    if development:
+        now = development.point(model, student.tokenizer, student.device, step, *watch.loss_now())
+        watch.developed(step, now.score)
+        refuse_hacking(noted(watch.progressed.development, now), development.drop)
+    model.train()
+
+
+def keep_best(job: Job, student: Student, progressed: Progressed, steps: int) -> None:
+    """Put the weights of the step with the lowest validation loss back, where that is not the last."""
+    best = progressed.best_step
+    if best is None or best == steps:
+        return
+    folder = checkpoints.folder_of(job.out / "checkpoints", best)
+    fault = checkpoints.damage(folder)
+    if fault:
+        raise WorkbenchError(
+            f"the best step's checkpoint is damaged: {fault}",
+            where=str(folder),
+            remedy="the same command goes back to the last sound one",
+        )
+    load_weights(student.model, checkpoints.weights_in(folder))
+    text = f"step {best} had the lowest validation loss ({progressed.best_loss:.4f}): its weights stay"
+    job.event("said", text=text)
+
+
+def write_development(job: Job, student: Student, progressed: Progressed, steps: int) -> float | None:
+    """Write each development row's score by the weights that stay, and the curve; gives their mean."""
+    if job.development is None:
+        return None
+    seen = {point["step"]: point["scores"] for point in progressed.development}
+    scores = seen.get(progressed.best_step or steps)
+    scores = scores or job.development.scores(student.model, student.tokenizer, student.device)
+    ids = [row.id for row in job.development.rows]
+    values = {"rows": ids, "scores": scores, "curve": progressed.development}
+    write_whole(job.out / "development.json", json.dumps(values) + "\n")
+    return sum(scores) / len(scores)
+
+
+def clipped(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
+    """The norm of all gradients, which are scaled down to `limit` where it is above; 0 is no limit."""
+    return float(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
+
+
+def refuse_non_finite(what: str, value: float, step: int, rows: Sequence[TokenRow]) -> None:
+    """Stop at the first loss or gradient that is not a number, before it does harm, naming the step and its rows."""
+    if not math.isfinite(value):
+        raise WorkbenchError(
+            f"the {what} is {value} at step {step}, rows {', '.join(row.id for row in rows)}",
+            where="training",
+            remedy="lower method.learning_rate, or look at these rows; the last checkpoint is whole",
+        )
+
+
+def opening_line(job: Job, student: Student, plan: Plan) -> str:
+    """What is about to be trained, in one line."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in student.model.parameters()]
+    trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    again = ", activations recomputed" if plan.recomputed else ""
+    head = "" if student.plain else ", loss through the model's own head"
+    return (
+        f"{job.method.kind}: {trained:,} of {whole:,} parameters train, {plan.steps} steps of {job.method.batch_size} "
+        f"rows ({job.method.batch_size // plan.micro} × {plan.micro}){again}{head}"
+    )
+
+
+def write_summary(
+    job: Job, student: Student, plan: Plan, progressed: Progressed, rest: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write what was trained in numbers, and give it."""
+    method = job.method
+    summary = {
+        "kind": method.kind,
+        "steps": plan.steps,
+        "epochs": round(plan.steps * method.batch_size / len(job.rows), 3),
+        "rows": len(job.rows),
+        "batch_size": method.batch_size,
+        "micro_batch_size": plan.micro,
+        "checkpointing": plan.recomputed,
+        "total_tokens": progressed.tokens,
+        "trained_tokens": progressed.trained_tokens,
+        "seconds": round(progressed.seconds, 1),
+        "tokens_per_second": round(progressed.tokens / max(progressed.seconds, 1e-9), 1),
+        "first_validation_loss": progressed.first_loss,
+        "last_validation_loss": progressed.last_loss,
+        "best_validation_loss": progressed.best_loss,
+        "best_step": progressed.best_step or plan.steps,
+        "trainable_parameters": sum(p.numel() for p in student.model.parameters() if p.requires_grad),
+        "peak_memory_bytes": peak_memory(student.device),
+        "device": student.device,
+        **rest,
+        **job.facts,
+    }
+    write_whole(job.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary

@@ -1,0 +1,177 @@
+"""What is seen of training as it goes: counts, metrics as events, a bar on the screen, and the wish to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from workbench.training.job import Event
+
+LINE_SECONDS = 30.0
+LOGGED_STEPS = 500  # lines of a long training's log
+AS_THEY_ARE = ("learning_rate", "grad_norm")  # no means of these
+
+
+@dataclass
+class Progressed:
+    """What a checkpoint carries beside weights and state, so that a resumed run ends with true sums.
+
+    `window` holds what was told since the last line of the log, `recent` the training losses since the last look.
+    """
+
+    tokens: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    development: list[dict[str, Any]] = field(default_factory=list)
+    window: dict[str, list[float]] = field(default_factory=dict)
+    recent: list[float] = field(default_factory=list)
+
+    def best_steps(self) -> list[int]:
+        """The step with the lowest validation loss and that with the highest development score, where there are."""
+        best = max(self.development, key=lambda point: (point["score"], -point["step"]), default=None)
+        lowest = [] if self.best_step is None else [self.best_step]
+        return [*lowest, best["step"]] if best else lowest
+
+
+@dataclass
+class Stop:
+    """Set by a first SIGINT or SIGTERM; a second one is not caught."""
+
+    requested: bool = False
+    number: int = 0
+    handler: Any = None
+
+    def take_effect(self) -> None:
+        """What the signal would have done: its own handler, where it is a function, else KeyboardInterrupt."""
+        if callable(self.handler):
+            self.handler(self.number, None)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Turn SIGINT and SIGTERM into a wish that training grants after the step: a checkpoint, then the end."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: Any) -> None:
+        stop.requested, stop.number, stop.handler = True, number, before[signal.Signals(number)]
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watch:
+    """Counts what training does, and tells it as events and on the screen."""
+
+    def __init__(self, steps: int, progressed: Progressed, event: Event):
+        self.steps, self.progressed, self.event = steps, progressed, event
+        self.every = max(1, steps // LOGGED_STEPS)  # steps between two lines of the log
+        self.since_line = (0, 0.0)  # tokens, seconds of steps
+        self.screen = Screen()
+
+    def stepped(self, step: int, values: Mapping[str, float], tokens: int, trained_tokens: int, seconds: float) -> None:
+        """Count a step; at every `every`-th and the last, tell the means of what was told since the line before.
+
+        `told` are the step's metrics by their names after `train/`; the learning rate and the gradient's norm are
+        told as they are.
+        """
+        p = self.progressed
+        p.tokens += tokens
+        p.trained_tokens += trained_tokens
+        p.seconds += seconds
+        self.since_line = (self.since_line[0] + tokens, self.since_line[1] + seconds)
+        for name, value in values.items():
+            p.window.setdefault(name, []).append(value)
+        if step % self.every and step != self.steps:
+            return
+        means = {n: v[-1] if n in AS_THEY_ARE else sum(v) / len(v) for n, v in p.window.items()}
+        p.window = {}
+        p.recent.append(means["loss"])
+        tokens, seconds = self.since_line
+        self.since_line = (0, 0.0)
+        speed = tokens / seconds if seconds else 0.0
+        for name, value in {**means, "tokens_per_second": speed}.items():
+            self.event("metric", name=f"train/{name}", value=value, step=step)
+        self.screen.step(step, means["loss"], speed)
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Note a validation loss; the lowest is the best."""
+        p = self.progressed
+        p.last_loss = loss
+        p.first_loss = loss if p.first_loss is None else p.first_loss
+        if p.best_loss is None or loss < p.best_loss:
+            p.best_loss, p.best_step = loss, step
+        self.event("metric", name="validation/loss", value=loss, step=step)
+        self.screen.line(f"step {step} of {self.steps} · validation loss {loss:.4f}")
+        self.screen.loss = f" · validation {loss:.3f}"
+
+    def loss_now(self) -> tuple[float, str]:
+        """The loss that a development score is held beside: the last validation's, else training's since the last."""
+        p = self.progressed
+        recent = sum(p.recent) / len(p.recent) if p.recent else float("inf")
+        p.recent = []
+        return (recent, "training loss") if p.last_loss is None else (p.last_loss, "validation loss")
+
+    def developed(self, step: int, score: float) -> None:
+        """Tell a development score."""
+        self.event("metric", name="development/score", value=score, step=step)
+        self.screen.line(f"step {step} of {self.steps} · development score {score:.3f}")
+
+
+class Screen:
+    """A progress bar on standard error; where that is not a terminal, a line now and then."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task, self.steps, self.lined, self.loss = self.bar.add_task("", total=None, facts=""), 0, 0.0, ""
+
+    @contextmanager
+    def shown(self, done: int, steps: int) -> Iterator[None]:
+        """The bar, with so many steps done."""
+        self.steps, self.lined = steps, time.monotonic()
+        self.bar.update(self.task, total=steps, completed=done)
+        self.bar.start()
+        try:
+            yield
+        finally:
+            self.bar.stop()
+
+    def step(self, step: int, loss: float, speed: float) -> None:
+        """Move the bar."""
+        facts = f"loss {loss:.3f}{self.loss} · {speed:,.0f} tokens/s"
+        self.bar.update(self.task, completed=step, facts=facts)
+        if time.monotonic() - self.lined > LINE_SECONDS:
+            self.line(f"step {step} of {self.steps} · {facts}")
+
+    def line(self, text: str) -> None:
+        """A line where there is no bar."""
+        if not self.console.is_terminal:
+            self.lined = time.monotonic()
+            self.console.print(f"  {text}", markup=False)
