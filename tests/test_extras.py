@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -103,6 +105,20 @@ def test_the_bare_package_plans_previews_and_looks_at_the_machine(tiny_model: Pa
     table = run_bare("doctor", folder=project)
     assert "[llamacpp]" in table.stdout  # no style of the table's
     assert run_bare("--help", folder=project).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["plan", "preview"])
+def test_with_everything_installed_looking_still_imports_nothing_heavy(
+    verb: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from workbench.__main__ import main; code = main(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'transformers', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'mlflow'} "
+        "& set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, verb, "recipe=./mine.yaml"]
+    done = subprocess.run(command, cwd=new_project(tmp_path, tiny_model), capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
 
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {
@@ -218,9 +221,9 @@ def task_for(verb: str) -> Callable[[Any], int]:
     return task
 
 
-def extras_for(verb: str, recipe: Any) -> list[str]:
+def extras_for(verb: str, recipe: Recipe) -> list[str]:
     """What a stage, or for `train` the whole life until `until`, cannot do without on this recipe."""
-    stages = ("label", "train", "merge", "quantize", "evaluate", "bundle")
+    stages: tuple[str, ...] = ("label", "train", "merge", "quantize", "evaluate", "bundle")
     if verb != "train":
         stages = (verb,)
     elif recipe.until in stages:
