@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -103,6 +106,36 @@ def test_the_bare_package_plans_previews_and_looks_at_the_machine(tiny_model: Pa
     table = run_bare("doctor", folder=project)
     assert "[llamacpp]" in table.stdout  # no style of the table's
     assert run_bare("--help", folder=project).returncode == 0
+
+
+def test_a_tokenizer_that_only_transformers_reads_is_counted_by_characters_and_not_shown(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((model / "tokenizer_config.json").read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    project = new_project(tmp_path / "project", model)
+    planned = run_bare("plan", "recipe=./mine.yaml", "output=json", folder=project)
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["data"]["tokens"].startswith("≈")
+    shown = run_bare("preview", "recipe=./mine.yaml", folder=project)
+    assert shown.returncode == 2
+    assert "transformers, not installed here" in shown.stderr
+    assert install_line("train") in shown.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "preview"])
+def test_with_everything_installed_looking_still_imports_nothing_heavy(
+    verb: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from workbench.__main__ import main; code = main(sys.argv[1:]); "
+        "print(code, sorted({'torch', 'transformers', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'mlflow'} "
+        "& set(sys.modules)), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", script, verb, "recipe=./mine.yaml"]
+    done = subprocess.run(command, cwd=new_project(tmp_path, tiny_model), capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0 []"
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def compiled(template: str) -> Template:
 
         tags = {"generation"}  # noqa: RUF012  (jinja2's own shape)
 
-        def parse(self, parser: Any) -> nodes.CallBlock:
+        def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.CallBlock(self.call_method("as_it_is"), [], [], body).set_lineno(line)

@@ -78,7 +78,7 @@ def refuse_changed(recipe: Recipe, contents: Mapping[str, str]) -> None:
 
 def extras_for(verb: str, recipe: Recipe) -> list[str]:
     """What a stage, or for `train` the whole life until `until`, cannot do without on this recipe."""
-    stages = ("label", "train", "merge", "quantize", "evaluate", "bundle")
+    stages: tuple[str, ...] = ("label", "train", "merge", "quantize", "evaluate", "bundle")
     if verb != "train":
         stages = (verb,)
     elif recipe.until in stages:

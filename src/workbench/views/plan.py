@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
+from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Splits, prepare
 from workbench.data.prompts import Asked, gather
 from workbench.engines.served import available
@@ -27,7 +29,7 @@ from workbench.training.model import estimate_memory
 from workbench.views.plan_distil import about_distillation, rows_learned, student_line, student_model
 from workbench.views.show import megabytes, show
 
-# English text with a vocabulary of 50,000 tokens; only said where the tokenizer is not here yet.
+# English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0
 # Embeddings and head included, which stay in 16 bits; measured on SmolLM2-135M, of which they are a fifth.
 BYTES_A_WEIGHT = {
@@ -167,20 +169,20 @@ def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str, drop
 
 
 def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None) -> tuple[list[int], str]:
-    """Tokens of each row that is trained on, exact where the tokenizer is here, else by characters (≈)."""
-    if base is None:
+    """Tokens of each row that is trained on, exact where the tokenizer can be read here, else by characters (≈)."""
+    tokenizer = None
+    if base is not None:
+        with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
+            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
+    if tokenizer is None:
         counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
         drop = recipe.method.too_long == "drop"
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
-        from workbench.data.chat import load_tokenizer, render_all
-
-        tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
-        rows = render_all(examples, tokenizer, recipe.method)
-        tokens = [len(row.input_ids) for row in rows]
+        tokens = [len(row.input_ids) for row in render_all(examples, tokenizer, recipe.method)]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
-    return tokens, "" if base else "≈"
+    return tokens, "≈" if tokenizer is None else ""
 
 
 def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base: Path | None) -> dict[str, Any]:
