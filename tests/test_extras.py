@@ -16,11 +16,12 @@ from packaging.utils import canonicalize_name
 
 from bare_environment import ROOT, bare_distributions, hidden_modules, run_bare
 from bundle_project import new_project
-from workbench.__main__ import VERBS, extras_for
+from workbench.__main__ import VERBS
 from workbench.compose import composed, find_recipe
 from workbench.errors import RequestError
 from workbench.extras import EXTRAS, explained, install_line, missing_modules, require
 from workbench.recipe import read
+from workbench.stages.lifecycle import extras_for
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Distributions that come with one that the extra names.

@@ -10,15 +10,12 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.permissions import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
-
-if TYPE_CHECKING:
-    pass
 
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {

@@ -24,8 +24,7 @@ from workbench import errors, hydra_guard
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
-from workbench.recipe.read import bad_key, refuse_resolvers, walk
-from workbench.recipe.sense import check_recipe_name
+from workbench.recipe.read import bad_key, check_recipe_name, refuse_resolvers, walk
 from workbench.sources import shipped_folder
 
 Task = Callable[[Recipe], int]

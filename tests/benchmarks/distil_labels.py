@@ -90,7 +90,7 @@ def scores(task: Any, items: Sequence[Any]) -> dict[str, float]:
 
     `gold_loss` is the mean cross entropy of the gold answers' tokens, in nats.
     """
-    from workbench.compress.merge import merge
+    from workbench.compress.merge_adapter import merge
     from workbench.data.chat import load_tokenizer
     from workbench.engines import transformers_engine
     from workbench.stages.train.guards import scores_of

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.proof import gguf_facts
+from workbench.compress.format_check import gguf_facts
 from workbench.engines.child import call
 from workbench.errors import WorkbenchError
-from workbench.sources.gguf_files import read_gguf
+from workbench.sources.gguf_header import read_gguf
 
 CALIBRATION_TOKENS = 64
 # Formats that need to see no rows, by llama.cpp's name; its own converter rounds to them.

@@ -1,8 +1,11 @@
-"""Which device `auto` means here, and how many of a CPU's cores are ours."""
+"""The machine under a model: its device, the cores that are ours, the memory that is kept, and NF4's one setting."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from typing import Any
 
 
 def device_of(wanted: str = "auto") -> str:
@@ -21,3 +24,81 @@ def threads_of(wanted: int | None = None) -> int:
     if wanted or said.isdecimal():
         return wanted or max(1, int(said))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Freed memory is kept: on a CPU, giving every large tensor back to the system costs more than computing on it.
+#
+# Rows of many lengths leave holes that none of the next tensors fits in, so that what is kept grows and grows (15 GB in
+# 400 steps of training a model of 135 million parameters): once it is too much, all of it is given back.
+
+# glibc's mallopt(3): no block by mmap, nothing trimmed, the heap grown by 256 MiB at a time.
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+MOST_KEPT = 4 * 2**30  # bytes
+
+
+class Mallinfo2(ctypes.Structure):
+    """What glibc's mallinfo2(3) tells, in bytes; of it we read `fordblks`, what is free in its heaps."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse the memory that tensors free; other systems and libraries are left as they are."""
+    mallopt = of_glibc("mallopt")
+    if mallopt:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, -1)
+        mallopt(TOP_PAD, 256 * 1024 * 1024)
+
+
+def keep_at_most(most: int = MOST_KEPT) -> None:
+    """Give what is free back once it is more than so many bytes: looked at after each step or batch."""
+    told = of_glibc("mallinfo2")
+    if told:
+        told.restype = Mallinfo2
+        if told().fordblks > most:
+            release_freed_memory()
+
+
+def release_freed_memory() -> None:
+    """Give what is free back to the system now."""
+    trim = of_glibc("malloc_trim")
+    if trim:
+        trim(0)
+
+
+def of_glibc(name: str) -> Any:
+    """One of its functions; None on another system or with another C library."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None
+
+
+# NF4 with double quantization (arXiv 2305.14314): one setting for training, merging and the nf4 format.
+
+
+def nf4_config(dtype: Any) -> Any:
+    """bitsandbytes' configuration; products are taken in `dtype`, a torch dtype."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def keep_unpacked(model: Any) -> Any:
+    """Leave the 4-bit weights in their own layout, and give the model back.
+
+    bitsandbytes repacks its weights at the first forward in evaluation mode on a CPU with AVX512-BF16, and the packed
+    product has no backward: training after an evaluation would lose its gradients without a word. It also rounds
+    otherwise than the product that was trained with.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model

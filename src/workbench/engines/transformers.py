@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.engines.ask import Ask
-from workbench.engines.device import device_of, threads_of
-from workbench.engines.grammar import Grammar
-from workbench.engines.greedy import ATTENTION, answer_ids, register_attention
-from workbench.engines.memory import keep_freed_memory, release_freed_memory
+from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
+from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 

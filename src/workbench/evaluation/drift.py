@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from workbench.evaluation.figures import DASH, amount, describe, interval_in_points, percent, points, title
+from workbench.evaluation.metrics import DASH, amount, describe, interval_in_points, percent, points, title
 from workbench.evaluation.statistics import independent_difference, quantile
 
 POWER = 0.8

@@ -10,9 +10,9 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.evaluation import scorers, statistics
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.figures import CONSTRAINED
+from workbench.evaluation.metrics import CONSTRAINED
 from workbench.evaluation.statistics import Floats, Ints
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 MOST_LABELS = 50  # beyond, a macro-F1 would average classes of one or two items
 VALIDITY = "validity"

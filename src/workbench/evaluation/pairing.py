@@ -11,11 +11,12 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.evaluation import scorers
 from workbench.evaluation.answers import Prediction, read_predictions
-from workbench.evaluation.figures import describe
-from workbench.evaluation.report import BASELINES, arm_metrics, compare, measure, settings_of
+from workbench.evaluation.measured import measure
+from workbench.evaluation.metrics import BASELINES, describe
+from workbench.evaluation.report import arm_metrics, compare, settings_of
 from workbench.evaluation.scorers import primary_metric
 from workbench.names import check_name
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 SETTINGS = ("scorer", "fields", "labels", "function", "resamples", "seed")  # of the first run's report, kept
 
@@ -65,15 +66,6 @@ def gather(folders: Sequence[Path]) -> Gathered:
         for n, folder in zip(names, folders)
     }
     return Gathered(tuple(names), tuple(reports), tuple(common), contenders, tuple(said))
-
-
-def compare_runs(folders: Sequence[Path], metric: str | None = None) -> dict[str, Any]:
-    """The arms that all these runs have, each against the first run's own.
-
-    `metric` keeps one metric's rows. All answers are scored as the first run's recipe says. Returns what
-    `compare_arms` does, with the arms called `<recipe>/<digest> <arm>`, and the first run's settings.
-    """
-    return compare_gathered(gather(folders), metric)
 
 
 def compare_gathered(found: Gathered, metric: str | None = None) -> dict[str, Any]:

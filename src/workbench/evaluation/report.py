@@ -10,25 +10,12 @@ import numpy as np
 from workbench.errors import WorkbenchError
 from workbench.evaluation import scorers, statistics
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.calibration import calibration
-from workbench.evaluation.cells import bounded, cell, item_estimate, item_row, rounded, total_row
-from workbench.evaluation.confusion import confusion
-from workbench.evaluation.figures import describe
-from workbench.evaluation.kept import kept_of
+from workbench.evaluation.attribution import kept_of
+from workbench.evaluation.breakdown import calibration, confusion, slices
 from workbench.evaluation.measured import MOST_LABELS, Measured, Verdicts, check_same_items, labelled, measure
-from workbench.evaluation.significance import holm
-from workbench.evaluation.slices import slices
-from workbench.evaluation.statistics import Estimate
-from workbench.recipe.nouns import Evaluate
-
-__all__ = [
-    "BASELINES", "STUDENT", "Measured", "arm_metrics", "build_report", "cell", "check_same_items", "compare",
-    "measure", "rounded", "settings_of",
-]  # fmt: skip
-
-STUDENT = "student"
-# What the student is held against.
-BASELINES = ("base", "base_few_shot", "teacher", "gold_student", "adapter", "champion")
+from workbench.evaluation.metrics import BASELINES, STUDENT, describe
+from workbench.evaluation.statistics import Estimate, bounded, cell, holm, item_estimate, item_row, rounded, total_row
+from workbench.recipe.schema import Evaluate
 
 
 def build_report(

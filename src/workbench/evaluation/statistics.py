@@ -1,4 +1,4 @@
-"""Values and their intervals: plain functions on arrays, no input or output. Tests of them are in significance.py.
+"""Values and their intervals: plain functions on arrays, no input or output.
 
 Items that are near copies of each other share a cluster. Whole clusters are resampled, since copies
 are right or wrong together and would make an interval too narrow (Miller, arXiv 2411.00640, section
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,3 +208,174 @@ def micro_f1(totals_b3: Floats) -> Floats:
     """Micro-F1 (B,) from totals (B, 3) of hits, wanted and answered; 1 where nothing was wanted and nothing said."""
     hits_b, all_b = totals_b3[:, 0], totals_b3[:, 1] + totals_b3[:, 2]
     return np.divide(2 * hits_b, all_b, out=np.ones_like(hits_b), where=all_b > 0)
+
+
+# What an interval lets one say: p values and their correction, margins, and how much these rows could have shown.
+
+
+def mcnemar(candidate_n: Floats, baseline_n: Floats) -> float:
+    """Exact two-sided McNemar p: of the pairs where one alone is right, is either side chosen more than by chance?
+
+    A binomial test with p = 1/2 on the discordant pairs (McNemar, Psychometrika 12, 1947); 1 when there
+    are none. It takes items as independent: with clusters, go by the interval.
+    """
+    from scipy.stats import binomtest
+
+    gained = int(np.sum(candidate_n > baseline_n))
+    lost = int(np.sum(candidate_n < baseline_n))
+    return float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Each p corrected for the company it keeps (Holm, Scand. J. Statistics 6, 1979); None stays None, uncounted.
+
+    Below α, it is significant although so many were looked at: the chance of one false find among all is at most α.
+    """
+    found: list[float | None] = [None] * len(p_values)
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    highest = 0.0
+    for rank, (p, place) in enumerate(known):
+        found[place] = highest = max(highest, min(1.0, p * (len(known) - rank)))
+    return found
+
+
+def not_inferior(estimate: Estimate, margin: float) -> bool:
+    """Whether a loss of more than `margin` is ruled out: the interval's lower end is at or above −margin.
+
+    At a true loss of exactly the margin a 95 % interval lets this pass falsely about 2.5 times of 100. Without an
+    interval nothing is ruled out.
+    """
+    return estimate.low is not None and estimate.low >= -margin
+
+
+def p_against(estimate: Estimate, at: float, confidence: float) -> float | None:
+    """Two-sided p of the true value being `at`, read back from the interval: below α just where it leaves `at` out.
+
+    The nearer side's length over its quantile is taken as standard error (Altman & Bland, BMJ 343, 2011); None
+    without an interval.
+    """
+    from scipy.special import ndtr
+
+    if estimate.low is None or estimate.high is None:
+        return None
+    side = estimate.value - estimate.low if at < estimate.value else estimate.high - estimate.value
+    if side <= 0:
+        return 1.0 if at == estimate.value else 0.0
+    return 2 * float(ndtr(-abs(at - estimate.value) / side * quantile(confidence)))
+
+
+def rows_needed(n: int, value: float, end: float, limit: float) -> int | None:
+    """About how many rows would put this `end` on the good side of `limit`, were `value` the truth; None: no number.
+
+    An interval shrinks with the root of its rows. Never fewer than one more than there were.
+    """
+    room, side = abs(value - limit), abs(value - end)
+    reached = value > limit if end < value else value < limit
+    if not reached or room == 0:
+        return None
+    return max(n + 1, math.ceil(round(n * (side / room) ** 2, 6)))
+
+
+def detectable(n: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest difference of two paired shares that n items would show with this power, two-sided.
+
+    Solves n = [z_α/2·√ψ + z_β·√(ψ − δ²)]² / δ² for δ (Connor, Biometrics 43, 1987, eq. 3), ψ being the
+    share of discordant pairs. δ cannot exceed ψ: where so few pairs differ that the solution does,
+    δ = ψ is solved instead, all differing pairs on one side. Returns at most 1.
+    """
+    from scipy.special import ndtri
+
+    z_alpha, z_beta = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    root = math.sqrt(discordance * max(0.0, n + z_beta**2 - z_alpha**2))
+    delta = (z_alpha * math.sqrt(n * discordance) + z_beta * root) / (n + z_beta**2)
+    if discordance > 0 and delta <= discordance:
+        return min(1.0, delta)
+    if n <= z_alpha**2:
+        return 1.0
+    # ψ = δ turns the equation into a quadratic in u = √(1 − δ).
+    inner = (z_alpha * z_beta) ** 2 + (n + z_beta**2) * (n - z_alpha**2)
+    u = (math.sqrt(inner) - z_alpha * z_beta) / (n + z_beta**2)
+    return 1 - max(0.0, u) ** 2
+
+
+def detectable_mean(draws_b: Floats, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest difference to be shown, by its standard error: (z_α/2 + z_β)·SE (Bloom, Eval. Review 19, 1995)."""
+    from scipy.special import ndtri
+
+    return float((ndtri(1 - alpha / 2) + ndtri(power)) * draws_b.std(ddof=1))
+
+
+# An estimate, and a paired difference, as report.json writes them.
+
+DIGITS = 6
+
+
+def cell(estimate: Estimate) -> dict[str, Any]:
+    """`{"value", "ci_low", "ci_high"}`."""
+    return {"value": rounded(estimate.value), "ci_low": rounded(estimate.low), "ci_high": rounded(estimate.high)}
+
+
+def rounded(value: float | None) -> float | None:
+    """Six digits: equal on every machine, whatever order its BLAS adds in."""
+    return None if value is None else round(float(value), DIGITS) + 0.0
+
+
+def is_share(column: Floats) -> bool:
+    """Whether every item is simply right or wrong."""
+    return bool(np.isin(column, (0.0, 1.0)).all())
+
+
+def item_estimate(column_n: Floats, draws_b: Floats, clusters_n: Ints, confidence: float) -> Estimate:
+    """The mean of an item metric: Wilson's interval of right and wrong, the bootstrap's of graded scores."""
+    if is_share(column_n):
+        return share_interval(column_n, clusters_n, confidence)
+    return bounded(float(column_n.mean()), draws_b, clusters_n, confidence)
+
+
+def bounded(value: float, draws_b: Floats, clusters_n: Ints, confidence: float, *, ends: bool = True) -> Estimate:
+    """The bootstrap's interval, or none where a single cluster leaves nothing to resample.
+
+    A score of exactly 0 or 1 (with `ends` false: any) that no resample moves is not known exactly: it is widened by
+    what G clusters can miss, at most 1 − (α/2)^(1/G) (Clopper & Pearson, Biometrika 26, 1934).
+    """
+    count = int(clusters_n.max()) + 1
+    if count == 1:
+        return Estimate(value, None, None)
+    if np.ptp(draws_b) > 0 or (ends and value not in (0.0, 1.0)):
+        return percentile(value, draws_b, confidence, clusters_n)
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / count)
+    return Estimate(value, max(0.0 if ends else -1.0, value - unseen), min(1.0, value + unseen))
+
+
+def item_row(a_n: Floats, b_n: Floats, draws_b: Floats, clusters_n: Ints, confidence: float) -> dict[str, Any]:
+    """a − b of an item metric: `{"delta", "ci_low", "ci_high", "p_value", "test", "n", "mde"}`.
+
+    p is McNemar's where both are right or wrong, else None; `mde` is the difference that so many items would have
+    shown with 80 % power. `draws_b` are the resampled differences.
+    """
+    delta_n, alpha = a_n - b_n, 1 - confidence
+    alone = int(clusters_n.max()) == 0
+    if is_share(a_n) and is_share(b_n):
+        delta = difference(delta_n, clusters_n, draws_b, confidence)
+        effective = len(delta_n) / design_effect(delta_n, clusters_n)
+        mde: float | None = detectable(effective, float(np.mean(delta_n != 0)), alpha)
+        return row(delta, mcnemar(a_n, b_n), "mcnemar_exact", len(delta_n), mde)
+    if alone:
+        return row(Estimate(float(delta_n.mean()), None, None), None, "bootstrap", len(delta_n), None)
+    delta = difference(delta_n, clusters_n, draws_b, confidence)
+    return row(delta, None, "bootstrap", len(delta_n), detectable_mean(draws_b, alpha))
+
+
+def total_row(delta: float, draws_b: Floats, clusters_n: Ints, n: int, confidence: float) -> dict[str, Any]:
+    """The same of a metric that is no item's, such as a macro-F1."""
+    found = bounded(delta, draws_b, clusters_n, confidence, ends=False)
+    mde = None if found.low is None else detectable_mean(draws_b, 1 - confidence)
+    return row(found, None, "bootstrap", n, mde)
+
+
+def row(delta: Estimate, p_value: float | None, test: str, n: int, mde: float | None) -> dict[str, Any]:
+    """A comparison without the names of what is compared."""
+    found = cell(delta)
+    return {"delta": found["value"], "ci_low": found["ci_low"], "ci_high": found["ci_high"]} | {
+        "p_value": rounded(p_value), "test": test, "n": n, "mde": rounded(mde),
+    }  # fmt: skip

@@ -1,19 +1,5 @@
 """The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
 
-from workbench.recipe.distil import Shrink, Teach
-from workbench.recipe.nouns import (
-    Bundle,
-    Columns,
-    Data,
-    Evaluate,
-    Gate,
-    Launch,
-    Method,
-    Model,
-    Quantize,
-    Recipe,
-    Tracking,
-)
 from workbench.recipe.read import (
     has_open_teacher,
     has_teacher,
@@ -25,7 +11,23 @@ from workbench.recipe.read import (
     to_dict,
     weights_of,
 )
-from workbench.recipe.teacher import Price, Teacher
+from workbench.recipe.schema import (
+    Bundle,
+    Columns,
+    Data,
+    Evaluate,
+    Gate,
+    Launch,
+    Method,
+    Model,
+    Price,
+    Quantize,
+    Recipe,
+    Shrink,
+    Teach,
+    Teacher,
+    Tracking,
+)
 
 __all__ = [
     "Bundle",

@@ -13,7 +13,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from workbench.recipe.nouns import Quantize, Recipe
+from workbench.recipe.schema import Quantize, Recipe
 
 TOP = "recipe"  # what the keys that stand in no section are called here
 MARKED = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- /keys -->)", re.S)

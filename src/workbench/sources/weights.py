@@ -11,7 +11,7 @@ from typing import Any
 from workbench.errors import RequestError, WorkbenchError
 from workbench.sources.derived import made_once
 from workbench.sources.digests import cache_folder, digests_of, model_sha256, unchanged
-from workbench.sources.gguf_files import read_gguf, read_once
+from workbench.sources.gguf_header import read_gguf, read_once
 from workbench.sources.resolve import is_here, resolve
 
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.

@@ -11,39 +11,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.proof import really_quantized
+from workbench.bundles.bom import write_bom
+from workbench.bundles.card import write_card, write_notices
+from workbench.bundles.checks import Check, static_checks
+from workbench.bundles.facts import About
+from workbench.bundles.launch import write_launch
+from workbench.bundles.manifest import hash_files, template_digest, write_manifest
+from workbench.bundles.parity import Reference, write_parity
+from workbench.bundles.prove import HERE, Limits, ask_engine, choose_engine, figures, stand, trusted_key, verified_in
+from workbench.bundles.signature import sign
+from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
 from workbench.errors import RequestError
-from workbench.evaluation.report import STUDENT
+from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, forget, read_json, remove, stage
-from workbench.serving.about import About
-from workbench.serving.bom import write_bom
-from workbench.serving.card import write_card
-from workbench.serving.checks import Check, static_checks
-from workbench.serving.launch import write_launch
-from workbench.serving.manifest import hash_files, template_digest, write_manifest
-from workbench.serving.notices import write_notices
-from workbench.serving.parity import Reference, write_parity
-from workbench.serving.prove import (
-    HERE,
-    Limits,
-    ask_engine,
-    choose_engine,
-    figures,
-    stand,
-    trusted_key,
-    verified_in,
-)
-from workbench.serving.signature import sign
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
-from workbench.stages.about import about_of
+from workbench.stages.bundle_facts import about_of
 from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
 from workbench.stages.train.task import start_model
-from workbench.teacher.duties import name_ok, read_duties
+from workbench.terms.duties import name_ok, read_duties
 
 ADAPTER = "adapter"
 TOKENIZER = (

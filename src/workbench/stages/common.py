@@ -39,7 +39,7 @@ SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty()
 def tracking_egress(experiments: Path) -> Egress:
     """What a tracking server on another machine is fed through: privacy's placeholders, and the log of what left."""
     # Not at the top: a wrong word must fail before a library of finders has loaded.
-    from workbench.data.privacy import redact
+    from workbench.privacy.redact import redact
     from workbench.teacher.egress import write_line
     from workbench.tracking import Egress
 

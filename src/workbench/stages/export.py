@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from workbench.bundles.prove import stand, trusted_key
+from workbench.bundles.transfer import copy_bundle, shown
 from workbench.errors import RequestError
-from workbench.serving.export import copy_bundle, shown
-from workbench.serving.prove import stand, trusted_key
 from workbench.stages.bundle import bundle_checks
 from workbench.tracking import resolve_source
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from workbench.bundles.parity import TOP, Reference, kl_on_shared, top_of
 from workbench.data.chat import load_tokenizer, render, render_all
 from workbench.engines.served import forced, in_slots, serve_bundle
 from workbench.errors import RequestError, WorkbenchError
@@ -16,7 +17,6 @@ from workbench.evaluation.scorers import deciding_score, portable
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Message, TokenRow
 from workbench.runs import Run, read_json
-from workbench.serving.parity import TOP, Reference, kl_on_shared, top_of
 from workbench.stages.common import merged_model, rows
 
 PROBE_ROWS = 32  # validation rows that a format is held against the student on

@@ -20,20 +20,18 @@ from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
 from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
-from workbench.teacher import terms
 from workbench.teacher.batch import collect_unfinished, fill
-from workbench.teacher.calls import Desk
-from workbench.teacher.client import key_of, open_client
+from workbench.teacher.calls import Desk, Pace
+from workbench.teacher.client import gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
 from workbench.teacher.ledger import open_ledger
-from workbench.teacher.local import gguf_of, local_server
 from workbench.teacher.logprobs import parquet_writer, size_of
-from workbench.teacher.pace import Pace
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
 from workbench.teacher.screen import progress
+from workbench.terms import policy as terms
 
 LEDGER, EGRESS = "ledger.db", "egress.jsonl"
 

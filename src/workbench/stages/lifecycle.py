@@ -97,7 +97,8 @@ def extras_for(verb: str, recipe: Recipe) -> list[str]:
 
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     """The stage's function, imported when its turn comes."""
-    from workbench.stages import bundle, evaluate, label, merge, quantize, register, train
+    from workbench.stages import bundle, label, merge, quantize, register, train
+    from workbench.stages.evaluate import evaluate
 
     stages = {
         "label": label,
@@ -136,10 +137,9 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
         coming = next(name for name in names if run.done(name) is None)
         SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
         return errors.OK
-    from workbench.evaluation.chain import chain_lines
-    from workbench.evaluation.kept import kept_lines
-    from workbench.evaluation.tables import arms_table, gate_lines
-    from workbench.stages.evaluate import read_report
+    from workbench.evaluation.attribution import chain_lines, kept_lines
+    from workbench.pages.terminal import arms_table, gate_lines
+    from workbench.stages.evaluate.evaluate import read_report
 
     report = read_report(run)
     SCREEN.print(arms_table(report))

@@ -10,8 +10,8 @@ from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.common import is_done, need, rows, say
 from workbench.stages.train.task import rendered, start_model
-from workbench.teacher.duties import as_tags, joined, read_duties, write_duties
-from workbench.teacher.terms import base_duties
+from workbench.terms.duties import as_tags, joined, read_duties, write_duties
+from workbench.terms.policy import base_duties
 
 PROBE_ROWS = 32
 
@@ -28,7 +28,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             shutil.copytree(run.folder / "train" / "model", staging.folder / "model")
             say(run, "merge", "nothing to merge: every weight was trained")
         else:
-            from workbench.compress.merge import merge
+            from workbench.compress.merge_adapter import merge
 
             probe = rendered(recipe, base, rows(recipe, run).validation[:PROBE_ROWS])
             staging.facts = merge(

@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.data import prompts
-from workbench.data.prepare import Splits, describe
-from workbench.data.prompts import Asked
+from workbench.data import prepare
+from workbench.data.prepare import Asked, Splits, describe
 from workbench.evaluation.scorers import score
 from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
@@ -39,7 +38,7 @@ def gather(recipe: Recipe, run: Run) -> Asked:
     """The rows that the teacher is asked, of the bytes that this run is for."""
     teacher, method = recipe.teacher, recipe.method
     contents = row_contents(recipe, run)
-    return prompts.gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents)
+    return prepare.gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents)
 
 
 def prompt_of(example: Example, privacy: str, rule: str, judging: Collection[str] = ()) -> Prompt:

@@ -12,7 +12,7 @@ from workbench.runs import Run, stage
 from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.train.task import rendered
-from workbench.teacher.duties import read_duties, write_duties
+from workbench.terms.duties import read_duties, write_duties
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -87,7 +87,7 @@ def write_format(run: Run, wanted: Quantize, folder: Any, texts: list[str]) -> d
 
             return write_tensors(merged_model(run), folder, wanted.format, texts, **limits)
         case "nf4":
-            from workbench.compress.nf4 import write_nf4
+            from workbench.compress.tensors import write_nf4
 
             return write_nf4(merged_model(run), folder)
         case _:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from workbench import errors
+from workbench.bundles.prove import stand, trusted_key
 from workbench.data.load import write_quarantine
 from workbench.data.prepare import describe
 from workbench.errors import GateError, RequestError, WorkbenchError
@@ -22,12 +23,18 @@ from workbench.evaluation.drift import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report
 from workbench.recipe import Evaluate
 from workbench.runs import now, write_whole
-from workbench.serving.prove import stand, trusted_key
 from workbench.stages.bundle import bundle_checks
-from workbench.stages.fresh_rows import fresh_rows, known_lines, known_rows
-from workbench.stages.production import Production, engine_of, late, read_production
+from workbench.stages.production import (
+    Production,
+    engine_of,
+    fresh_rows,
+    known_lines,
+    known_rows,
+    late,
+    read_production,
+)
 from workbench.tracking import resolve_source
-from workbench.tracking.recheck import Version, tag, version_named, version_of
+from workbench.tracking.versions import Version, tag, version_named, version_of
 
 SCREEN = Console(stderr=True, highlight=False)
 MODELS = ("models:/", "mlflow:models:/")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx2 as httpx
 
+from workbench.engines.llamacpp import serve
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.plugins import entry_points
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
+from workbench.records import file_sha256
+from workbench.sources import resolve
 from workbench.teacher.api import Api, anthropic_api, openai_api, version_for
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
@@ -226,3 +230,38 @@ def retry_after_of(error: Any) -> float | None:
     except (ValueError, TypeError):
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+# A teacher that is a GGUF file: llama.cpp's server on loopback, started for the run and stopped with it.
+
+CONTEXT = 4096  # tokens of one conversation, the answer included
+MOST_AT_ONCE = 8  # slots; each holds a context of its own in memory
+
+
+def gguf_of(teacher: Teacher) -> Path:
+    """The GGUF that `teacher.source` names: a file, or a folder that holds one."""
+    if not teacher.source:
+        raise RequestError(
+            "no GGUF is named",
+            where="teacher.source",
+            remedy="teacher.source=file:model.gguf, or mlflow:models:/NAME@champion",
+        )
+    path = resolve(teacher.source, sha256=teacher.sha256)
+    if path.is_file():
+        return path
+    found = sorted(path.rglob("*.gguf"))
+    if len(found) != 1:
+        raise RequestError(
+            f"{len(found)} GGUF files in {path}, where one is wanted",
+            where="teacher.source",
+            remedy="name the file itself",
+        )
+    return found[0]
+
+
+@contextmanager
+def local_server(teacher: Teacher, threads: int | None) -> Iterator[tuple[str, str]]:
+    """(base URL, identity): the identity is the file's digest, so that a port that changes buys nothing anew."""
+    gguf = gguf_of(teacher)
+    with serve(gguf, parallel=min(teacher.concurrency, MOST_AT_ONCE), context=CONTEXT, threads=threads) as (url, _):
+        yield f"{url}/v1", f"gguf:{file_sha256(gguf)[:32]}"

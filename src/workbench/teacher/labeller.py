@@ -12,10 +12,10 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.recipe import Teacher
 from workbench.records import Another, Label, Message
-from workbench.teacher.answers import MalformedError, Told, asked, parse, plea, ranked, schema_of
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.egress import Sending
 from workbench.teacher.ledger import Outcome
+from workbench.teacher.replies import MalformedError, Told, asked, parse, plea, ranked, schema_of
 from workbench.teacher.wire import Reply, Request, make_request
 
 JUDGE = (

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from workbench.records import file_sha256
-from workbench.tracking import lines as told
+from workbench.records import digest, file_sha256
+from workbench.runs import read_json, write_whole
 from workbench.tracking import outbound as leaving
-from workbench.tracking.lines import Line
-from workbench.tracking.memory import Fed
+from workbench.tracking import run_record
 from workbench.tracking.outbound import Outbound
+from workbench.tracking.run_record import Line
 from workbench.tracking.store import Store
 from workbench.urls import without_passwords
 
@@ -32,9 +34,11 @@ def feed_metrics(store: Store, fed: Fed, new: Sequence[Line]) -> int:
 
     runs: dict[str, list[Metric]] = {}
     for line in new:
-        value = told.number(line.body.get("value")) if line.kind == "metric" else None
+        value = run_record.number(line.body.get("value")) if line.kind == "metric" else None
         if value is not None:
-            point = Metric(told.metric_name(line.body["name"]), value, line.at_ms, int(line.body.get("step") or 0))
+            point = Metric(
+                run_record.metric_name(line.body["name"]), value, line.at_ms, int(line.body.get("step") or 0)
+            )
             runs.setdefault(fed.stages.get(line.stage or "", fed.parent), []).append(point)
     for run_id, metrics in runs.items():
         log_metrics(store, run_id, metrics)
@@ -51,7 +55,11 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags, as many at once as MLflow takes; None is left out."""
     from mlflow.entities import RunTag
 
-    kept = [RunTag(k[:250], without_passwords(told.text_of(v, told.MAX_TAG))) for k, v in tags.items() if v is not None]
+    kept = [
+        RunTag(k[:250], without_passwords(run_record.text_of(v, run_record.MAX_TAG)))
+        for k, v in tags.items()
+        if v is not None
+    ]
     for start in range(0, len(kept), TAGS_A_BATCH):
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 
@@ -101,7 +109,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
         if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
             # Swapped before they are cut: half an address would not be known for one.
             bodies = out.tree("samples.json", [dict(line.body) for line in samples])
-            log_tables(store, run_id, {"samples.json": told.sample_table(bodies)})
+            log_tables(store, run_id, {"samples.json": run_record.sample_table(bodies)})
     said = [line for line in events if line.kind == "said"]
     if said and fed.is_new("said", [line.end for line in said]):
         texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said]
@@ -115,10 +123,10 @@ def feed_parent(
     """Every value of the recipe as a param, and where the run came from as tags. Returns what changed since, aloud."""
     from mlflow.entities import Param
 
-    flat = dict(told.flatten(recipe))
+    flat = dict(run_record.flatten(recipe))
     if not fed.is_new("parent", [flat, manifest.get("git"), manifest.get("versions")]):
         return []
-    wanted = {k: told.text_of(v, told.MAX_PARAM) for k, v in leaving.settings(flat, out).items()}
+    wanted = {k: run_record.text_of(v, run_record.MAX_PARAM) for k, v in leaving.settings(flat, out).items()}
     there = store.client.get_run(fed.parent).data.params
     new = [Param(key, value) for key, value in wanted.items() if key not in there]
     for start in range(0, len(new), PARAMS_A_BATCH):
@@ -177,3 +185,47 @@ def redacted_file(path: Path, name: str, out: Outbound) -> str:
     if path.suffix == ".yaml":
         return yaml.safe_dump(out.tree(name, yaml.safe_load(path.read_text(encoding="utf-8"))), allow_unicode=True)
     return json.dumps(out.tree(name, json.loads(path.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False)
+
+
+# What a run folder remembers of being fed: a shortcut, never the truth, and blank whenever it does not fit.
+
+
+@dataclass
+class Fed:
+    """What `tracking.json` remembers: which run of which store, and how far it was fed."""
+
+    store: str = ""
+    run: str = ""
+    parent: str = ""
+    stages: dict[str, str] = field(default_factory=dict)
+    offset: int = 0
+    once: dict[str, str] = field(default_factory=dict)
+    rule: str = "raw"
+
+    def is_new(self, what: str, content: Any) -> bool:
+        """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""
+        mark = digest(content, 16)
+        changed = self.once.get(what) != mark
+        self.once[what] = mark
+        return changed
+
+
+def under(fed: Fed, rule: str) -> Fed:
+    """The memory under a rule of what may leave; under another than before, texts and files count as new."""
+    if fed.rule != rule:
+        fed.rule, fed.once = rule, {}
+    return fed
+
+
+def remembered(folder: Path, store_uri: str, run: str) -> Fed:
+    """What was fed before, or a blank memory when the store or the run is another."""
+    blank = Fed(store=digest(store_uri, 16), run=run)
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        fed = Fed(**read_json(folder / "tracking.json"))
+        return fed if (fed.store, fed.run) == (blank.store, blank.run) else blank
+    return blank
+
+
+def save(folder: Path, fed: Fed) -> None:
+    """Write `tracking.json`, whole or not at all."""
+    write_whole(folder / "tracking.json", json.dumps(asdict(fed), indent=1))

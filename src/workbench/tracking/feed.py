@@ -13,12 +13,11 @@ from typing import Any
 
 from workbench.recipe import Tracking
 from workbench.runs import read_json
-from workbench.tracking import content, memory, verdict
-from workbench.tracking import lines as told
+from workbench.tracking import content, report_feed, run_record
 from workbench.tracking import outbound as leaving
-from workbench.tracking.lines import Line, StageState
-from workbench.tracking.memory import Fed
+from workbench.tracking.content import Fed
 from workbench.tracking.outbound import Egress, Outbound
+from workbench.tracking.run_record import Line, StageState
 from workbench.tracking.store import Store, open_store, shown
 
 
@@ -31,29 +30,29 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
     Returns `{"uri", "experiment_id", "run_id", "stages": {stage: run id}, "metrics": newly fed, "said": […]}`.
     Raises WorkbenchError when the store cannot be reached; nothing is lost then.
     """
-    events = told.read_events(folder / "events.jsonl")
+    events = run_record.read_events(folder / "events.jsonl")
     manifest = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    recipe = told.recipe_of(folder, events)
+    recipe = run_record.recipe_of(folder, events)
     name = str(manifest.get("recipe") or recipe.get("name") or folder.parent.name)
-    stages = told.fold_stages(events, live=told.is_live(folder))
+    stages = run_record.fold_stages(events, live=run_record.is_live(folder))
     with open_store(tracking, experiments, name) as store:
-        fed = memory.remembered(folder, store.uri, identity(folder, events))
+        fed = content.remembered(folder, store.uri, identity(folder, events))
         out = leaving.outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
-        memory.under(fed, out.rule)
+        content.under(fed, out.rule)
         find_runs(store, fed, f"{name}/{manifest.get('digest') or folder.name}", events, stages)
-        memory.save(folder, fed)  # a kill from here on costs no second run
+        content.save(folder, fed)  # a kill from here on costs no second run
         metrics = content.feed_metrics(store, fed, [line for line in events if line.end > fed.offset])
         content.feed_datasets(store, fed, events, out)
         content.feed_texts(store, fed, events, out)
         said = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
             store, fed, folder, events, out
         )
-        verdict.feed_report(store, fed, folder, manifest, events, out)
+        report_feed.feed_report(store, fed, folder, manifest, events, out)
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state, out)
-        end_run(store, fed, fed.parent, told.run_status(stages), max((line.at_ms for line in events), default=0))
+        end_run(store, fed, fed.parent, run_record.run_status(stages), max((line.at_ms for line in events), default=0))
         fed.offset = max((line.end for line in events), default=0)
-        memory.save(folder, fed)
+        content.save(folder, fed)
         return {"uri": shown(store.uri), "experiment_id": store.experiment_id, "run_id": fed.parent,
                 "stages": dict(fed.stages), "metrics": metrics, "said": said}  # fmt: skip
 
@@ -98,8 +97,8 @@ def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbo
     if not fed.is_new(f"stage {stage}", asdict(state)):
         return
     run_id = fed.stages[stage]
-    facts = dict(told.flatten(state.facts)) if state.facts else {}
-    numbers = {k: v for k, v in facts.items() if told.number(v) is not None and not isinstance(v, bool)}
+    facts = dict(run_record.flatten(state.facts)) if state.facts else {}
+    numbers = {k: v for k, v in facts.items() if run_record.number(v) is not None and not isinstance(v, bool)}
     texts = {k: v for k, v in facts.items() if k not in numbers}
     if out.rule == "withheld":  # a name inside nested facts may be a row's, and an error may quote one
         numbers = {k: v for k, v in numbers.items() if k in state.facts}
@@ -107,7 +106,9 @@ def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbo
     else:
         texts, why = out.tree(f"facts of {stage}", [texts, state.why])
     content.log_metrics(
-        store, run_id, [Metric(told.metric_name(f"stage/{k}"), float(v), state.ended_ms, 0) for k, v in numbers.items()]
+        store,
+        run_id,
+        [Metric(run_record.metric_name(f"stage/{k}"), float(v), state.ended_ms, 0) for k, v in numbers.items()],
     )
     content.log_tags(store, run_id, {
         **{f"facts.{k}": v for k, v in texts.items()},
@@ -117,7 +118,7 @@ def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbo
     end_run(store, fed, run_id, state.status, state.ended_ms)
 
 
-def end_run(store: Store, fed: Fed, run_id: str, status: told.Status, ended_ms: int) -> None:
+def end_run(store: Store, fed: Fed, run_id: str, status: run_record.Status, ended_ms: int) -> None:
     """Give a run its status and end; one that was ended and goes on is opened again."""
     if not fed.is_new(f"status of {run_id}", [status, ended_ms]):
         return

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.errors import RequestError, WorkbenchError
 from workbench.names import check_arm
 from workbench.records import artefact
-from workbench.tracking.lines import Line, interval_metrics, interval_text
+from workbench.tracking.run_record import Line, interval_metrics, interval_text
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import yaml
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.runs import read_json
-from workbench.tracking import aliases, content, fetch, lineage, trust
-from workbench.tracking import lines as told
+from workbench.tracking import aliases, content, lineage, run_record, trust
+from workbench.tracking import versions as stored
 from workbench.tracking.feed import catch_up
 from workbench.tracking.lineage import Part
 from workbench.tracking.outbound import Egress, Outbound, outbound, strings
@@ -43,7 +43,7 @@ def register(
     passed: bool,
     shipped: Sequence[str],
     verify: Verify | None = None,
-    download: Download = fetch.download,
+    download: Download = stored.download,
     egress: Egress | None = None,
 ) -> dict[str, Any]:
     """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
@@ -57,11 +57,11 @@ def register(
     Raises WorkbenchError when the store is away or gives back other bytes.
     """
     fed = catch_up(folder, tracking, experiments, egress)
-    manifest, events = read_json(folder / "run.json"), told.read_events(folder / "events.jsonl")
-    recipe, report = told.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
+    manifest, events = read_json(folder / "run.json"), run_record.read_events(folder / "events.jsonl")
+    recipe, report = run_record.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
     name = plain_name(tracking.registered_model or manifest["recipe"])
     parts = lineage.find_parts(folder, manifest, name, passed=passed, shipped=shipped)
-    finished = told.millis(manifest["stages"]["evaluate"]["finished"])
+    finished = run_record.millis(manifest["stages"]["evaluate"]["finished"])
     ids: dict[str, str] = {}
     versions: dict[str, str] = {}
     given: dict[str, list[str]] = {}
@@ -223,7 +223,7 @@ def prove(
     client, name, number = store.client, version.name, str(version.version)
     try:
         with downloaded(store, version, experiments, download) as into:
-            fetch.check(into, part.sha256, f"models:/{name}/{number}")
+            stored.check(into, part.sha256, f"models:/{name}/{number}")
             if part.passed and verify is None:
                 trust.check_signed(into, name)
             elif part.passed and verify is not None:
@@ -246,7 +246,7 @@ def stands_again(store: Store, experiments: Path, download: Download) -> aliases
         where = f"models:/{version.name}/{version.version}"
         try:
             with downloaded(store, version, experiments, download) as into:
-                fetch.check(into, version.tags.get("sha256", ""), where)
+                stored.check(into, version.tags.get("sha256", ""), where)
                 trust.check_trusted(into, version.name, where, experiments)
         except WorkbenchError:
             return False

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from workbench.engines.device import device_of
-from workbench.engines.memory import keep_at_most
+from workbench.engines.device import device_of, keep_at_most
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import TokenRow
 from workbench.runs import write_whole

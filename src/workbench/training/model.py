@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.engines.nf4 import keep_unpacked, nf4_config
+from workbench.engines.device import keep_unpacked, nf4_config
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method, Model
 from workbench.sources import refuse_code

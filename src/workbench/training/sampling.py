@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from workbench.engines.device import device_of, threads_of
-from workbench.engines.memory import keep_freed_memory, release_freed_memory
+from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
 from workbench.recipe import Method
 from workbench.records import digest
 from workbench.runs import write_whole

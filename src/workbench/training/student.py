@@ -11,8 +11,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from workbench.engines.device import threads_of
-from workbench.engines.memory import keep_freed_memory, release_freed_memory
+from workbench.engines.device import keep_freed_memory, release_freed_memory, threads_of
 from workbench.training.batches import Plan, plan_of
 from workbench.training.job import Job, Student, request_of
 from workbench.training.losses import head_is_plain

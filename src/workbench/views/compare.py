@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench.errors import RequestError, nearest
-from workbench.evaluation.comparison import write_comparison
 from workbench.evaluation.pairing import compare_gathered, gather
-from workbench.evaluation.tables import arms_table, compare_table
+from workbench.pages.comparison_page import write_comparison
+from workbench.pages.terminal import arms_table, compare_table
 from workbench.records import digest
 from workbench.runs import Run, read_json
 

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.request import getproxies_environment
 
 from workbench import __version__
+from workbench.bundles.prove import version_of
 from workbench.engines.served import ENGINES, available
 from workbench.extras import extra_of, install_line
 from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
-from workbench.serving.prove import version_of
 from workbench.signing_keys import PRIVATE, keys_folder
 from workbench.sources import cache_folder
 from workbench.views.show import megabytes, show

@@ -12,21 +12,20 @@ from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
 from workbench.data.chat import load_tokenizer, render_all
-from workbench.data.prepare import Splits, prepare
-from workbench.data.prompts import Asked, gather
+from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
-from workbench.recipe import Model, Recipe, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
+from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
+from workbench.recipe.methods import distilled
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
-from workbench.teacher import terms
 from workbench.teacher.egress import rule_for
-from workbench.teacher.estimate import estimate
-from workbench.teacher.prices import pricing_of
+from workbench.teacher.prices import estimate, pricing_of
 from workbench.teacher.reach import require_way
+from workbench.terms import policy
 from workbench.training.model import estimate_memory
-from workbench.views.plan_distil import about_distillation, rows_learned, student_line, student_model
+from workbench.training.shrink import counted, student_size
 from workbench.views.show import megabytes, show
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -89,7 +88,7 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
         [e.answer for e in asked.examples],
         Path(recipe.launch.experiments) / "ledger.db",
     )
-    verdict = terms.judge(teacher)
+    verdict = policy.judge(teacher)
     way = require_way(teacher, recipe.data.privacy, look_up=False)
     wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"
     return {
@@ -107,7 +106,7 @@ def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
 
 def about_weights(teacher: Teacher) -> dict[str, Any]:
     """The weights that score the student's own answers, and whether they may: a refusal here is training's."""
-    verdict = terms.judge(terms.of_weights(teacher))
+    verdict = policy.judge(policy.of_weights(teacher))
     return {
         "weights": teacher.weights,
         "here": "yes" if is_here(teacher.weights or "") else "no, they would be fetched",
@@ -249,3 +248,55 @@ def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
     formats = sum(BYTES_A_WEIGHT[q.format] for q in recipe.quantize.values())
     # Each is made, bundled, and copied into the store.
     return {"needs": f"≈{megabytes(parameters * 3 * (2.0 + formats))} in {recipe.launch.experiments}/"}
+
+
+# What `plan` says of a distillation and of a smaller student: what is learned, on which prompts, how large it is.
+
+
+def student_line(model: Model, base: Path | None) -> str:
+    """The size of a student that is cut from the model's layers."""
+    parameters, layers = student_size(model, base)
+    whole = counted(base)[1] if base else model.layers
+    size = f", {'' if base else '≈'}{parameters:,} parameters" if parameters else ""
+    return f"{layers} of {whole or 'its'} layers ({model.shrink.keep}){size}"
+
+
+def rows_learned(recipe: Recipe, splits: Splits, asked: Asked | None) -> int:
+    """Rows that an epoch of training holds, when every prompt is answered and kept; a reason is a row of its own."""
+    if asked is None:
+        sampled = any(kind.replaces for kind in distilled(recipe.method.distil))
+        return len(splits.train) * (recipe.method.teach.samples if sampled else 1)
+    teach = recipe.method.teach if recipe.method.distil else Teach()
+    rows = round((len(asked.examples) - len(asked.judging)) * teach.answers / (1 - teach.gold_share))
+    return 2 * rows if any(kind.reasons for kind in distilled(recipe.method.distil)) else rows
+
+
+def about_distillation(recipe: Recipe, splits: Splits, asked: Asked | None) -> dict[str, Any]:
+    """What is learned of the teacher, on which prompts, from how many answers, and what guards it."""
+    method, teacher = recipe.method, recipe.teacher
+    teach = method.teach
+    told: dict[str, Any] = {"learns": ", then ".join(method.distil).replace("_", "-")}
+    if asked is None:
+        told["prompts"] = f"{len(splits.train):,}, those of the training rows; no label is asked for"
+    else:
+        prompts = len(asked.examples) - len(asked.judging)
+        samples = f"{teacher.samples} samples each, at most {teach.answers} of their answers kept"
+        told["prompts"] = f"{prompts:,} to train on, " + (samples if teacher.samples > 1 else "one answer each")
+        told["judged on"] = f"{len(asked.judging):,} validation rows that the teacher answers too"
+    if any(kind.samples for kind in distilled(method.distil)):
+        told["own answers"] = f"{teach.samples} a prompt, of at most {teach.max_new_tokens} tokens"
+    gold = sum(bool(e.answer) for e in splits.validation[: teach.development_rows])
+    limit = "told, not judged" if teach.headroom is None else f"a lead above {teach.headroom:g}, lower end"
+    there = asked is not None or teacher.weights is not None
+    told["headroom"] = f"on {gold:,} gold development rows: {limit}" if there and gold else "not looked at"
+    if teach.curve:
+        told["learning curve"] = "trained on 25 and 50 % of the labels as well"
+    return told
+
+
+def student_model(model: Model, base: Path | None) -> Model:
+    """The model's keys with the sizes of the student, where that is a smaller one."""
+    if model.shrink.layers is None:
+        return model
+    parameters, layers = student_size(model, base)
+    return replace(model, parameters=parameters, layers=layers)

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from workbench.data.chat import load_tokenizer, render_all
-from workbench.data.prepare import prepare
-from workbench.data.prompts import gather
+from workbench.data.prepare import gather, prepare
 from workbench.recipe import Recipe
 from workbench.records import TokenRow
 from workbench.sources import model_folder

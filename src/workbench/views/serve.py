@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from workbench import errors
-from workbench.compress.proof import really_quantized
+from workbench.bundles.checks import static_checks
+from workbench.bundles.manifest import read_manifest
+from workbench.bundles.parity import read_parity
+from workbench.bundles.prove import HERE, choose_engine, stand, trusted_key
+from workbench.compress.format_check import really_quantized
 from workbench.engines.served import Served, chat, engine_for, serve_bundle
 from workbench.errors import WorkbenchError
 from workbench.records import Message, message_dicts
-from workbench.serving.checks import static_checks
-from workbench.serving.manifest import read_manifest
-from workbench.serving.parity import read_parity
-from workbench.serving.prove import HERE, choose_engine, stand, trusted_key
 
 SCREEN = Console(stderr=True, highlight=False)
 HELLO = (Message("user", "Say hello."),)

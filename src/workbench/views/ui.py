@@ -9,8 +9,8 @@ import yaml
 from rich.console import Console
 
 from workbench import errors
-from workbench.data.privacy import redact
 from workbench.errors import RequestError, WorkbenchError
+from workbench.privacy.redact import redact
 from workbench.recipe import Tracking
 from workbench.teacher.egress import write_line
 from workbench.tracking import Egress, catch_up, free_port, is_server, serve_ui, shown, store_uri

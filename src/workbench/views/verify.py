@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench import errors
-from workbench.compress.proof import really_quantized
+from workbench.bundles.checks import Check, static_checks
+from workbench.bundles.manifest import read_manifest
+from workbench.bundles.parity import read_parity
+from workbench.bundles.prove import ask_engine, choose_engine, limits_of, trusted_key
+from workbench.compress.format_check import really_quantized
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.scorers import deciding_score, portable
 from workbench.recipe import Evaluate
-from workbench.serving.checks import Check, static_checks
-from workbench.serving.manifest import read_manifest
-from workbench.serving.parity import read_parity
-from workbench.serving.prove import ask_engine, choose_engine, limits_of, trusted_key
 from workbench.training.shrink import model_under
 from workbench.views.show import show
 

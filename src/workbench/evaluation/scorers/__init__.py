@@ -9,7 +9,7 @@ from workbench.errors import RequestError, nearest
 from workbench.evaluation.scorers import exact_match, extraction, generation, json_fields, judged, label, python
 from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
 from workbench.plugins import entry_points
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 from workbench.records import digest
 
 __all__ = [

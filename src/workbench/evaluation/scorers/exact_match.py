@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.evaluation.scorers.scorer import INVALID, Scorer
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 
 def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.evaluation.scorers.scorer import Counts, Scorer
 from workbench.evaluation.scorers.strict_json import json_list
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 Items = frozenset[Hashable]
 

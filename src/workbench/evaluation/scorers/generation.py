@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from workbench.evaluation.scorers.scorer import Scorer
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import CHRF

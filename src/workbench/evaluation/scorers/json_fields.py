@@ -9,7 +9,7 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.evaluation.scorers.scorer import INVALID, Scorer
 from workbench.evaluation.scorers.strict_json import json_object
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 
 def metrics(evaluate: Evaluate) -> list[str]:

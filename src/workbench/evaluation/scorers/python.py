@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from workbench.errors import RequestError
 from workbench.evaluation.scorers.scorer import Scorer
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 from workbench.records import digest
 
 KEY = "evaluate.function"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.recipe.nouns import Evaluate
+from workbench.recipe.schema import Evaluate
 
 INVALID = "\0invalid"  # the label of an answer that has none: no real label can equal it
 Counts = tuple[float, float, float]

@@ -16,9 +16,8 @@ import numpy as np
 from workbench.data.chat import load_tokenizer
 from workbench.engines import transformers_engine
 from workbench.errors import GateError
-from workbench.evaluation.cells import item_estimate
 from workbench.evaluation.scorers import deciding_score
-from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, resampled_totals
+from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, item_estimate, resampled_totals
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Example, digest, message_dicts
 from workbench.runs import Run, read_json, write_whole

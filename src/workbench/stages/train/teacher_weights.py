@@ -16,14 +16,14 @@ from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say
 from workbench.stages.label import refuse_name
 from workbench.stages.train.guards import base_answers
-from workbench.teacher import terms
+from workbench.terms import policy
 
 ANSWERS = "teacher_answers.json"
 
 
 def permit(recipe: Recipe) -> None:
     """Whether these weights may teach this student, by the terms table: before anything is fetched. Raises as label."""
-    terms.require(terms.of_weights(recipe.teacher))
+    policy.require(policy.of_weights(recipe.teacher))
 
 
 def opened(recipe: Recipe, run: Run, folder: Path) -> dict[str, Any]:
@@ -32,11 +32,11 @@ def opened(recipe: Recipe, run: Run, folder: Path) -> dict[str, Any]:
     Gives the facts that a labelling tells of its teacher.
     """
     weights = weights_of(recipe, run)
-    inherited = terms.read_duties(weights)
-    verdict = terms.require(terms.of_weights(recipe.teacher), inherited)
-    duties = terms.joined(verdict.duties, inherited)
+    inherited = policy.read_duties(weights)
+    verdict = policy.require(policy.of_weights(recipe.teacher), inherited)
+    duties = policy.joined(verdict.duties, inherited)
     refuse_name(recipe, duties)
-    terms.write_duties(folder, duties)
+    policy.write_duties(folder, duties)
     say(run, "train", f"terms of the teacher's weights: {verdict.verdict}, {verdict.why}")
     return {
         "teacher": recipe.teacher.weights,

@@ -1,0 +1,272 @@
+"""Every pair judged once: verdicts kept as they come, never asked again, and what they say of each arm."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation.answers import Prediction, drop_broken_end
+from workbench.evaluation.judge import (
+    TIE,
+    Hide,
+    Pair,
+    Question,
+    Ruling,
+    Side,
+    pair_of,
+    questions_of,
+    ruling,
+    speaks,
+    verdict_in,
+)
+from workbench.evaluation.statistics import Floats, Ints, share_interval
+from workbench.recipe.schema import Evaluate
+from workbench.records import canonical
+
+PEOPLE = "people"  # the file of the pairs that people have judged too
+Heard = Callable[[int, str, float], None]  # the question's place, the reply, its cost in USD
+Ask = Callable[[Sequence[Question], Heard], None]
+
+
+@dataclass(frozen=True)
+class Human:
+    """A pair that a person has judged."""
+
+    id: str
+    prompt: str
+    a: str
+    b: str
+    winner: Side
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Who judges and by what: `judge` names the model and where it answers; `folders` hold verdicts given before."""
+
+    evaluate: Evaluate
+    judge: str
+    seed: int
+    ask: Ask
+    hide: Hide
+    folder: Path
+    earlier: Path | None = None
+
+
+def judge_arms(
+    bench: Bench,
+    predictions: Mapping[str, Sequence[Prediction]],
+    prompts: Mapping[str, str],
+    baseline: str,
+    people: Sequence[Human] = (),
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """(`{arm: {item id: 1 better, 0.5 alike, 0 worse than the baseline's answer}}`, report.json's `judge`).
+
+    The baseline against itself is 0.5 throughout, and so are answers equal to its own, which nobody is asked about.
+    """
+    if baseline not in predictions:
+        raise WorkbenchError(
+            f"the judge holds every arm against {baseline}, which has no answers", where="gate.baseline",
+            remedy="gate.baseline=base",
+        )  # fmt: skip
+    against = predictions[baseline]
+    pairs = {
+        arm: [
+            pair_of(p.id, prompts.get(p.id, ""), p.expected, p.answer, other.answer, bench.hide)
+            for p, other in zip(rows, against, strict=True)
+        ]
+        for arm, rows in predictions.items()
+        if arm != baseline
+    }
+    if people:
+        pairs[PEOPLE] = [pair_of(h.id, h.prompt, "", h.a, h.b, bench.hide) for h in people]
+    rulings, facts = judge_pairs(bench, pairs)
+    verdicts = {arm: {p.id: 0.5 for p in against} for arm in (baseline,)}
+    verdicts |= {
+        arm: {p.id: r.value for p, r in zip(rows, rulings[arm])} for arm, rows in pairs.items() if arm != PEOPLE
+    }
+    verdicts = {arm: verdicts[arm] for arm in predictions}
+    told = {arm: sum(speaks(p.answer) for p in rows) for arm, rows in predictions.items()}
+    by_judge = [r.winner for r in rulings.get(PEOPLE, ())]
+    confidence = bench.evaluate.confidence
+    about = {
+        "model": bench.evaluate.judge.model or bench.evaluate.judge.source or "",
+        "family": bench.evaluate.judge.family,
+        "own_family": bench.evaluate.judge.own_family,
+        "criteria": bench.evaluate.judge.criteria,
+        "least_consistency": bench.evaluate.judge.least_consistency,
+        "least_kappa": bench.evaluate.judge.least_kappa,
+        "baseline": baseline,
+        **facts,
+        **agreement([h.winner for h in people], by_judge, confidence, bench.seed),
+        "told_the_judge": told,
+    }
+    return verdicts, about
+
+
+def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict[str, list[Ruling]], dict[str, Any]]:
+    """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost."""
+    criteria = bench.evaluate.judge.criteria
+    asked = {
+        name: [None if p.equal else questions_of(p, bench.judge, criteria, bench.seed) for p in rows]
+        for name, rows in pairs.items()
+    }
+    flat = {q.key: (name, q) for name, both in asked.items() for two in both if two for q in two}
+    known = kept(bench, flat)
+    missing = [q for key, (_, q) in flat.items() if key not in known]
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        streams: dict[str, TextIO] = {}
+
+        def hear(place: int, reply: str, usd: float) -> None:
+            question = missing[place]
+            name = flat[question.key][0]
+            if name not in streams:
+                path = bench.folder / f"{name}.jsonl"
+                drop_broken_end(path)
+                streams[name] = stack.enter_context(path.open("a", encoding="utf-8"))
+            known[question.key] = line = line_of(question, reply, usd)
+            streams[name].write(canonical(line) + "\n")
+            streams[name].flush()
+
+        if missing:
+            bench.ask(missing, hear)
+    rulings: dict[str, list[Ruling]] = {}
+    alike: dict[str, bool] = {}
+    for name, rows in pairs.items():
+        found = rulings[name] = []
+        for pair, two in zip(rows, asked[name], strict=True):
+            one, other = (known.get(q.key, {}).get("better") for q in two) if two else (None, None)
+            found.append(ruling(pair, one, other))
+            if two:
+                alike[two[0].key] = bool(found[-1].alike)
+        write_lines(
+            bench.folder / f"{name}.jsonl", [known[q.key] for two in asked[name] if two for q in two if q.key in known]
+        )
+    for stale in bench.folder.glob("*.jsonl"):
+        if stale.stem not in pairs:
+            stale.unlink()
+    lines = [known[key] for key in flat if key in known]
+    firm = [line for line in lines if line["better"] not in (None, TIE)]
+    return rulings, {
+        **consistency(list(alike.values()), bench.evaluate.confidence),
+        "first_share": sum(line["better"] == line["first"] for line in firm) / len(firm) if firm else None,
+        "unheard": sum(ruling.unheard for found in rulings.values() for ruling in found),
+        "usd": sum(line["usd"] for line in lines),
+    }
+
+
+def line_of(question: Question, reply: str, usd: float) -> dict[str, Any]:
+    """A verdict as it is kept: who was shown first, who won, and the judge's own words."""
+    first = next(iter(question.sides.values()))
+    return {"key": question.key, "id": question.id, "first": first, "better": verdict_in(question, reply),
+            "said": reply[:500], "usd": usd}  # fmt: skip
+
+
+def kept(bench: Bench, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The verdicts given before, by key: of this attempt, and of the finished evaluation before it."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (bench.earlier, bench.folder):
+        for path in sorted(folder.glob("*.jsonl")) if folder and folder.is_dir() else []:
+            for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+                line = verdict_line(text)
+                if line and line["key"] in wanted:
+                    found[line["key"]] = line
+    return found
+
+
+def verdict_line(text: str) -> dict[str, Any] | None:
+    """One line of a verdicts file, or None when it is not one: the pair is then asked again."""
+    try:
+        line = json.loads(text)
+        line = {name: line[name] for name in ("key", "id", "first", "better", "said", "usd")}
+    except (ValueError, KeyError, TypeError):
+        return None
+    return line if line["better"] in ("a", "b", TIE, None) else None
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the file by these lines in one step."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.writelines(canonical(line) + "\n" for line in lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
+
+
+def human_pairs(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Human]:
+    """Rows (where, row) with prompt, a, b and winner as pairs; RequestError naming the row that is none."""
+    found = []
+    for number, (where, row) in enumerate(rows, 1):
+        prompt, a, b = (row.get(name) for name in ("prompt", "a", "b"))
+        winner = str(row.get("winner", "")).strip().lower()
+        texts = isinstance(prompt, str) and isinstance(a, str) and isinstance(b, str)
+        if not texts or winner not in ("a", "b", TIE):
+            raise RequestError(
+                f"{where}: a pair needs prompt, a, b and winner (a, b or tie); this has {str(dict(row))[:120]}",
+                where="evaluate.judge.human",
+                remedy="mend the row",
+            )
+        found.append(Human(f"pair-{number}", prompt, a, b, winner))  # type: ignore[arg-type]
+    if not found:
+        raise RequestError("there are no pairs in it", where="evaluate.judge.human", remedy="null, or another file")
+    return found
+
+
+# How far a judge can be believed: whether it says the same in both orders, and what people say of the same pairs.
+
+WORDS = ("a", "tie", "b")  # who wins a pair
+RESAMPLES = 2_000
+
+
+def consistency(alike: Sequence[bool], confidence: float) -> dict[str, Any]:
+    """The share of pairs judged alike in both orders, with Wilson's interval; None where no pair was asked."""
+    if not alike:
+        return {"consistency": None, "consistency_low": None, "consistency_high": None, "consistency_n": 0}
+    found = share_interval(np.array(alike, dtype=np.float64), np.arange(len(alike)), confidence)
+    ends = {"consistency_low": found.low, "consistency_high": found.high, "consistency_n": len(alike)}
+    return {"consistency": found.value, **ends}
+
+
+def agreement(people: Sequence[str], judge: Sequence[str], confidence: float, seed: int) -> dict[str, Any]:
+    """Cohen's kappa of two verdicts a pair (Cohen 1960), its bootstrap interval, and the plain share of equal ones.
+
+    Kappa is None without pairs, and where everybody always says one and the same: chance explains that.
+    """
+    if not people:
+        return {"kappa": None, "kappa_low": None, "kappa_high": None, "kappa_n": 0, "agreement": None}
+    told = {"kappa_n": len(people), "agreement": float(np.mean([p == j for p, j in zip(people, judge)]))}
+    if len({*people, *judge}) == 1:
+        return {"kappa": None, "kappa_low": None, "kappa_high": None, **told}
+    pairs_n = np.array([3 * WORDS.index(p) + WORDS.index(j) for p, j in zip(people, judge)], dtype=np.int64)
+    value = float(kappa(np.bincount(pairs_n, minlength=9).reshape(1, 3, 3))[0])
+    low, high = (float(end) for end in resampled(pairs_n, confidence, seed))
+    return {"kappa": value, "kappa_low": low, "kappa_high": high, **told}
+
+
+def resampled(pairs_n: Ints, confidence: float, seed: int) -> Sequence[float]:
+    """The ends of kappa's bootstrap interval; `pairs_n` numbers the cell of the 3 by 3 table that each pair is in."""
+    rng, n = np.random.default_rng(seed), len(pairs_n)
+    counts_b33 = np.array([np.bincount(rng.choice(pairs_n, n), minlength=9) for _ in range(RESAMPLES)]).reshape(
+        -1, 3, 3
+    )
+    tail = (1 - confidence) / 2
+    return np.quantile(kappa(counts_b33), [tail, 1 - tail]).tolist()
+
+
+def kappa(counts_b33: Ints) -> Floats:
+    """Kappa (B,) of tables of counts: how far the agreement seen goes beyond chance's, as a share of what it could."""
+    shares_b33 = counts_b33 / counts_b33.sum(axis=(1, 2), keepdims=True)
+    seen_b = np.trace(shares_b33, axis1=1, axis2=2)
+    chance_b = (shares_b33.sum(2) * shares_b33.sum(1)).sum(1)
+    # A resample of one single verdict agrees by chance alone.
+    return np.where(chance_b < 1, (seen_b - chance_b) / np.maximum(1 - chance_b, math.ulp(1.0)), 0.0)

