@@ -41,12 +41,13 @@ from workbench.bundles.manifest import (
     SIGNATURE,
     bundle_files,
     check_files,
+    check_signature,
     hash_files,
     read_manifest,
+    sign,
     template_digest,
     write_manifest,
 )
-from workbench.bundles.signature import check_signature, sign
 from workbench.bundles.transfer import copy_bundle
 from workbench.errors import RequestError, WorkbenchError
 from workbench.signing_keys import fingerprint, public_key_of, signing_key

@@ -16,8 +16,7 @@ import pytest
 from bare_environment import run_bare
 from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
-from workbench.bundles.manifest import read_manifest, write_manifest
-from workbench.bundles.signature import sign
+from workbench.bundles.manifest import read_manifest, sign, write_manifest
 from workbench.recipe import Tracking
 from workbench.signing_keys import signing_key
 from workbench.tracking import store_uri

@@ -17,10 +17,9 @@ import pytest
 
 from tiny_gguf import write_tiny_gguf
 from workbench.__main__ import main
-from workbench.bundles.manifest import template_digest, write_manifest
+from workbench.bundles.manifest import sign, template_digest, write_manifest
 from workbench.bundles.parity import Reference, write_parity
 from workbench.bundles.prove import measure_here
-from workbench.bundles.signature import sign
 from workbench.data.chat import load_tokenizer, prompt_ids
 from workbench.records import Message
 from workbench.signing_keys import signing_key

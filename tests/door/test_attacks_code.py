@@ -441,7 +441,7 @@ def test_children_take_no_code_from_the_current_folder(project: Path, monkeypatc
         seen.update(options, command=command, there=list(Path(options["cwd"]).iterdir()))
         raise WorkbenchError("not started")
 
-    monkeypatch.setattr("workbench.tracking.server.subprocess.Popen", no_server)
+    monkeypatch.setattr("workbench.tracking.store.subprocess.Popen", no_server)
     with pytest.raises(WorkbenchError, match="not started"):
         serve_ui("sqlite:///here.db", 5000, project, print)
     assert seen["there"] == []

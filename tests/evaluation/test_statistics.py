@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workbench.evaluation import statistics
 from workbench.evaluation import statistics as stats
-from workbench.evaluation.measured import macro_f1_of
+from workbench.evaluation.metrics import macro_f1_of
 
 SIMULATIONS, RESAMPLES = 2000, 2000
 

@@ -15,17 +15,15 @@ import pytest
 import yaml
 
 from workbench.__main__ import main
-from workbench.bundles.manifest import template_digest, write_manifest
-from workbench.bundles.signature import sign
+from workbench.bundles.manifest import sign, template_digest, write_manifest
 from workbench.engines import transformers_engine
 from workbench.errors import RequestError
-from workbench.evaluation.drift import drift
+from workbench.evaluation.pairing import drift
 from workbench.evaluation.statistics import cluster_numbers, share_interval
 from workbench.recipe import Evaluate, Tracking
 from workbench.records import Message
 from workbench.signing_keys import signing_key
-from workbench.stages.production import scored_here
-from workbench.stages.recheck import with_new_labels
+from workbench.stages.recheck import scored_here, with_new_labels
 from workbench.tracking import store_uri
 from workbench.tracking.store import connect
 from workbench.tracking.versions import folder_digest
@@ -262,7 +260,7 @@ def test_shifted_rows_end_with_3_the_interval_and_what_to_do(
 def test_an_answer_that_was_given_is_not_asked_again(
     project: Path, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.stages import production as stage
+    from workbench.stages import recheck as stage
 
     asked: list[int] = []
     real = stage.late

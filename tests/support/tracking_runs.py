@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from workbench.bundles.signature import sign
+from workbench.bundles.manifest import sign
 from workbench.recipe import Tracking
 from workbench.records import artefact
 from workbench.signing_keys import signing_key

@@ -10,8 +10,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from workbench.teacher.api import Api, StatusError, anthropic_api, openai_api, version_for
 from workbench.teacher.batch import json_lines, openai_line
+from workbench.teacher.client import Api, StatusError, anthropic_api, openai_api, version_for
 
 OPENAI, OTHER = "https://api.openai.com/v1", "https://gateway.example/v1"
 

@@ -15,19 +15,18 @@ import yaml
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Teacher
-from workbench.terms.duties import FILE, KINDS
+from workbench.terms.duties import FILE, KINDS, as_tags, name_ok, read_duties, write_duties
 from workbench.terms.policy import (
+    WHEN,
+    WORDS,
     Duty,
-    as_tags,
     base_duties,
     joined,
     judge,
-    name_ok,
-    read_duties,
+    parse,
     require,
-    write_duties,
+    table,
 )
-from workbench.terms.policy_table import WHEN, WORDS, parse, table
 
 PURPOSES, DISTRIBUTIONS, COMMERCIAL = WHEN["purpose"], WHEN["distribution"], WHEN["commercial"]
 NARROW = ("classifier", "extractor", "summarizer")

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tracking_runs import RECIPE, REPORT, HandMade, new_experiments, whole_run
-from workbench.bundles.signature import sign
+from workbench.bundles.manifest import sign
 from workbench.errors import RequestError, WorkbenchError
 from workbench.privacy.redact import redact
 from workbench.recipe import Tracking

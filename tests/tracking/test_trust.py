@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracking_runs import SHIPPED, HandMade, new_experiments, whole_run
-from workbench.bundles.signature import sign
+from workbench.bundles.manifest import sign
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.signing_keys import TRUSTED, keys_folder, make_key, public_key_of

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from workbench.__main__ import main
-from workbench.bundles.manifest import SIGNATURE, template_digest, write_manifest
+from workbench.bundles.manifest import SIGNATURE, sign, template_digest, write_manifest
 from workbench.bundles.parity import Reference, write_parity
-from workbench.bundles.signature import sign
 from workbench.errors import WorkbenchError
 from workbench.records import Message
 from workbench.signing_keys import make_key, signing_key

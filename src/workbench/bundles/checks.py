@@ -15,12 +15,12 @@ from workbench.bundles.manifest import (
     FileFacts,
     bundle_files,
     check_files,
+    check_signature,
     hash_files,
     listed_names,
     read_manifest,
     template_digest,
 )
-from workbench.bundles.signature import check_signature
 from workbench.errors import WorkbenchError
 from workbench.sources.gguf_header import gguf_header
 from workbench.sources.weights import CODE

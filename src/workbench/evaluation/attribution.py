@@ -11,8 +11,7 @@ import numpy as np
 
 from workbench.evaluation import statistics
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.measured import Measured
-from workbench.evaluation.metrics import STUDENT, interval_in_points, percent, points
+from workbench.evaluation.metrics import STUDENT, Measured, interval_in_points, percent, points
 from workbench.evaluation.statistics import Estimate, Floats, Ints, cell, item_row, total_row
 
 TEACHER = "teacher"

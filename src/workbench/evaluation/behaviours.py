@@ -19,8 +19,7 @@ import numpy as np
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import statistics
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.measured import check_same_items
-from workbench.evaluation.metrics import BASELINES
+from workbench.evaluation.metrics import BASELINES, check_same_items
 from workbench.evaluation.statistics import cell, item_row
 from workbench.recipe.schema import Evaluate
 from workbench.records import Example, Message

@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.evaluation import scorers, statistics
 from workbench.evaluation.answers import Prediction
-from workbench.evaluation.measured import Measured
+from workbench.evaluation.metrics import Measured
 from workbench.evaluation.scorers import INVALID
 from workbench.evaluation.statistics import (
     Estimate,

@@ -12,8 +12,17 @@ from workbench.evaluation import scorers, statistics
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.attribution import kept_of
 from workbench.evaluation.breakdown import calibration, confusion, slices
-from workbench.evaluation.measured import MOST_LABELS, Measured, Verdicts, check_same_items, labelled, measure
-from workbench.evaluation.metrics import BASELINES, STUDENT, describe
+from workbench.evaluation.metrics import (
+    BASELINES,
+    MOST_LABELS,
+    STUDENT,
+    Measured,
+    Verdicts,
+    check_same_items,
+    describe,
+    labelled,
+    measure,
+)
 from workbench.evaluation.statistics import Estimate, bounded, cell, holm, item_estimate, item_row, rounded, total_row
 from workbench.recipe.schema import Evaluate
 

@@ -1,11 +1,13 @@
-"""The report on a terminal: the arms as a table, the gate as lines."""
+"""Tables on a terminal, or one JSON object in their place: the report's arms, the gate's lines, the views."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -129,3 +131,38 @@ def compare_table(rows: Sequence[Mapping[str, Any]], confidence: float = 0.95) -
             DASH if row["mde"] is None else points(row["mde"]),
         )
     return table
+
+
+# How a view speaks: tables for a person, or one JSON object for a program.
+
+
+def show(title: str, sections: Mapping[str, Mapping[str, Any]], output: str) -> None:
+    """Print named sections of key and value; with `output=json` as one object and nothing else."""
+    if output == "json":
+        print(json.dumps(sections, ensure_ascii=False, indent=1, default=str))
+        return
+    console = Console(highlight=False, markup=False)  # a value in square brackets is no style
+    table = Table(title=title, show_header=False, box=None, pad_edge=False, title_justify="left")
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, section in sections.items():
+        for number, (key, value) in enumerate(section.items()):
+            table.add_row(name if number == 0 else "", key, plain(value))
+    console.print(table)
+
+
+def plain(value: Any) -> str:
+    """A value as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return "\n".join(map(plain, value)) or "none"
+    return "—" if value is None else str(value)
+
+
+def megabytes(count: float) -> str:
+    """Bytes as MB or GB, powers of ten."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

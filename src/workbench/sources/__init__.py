@@ -1,6 +1,5 @@
 """Sources: one string names a model or a data set, wherever it lies; here it becomes a local path."""
 
-from workbench.sources.derived import made_once
 from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
 from workbench.sources.resolve import (
     at_commit,
@@ -13,7 +12,7 @@ from workbench.sources.resolve import (
     resolve,
     shipped_folder,
 )
-from workbench.sources.weights import Weights, model_folder, model_is_here, model_weights, refuse_code
+from workbench.sources.weights import Weights, made_once, model_folder, model_is_here, model_weights, refuse_code
 
 __all__ = [
     "Weights",

@@ -32,6 +32,7 @@ from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
 from workbench.teacher.screen import progress
 from workbench.terms import policy as terms
+from workbench.terms.duties import name_ok, read_duties, write_duties
 
 LEDGER, EGRESS = "ledger.db", "egress.jsonl"
 
@@ -61,7 +62,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
         way = "stay within your walls" if teacher.inside else f"leave {rule}"
         say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and {way}")
-        terms.write_duties(staging.folder, duties)
+        write_duties(staging.folder, duties)
         summary = asyncio.run(work(recipe, run, asked, staging, rule))
         summary |= {
             "teacher": teacher.source or teacher.model, "terms": verdict.verdict, "terms_rule": verdict.rule,
@@ -78,7 +79,7 @@ def run(recipe: Recipe, run: Run) -> bool:
 def refuse_name(recipe: Recipe, duties: tuple[terms.Duty, ...]) -> None:
     """A student that goes out must bear the name its teacher's licence asks for: said before a cent is spent."""
     name = recipe.tracking.registered_model or recipe.name
-    complaint = terms.name_ok(name, duties) if recipe.teacher.distribution == "public" else None
+    complaint = name_ok(name, duties) if recipe.teacher.distribution == "public" else None
     if complaint:
         raise RequestError(
             complaint, where="tracking.registered_model", remedy="choose a name that fits, or keep it internal"
@@ -87,7 +88,7 @@ def refuse_name(recipe: Recipe, duties: tuple[terms.Duty, ...]) -> None:
 
 def inherited(teacher: Teacher) -> tuple[Any, ...]:
     """The duties that lie beside a local teacher's weights: a student of a student keeps them."""
-    return terms.read_duties(gguf_of(teacher).parent) if teacher.api == "local_gguf" else ()
+    return read_duties(gguf_of(teacher).parent) if teacher.api == "local_gguf" else ()
 
 
 @contextlib.contextmanager

@@ -23,9 +23,8 @@ import tenacity
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.privacy.secrets import masked, values_without_held
-from workbench.teacher.api import Api, version_for
 from workbench.teacher.calls import Desk, pause
-from workbench.teacher.client import TroubleError, sorted_out, wire_of
+from workbench.teacher.client import Api, TroubleError, sorted_out, version_for, wire_of
 from workbench.teacher.egress import NO_ROW, SENDING, Sending, merged
 from workbench.teacher.ledger import Outcome, TakenError
 from workbench.teacher.prices import pricing_of

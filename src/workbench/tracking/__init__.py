@@ -6,8 +6,7 @@ The only package that imports mlflow, and only inside functions, so that importi
 from workbench.tracking.feed import catch_up
 from workbench.tracking.outbound import Egress
 from workbench.tracking.registry import register
-from workbench.tracking.server import free_port, serve_ui
-from workbench.tracking.store import is_server, probe_store, shown, store_uri
+from workbench.tracking.store import free_port, is_server, probe_store, serve_ui, shown, store_uri
 from workbench.tracking.versions import resolve_source
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Register a run's models: logged, linked adapter → merged → quantized, proven by download, then given their aliases.
+"""Register a run's models: logged, linked adapter → merged → quantized, proven; then aliases move, or go back.
 
 What the gate refused is told, not offered: a refused format becomes a LoggedModel without weights (its run
 folder keeps them), tagged `gate=refused`, and gets no version. Everything is found again by digest and sha256,
@@ -11,20 +11,24 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
+from workbench.names import check_arm
 from workbench.recipe import Tracking
+from workbench.records import artefact
 from workbench.runs import read_json
-from workbench.tracking import aliases, content, lineage, run_record, trust
+from workbench.tracking import content, run_record
 from workbench.tracking import versions as stored
 from workbench.tracking.feed import catch_up
-from workbench.tracking.lineage import Part
 from workbench.tracking.outbound import Egress, Outbound, outbound, strings
+from workbench.tracking.run_record import Line, interval_metrics, interval_text
 from workbench.tracking.store import Store, open_store, plain_name
+from workbench.tracking.versions import check_signed, check_trusted
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -60,7 +64,7 @@ def register(
     manifest, events = read_json(folder / "run.json"), run_record.read_events(folder / "events.jsonl")
     recipe, report = run_record.recipe_of(folder, events), read_json(folder / "evaluate" / "report.json")
     name = plain_name(tracking.registered_model or manifest["recipe"])
-    parts = lineage.find_parts(folder, manifest, name, passed=passed, shipped=shipped)
+    parts = find_parts(folder, manifest, name, passed=passed, shipped=shipped)
     finished = run_record.millis(manifest["stages"]["evaluate"]["finished"])
     ids: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -69,28 +73,28 @@ def register(
     with open_store(tracking, experiments, manifest["recipe"]) as store:
         out = outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
         for known in {p.registered or f"{name}-{p.label}" for p in parts if p.kind != "adapter"}:
-            said += aliases.repair(store, known, stands_again(store, experiments, download))
+            said += repair(store, known, stands_again(store, experiments, download))
         for part in parts:
             run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
-            tags = lineage.model_tags(part, recipe, manifest)
+            tags = model_tags(part, recipe, manifest)
             model = logged_model(store, part, run_id, parent, leaving_tags(tags, out), out)
             ids[part.label] = model.model_id
             link(store, run_id, model.model_id, parent)
             link(store, fed["run_id"], model.model_id, None)
-            log_figures(store, run_id, model.model_id, lineage.figures_of(part, report), finished)
+            log_figures(store, run_id, model.model_id, figures_of(part, report), finished)
             if part.registered is None or out.rule == "withheld":
                 if part.kind == "quantized":
-                    said += aliases.withdraw(store, f"{name}-{part.label}", part, manifest["digest"], aliases.ALIASES)
+                    said += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
                 continue
-            tags = lineage.version_tags(part, model.model_id, recipe, manifest, report, events)
+            tags = version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, leaving_tags(tags, out))
             prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             if not champion:
-                said += aliases.withdraw(store, part.registered, part, manifest["digest"], ("champion",))
-            said += aliases.move_aliases(store, version, champion=champion)
+                said += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
+            said += move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
-            given[part.registered] = list(aliases.ALIASES if champion else aliases.ALIASES[:1])
+            given[part.registered] = list(ALIASES if champion else ALIASES[:1])
     if out.rule == "withheld":
         said.append(
             f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
@@ -103,7 +107,7 @@ def register(
 def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
     """A model's tags as they may leave: of restricted rows those that no person wrote."""
     if out.rule == "withheld":
-        return {name: value for name, value in tags.items() if name in lineage.PLAIN_TAGS}
+        return {name: value for name, value in tags.items() if name in PLAIN_TAGS}
     return dict(tags) if out.whole else dict(out.tree("model's tags", tags))
 
 
@@ -225,12 +229,12 @@ def prove(
         with downloaded(store, version, experiments, download) as into:
             stored.check(into, part.sha256, f"models:/{name}/{number}")
             if part.passed and verify is None:
-                trust.check_signed(into, name)
+                check_signed(into, name)
             elif part.passed and verify is not None:
                 verify(into)
     except WorkbenchError as error:
         # The aliases first: a kill between the two steps leaves none on bytes that are known to be wrong.
-        moved = aliases.take_back(store, name, number, stands_again(store, experiments, download))
+        moved = take_back(store, name, number, stands_again(store, experiments, download))
         client.set_model_version_tag(name, number, "verified", "false")
         client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})
         if not moved:
@@ -239,7 +243,7 @@ def prove(
     client.set_model_version_tag(name, number, "verified", "true")
 
 
-def stands_again(store: Store, experiments: Path, download: Download) -> aliases.Stands:
+def stands_again(store: Store, experiments: Path, download: Download) -> Stands:
     """Whether a version that was proven once still is: its bytes are fetched anew and held against what vouches."""
 
     def stands(version: ModelVersion) -> bool:
@@ -247,7 +251,7 @@ def stands_again(store: Store, experiments: Path, download: Download) -> aliases
         try:
             with downloaded(store, version, experiments, download) as into:
                 stored.check(into, version.tags.get("sha256", ""), where)
-                trust.check_trusted(into, version.name, where, experiments)
+                check_trusted(into, version.name, where, experiments)
         except WorkbenchError:
             return False
         return True
@@ -264,3 +268,222 @@ def downloaded(store: Store, version: ModelVersion, experiments: Path, download:
         yield download(store.uri, store.client.get_model_version_download_uri(version.name, version.version), into)
     finally:
         shutil.rmtree(into, ignore_errors=True)
+
+
+# Which version `challenger` and `champion` name: moved to what is proven, taken from what is not, always aloud.
+
+ALIASES = ("challenger", "champion")
+Stands = Callable[["ModelVersion"], bool]
+
+
+def holders(store: Store, name: str) -> dict[str, str]:
+    """Alias → version of a registered model, empty when there is none."""
+    found = store.client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for model in found for alias, version in (model.aliases or {}).items()}
+
+
+def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
+    """Number → version of a registered model; deleted ones are not among them."""
+    return {str(version.version): version for version in store.client.search_model_versions(f"name = '{name}'")}
+
+
+def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
+    """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
+    name, number, before = version.name, str(version.version), holders(store, version.name)
+    said = []
+    for alias in ALIASES if champion else ALIASES[:1]:
+        if before.get(alias) != number:
+            store.client.set_registered_model_alias(name, alias, number)
+            said.append(f"{name} version {number} is now {alias}")
+    return said
+
+
+def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence[str]) -> list[str]:
+    """Take aliases from a version of this run that shipped once and is refused now."""
+    said, known = [], versions_of(store, name)
+    for alias, number in holders(store, name).items():
+        tags = known[number].tags if number in known else {}
+        if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
+            store.client.set_model_version_tag(name, number, "gate", "refused")
+            store.client.delete_registered_model_alias(name, alias)
+            said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
+    return said
+
+
+def take_back(store: Store, name: str, number: str, stands: Stands) -> list[str]:
+    """Give every alias of a version whose proof failed back to the last earlier one that stands, else to none."""
+    said = []
+    for alias, held in holders(store, name).items():
+        if held != number:
+            continue
+        last = last_proven(store, name, number, alias, stands)
+        if last is None:
+            store.client.delete_registered_model_alias(name, alias)
+            rest = f"no earlier version is proven, so nothing is {alias} now"
+        else:
+            store.client.set_registered_model_alias(name, alias, last)
+            rest = f"version {last} is {alias} again"
+        said.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
+    return said
+
+
+def last_proven(store: Store, name: str, number: str, alias: str, stands: Stands) -> str | None:
+    """The newest earlier version that was proven once and stands its proof now; a refused one is never champion."""
+    known = versions_of(store, name)
+    for earlier in sorted((n for n in known if int(n) < int(number)), key=int, reverse=True):
+        tags = known[earlier].tags
+        refused = alias != ALIASES[0] and tags.get("gate") != "passed"
+        if tags.get("verified") == "true" and not refused and stands(known[earlier]):
+            return earlier
+    return None
+
+
+def repair(store: Store, name: str, stands: Stands) -> list[str]:
+    """Take aliases from versions that are marked unproven or are gone: what a killed registration left behind."""
+    said, known = [], versions_of(store, name)
+    for number in sorted(set(holders(store, name).values()), key=int):
+        if number not in known or known[number].tags.get("verified") == "false":
+            said += take_back(store, name, number, stands)
+    return said
+
+
+# What of a run is registered, and what each model says of itself: its parent, its bytes, its data, its figures.
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model of a run. `arm` is its name in the evaluation; `registered` its name in the registry, if it has one."""
+
+    label: str
+    kind: str
+    stage: str
+    folder: Path
+    sha256: str
+    format: str
+    parent: str | None
+    arm: str | None
+    passed: bool
+    registered: str | None
+
+
+def find_parts(
+    folder: Path, manifest: Mapping[str, Any], name: str, *, passed: bool, shipped: Sequence[str]
+) -> list[Part]:
+    """The run's models, parents first: the adapter (unless every weight was trained), the student, each format.
+
+    What ships is registered as its bundle, which a real engine has loaded. Raises RequestError when such a bundle is
+    missing, WorkbenchError when files on disk are no longer the ones the manifest proves.
+    """
+    done = manifest.get("stages", {})
+    if "merge" not in done:
+        raise RequestError("there is no merged model to register", where=str(folder), remedy="run `train` first")
+    parts = []
+    adapter, merged = folder / "train" / "adapter", folder / "merge" / "model"
+    if adapter.is_dir() and "train" in done:
+        sha = proven(folder, done["train"], adapter)
+        parts.append(Part("adapter", "adapter", "train", adapter, sha, "peft", None, None, passed, None))
+    parent = parts[0].label if parts else None
+    fits = passed and "student" in shipped
+    home, entry = bundled(folder, done, "student", manifest) if fits else (merged, done["merge"])
+    sha = proven(folder, entry, home)
+    parts.append(Part("merged", "merged", "merge", home, sha, "safetensors", parent, "student", fits, name))
+    for stage, made in done.items():
+        if stage.startswith("quantize/"):
+            arm = stage.removeprefix("quantize/")
+            check_arm(arm, f"run.json: {stage}")
+            fits = arm in shipped
+            home, entry = bundled(folder, done, arm, manifest) if fits else (folder / stage, made)
+            sha = proven(folder, entry, home)
+            format = str(made.get("facts", {}).get("format") or arm)
+            offered = f"{name}-{arm}" if fits else None
+            parts.append(Part(arm, "quantized", stage, home, sha, format, "merged", arm, fits, offered))
+    return parts
+
+
+def bundled(
+    folder: Path, done: Mapping[str, Any], arm: str, manifest: Mapping[str, Any]
+) -> tuple[Path, Mapping[str, Any]]:
+    """The folder and the manifest's entry of an arm's bundle."""
+    stage = f"bundle/{arm}"
+    if stage not in done:
+        raise RequestError(
+            f"{arm} may ship, but no engine has loaded its bundle yet",
+            where=str(folder),
+            remedy=f"python -m workbench bundle recipe={manifest['recipe']}",
+        )
+    return folder / stage, done[stage]
+
+
+def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
+    """The digest of a model's folder, after what the manifest says of its stage has been found true on disk."""
+    known = {}
+    for made in entry.get("artefacts", []):
+        path = folder / made["path"]
+        if not path.exists() or artefact(path, folder).sha256 != made["sha256"]:
+            raise WorkbenchError(
+                "these files are not the ones the stage made",
+                where=str(path),
+                remedy="delete this stage's folder and run `train` again: it is made anew",
+            )
+        known[path] = made["sha256"]
+    return known.get(model) or artefact(model, folder).sha256
+
+
+# Tags that hold nothing a person wrote freely.
+PLAIN_TAGS = ("recipe", "digest", "kind", "label", "sha256", "gate", "base_source", "base_licence")
+
+
+def model_tags(part: Part, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The tags a LoggedModel is found again by, and what it was made from."""
+    base = recipe.get("model") or {}
+    stages = manifest.get("stages", {})
+    # Weights that teach are named among training's facts.
+    labels = (stages.get("label") or stages.get("train", {})).get("facts", {})
+    tags = {
+        **stages.get("merge", {}).get("facts", {}).get("duties", {}),
+        "teacher": labels.get("teacher"),
+        "teacher_terms": labels.get("terms"),
+        "teacher_terms_acknowledged": labels.get("terms_acknowledged"),
+        "recipe": manifest["recipe"],
+        "digest": manifest["digest"],
+        "kind": part.kind,
+        "label": part.label,
+        "sha256": part.sha256,
+        "gate": "passed" if part.passed else "refused",
+        "base_source": base.get("source"),
+        "base_licence": base.get("licence"),
+    }
+    return {name: str(value) for name, value in tags.items() if value}
+
+
+def version_tags(
+    part: Part,
+    model_id: str,
+    recipe: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    report: Mapping[str, Any],
+    events: Sequence[Line],
+) -> dict[str, str]:
+    """A registered version's lineage: recipe, code, base model and its licence, rows, figures, the gate's word."""
+    data = recipe.get("data") or {}
+    rows = {line.body.get("role") or line.body.get("name"): line.body for line in events if line.kind == "dataset"}
+    figures = report.get("arms", {}).get(part.arm, {})
+    tags = {
+        **model_tags(part, recipe, manifest),
+        "model_id": model_id,
+        "git": manifest.get("git"),
+        "format": part.format,
+        "data_licence": data.get("licence"),
+        **{f"data.{role}": f"{body.get('digest')} ({body.get('rows')} rows)" for role, body in rows.items()},
+        **{f"metric.{name}": interval_text(cell) for name, cell in figures.items()},
+        "test_rows": report.get("n"),
+    }
+    return {name: str(value) for name, value in tags.items() if value not in (None, "")}
+
+
+def figures_of(part: Part, report: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of this model's own arm, with the ends of their intervals."""
+    flat: dict[str, float] = {}
+    for metric, cell in report.get("arms", {}).get(part.arm, {}).items():
+        flat |= interval_metrics(metric, cell)
+    return flat

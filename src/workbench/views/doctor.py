@@ -14,12 +14,12 @@ from workbench import __version__
 from workbench.bundles.prove import version_of
 from workbench.engines.served import ENGINES, available
 from workbench.extras import extra_of, install_line
+from workbench.pages.terminal import megabytes, show
 from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.runs import LIBRARIES
 from workbench.signing_keys import PRIVATE, keys_folder
 from workbench.sources import cache_folder
-from workbench.views.show import megabytes, show
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 

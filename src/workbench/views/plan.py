@@ -15,6 +15,7 @@ from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
+from workbench.pages.terminal import megabytes, show
 from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
 from workbench.recipe.methods import distilled
 from workbench.records import Example, Message
@@ -26,7 +27,6 @@ from workbench.teacher.reach import require_way
 from workbench.terms import policy
 from workbench.training.model import estimate_memory
 from workbench.training.shrink import counted, student_size
-from workbench.views.show import megabytes, show
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0

@@ -20,9 +20,9 @@ from workbench.bundles.prove import ask_engine, choose_engine, limits_of, truste
 from workbench.compress.format_check import really_quantized
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.scorers import deciding_score, portable
+from workbench.pages.terminal import show
 from workbench.recipe import Evaluate
 from workbench.training.shrink import model_under
-from workbench.views.show import show
 
 NO_ENGINE = "none"
 

@@ -19,7 +19,7 @@ from workbench.runs import Run, read_json
 from workbench.stages.common import base_model, merged_model, say
 from workbench.stages.train.guards import FILE, interval
 from workbench.terms import policy
-from workbench.terms.duties import Duty, read_duties
+from workbench.terms.duties import Duty, name_ok, read_duties
 from workbench.training.shrink import counted
 
 LEAD = {"value": "lead", "ci_low": "lead_low", "ci_high": "lead_high"}
@@ -142,7 +142,7 @@ def of_duty(duty: Duty, name: str, public: bool) -> dict[str, Any]:
     told = f"{duty.text} ({duty.origin})"
     match duty.kind:
         case "name_prefix":
-            complaint = policy.name_ok(name, (duty,)) if public else None
+            complaint = name_ok(name, (duty,)) if public else None
             why = complaint or ("the name begins so" if public else "it is not handed out")
             return row(f"the name begins with {told}", complaint is None, why)
         case "threshold":

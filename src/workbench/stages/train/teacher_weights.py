@@ -17,6 +17,7 @@ from workbench.stages.common import say
 from workbench.stages.label import refuse_name
 from workbench.stages.train.guards import base_answers
 from workbench.terms import policy
+from workbench.terms.duties import read_duties, write_duties
 
 ANSWERS = "teacher_answers.json"
 
@@ -32,11 +33,11 @@ def opened(recipe: Recipe, run: Run, folder: Path) -> dict[str, Any]:
     Gives the facts that a labelling tells of its teacher.
     """
     weights = weights_of(recipe, run)
-    inherited = policy.read_duties(weights)
+    inherited = read_duties(weights)
     verdict = policy.require(policy.of_weights(recipe.teacher), inherited)
     duties = policy.joined(verdict.duties, inherited)
     refuse_name(recipe, duties)
-    policy.write_duties(folder, duties)
+    write_duties(folder, duties)
     say(run, "train", f"terms of the teacher's weights: {verdict.verdict}, {verdict.why}")
     return {
         "teacher": recipe.teacher.weights,
