@@ -424,7 +424,7 @@ def test_the_current_folder_stays_on_the_path_of_a_program_that_imports_the_pack
 def test_children_take_no_code_from_the_current_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.engines.child import call
     from workbench.errors import WorkbenchError
-    from workbench.sources.resolve import fetch_pypi
+    from workbench.sources.resolve import fetch_pypi, read_pypi
     from workbench.tracking import serve_ui
 
     plant(project, ["pip", "mlflow", "uvicorn", "trap_package"])
@@ -432,7 +432,7 @@ def test_children_take_no_code_from_the_current_folder(project: Path, monkeypatc
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     (project / "into").mkdir()
     with pytest.raises(WorkbenchError, match="pip could not fetch"):
-        fetch_pypi("nothing-of-that-name==1", project / "into")
+        fetch_pypi(read_pypi("nothing-of-that-name==1"), project / "into")
     with pytest.raises(WorkbenchError, match="No module named 'trap_package'"):
         call("trap_package:run", {}, what="the trap")
     seen: dict[str, Any] = {}
