@@ -160,10 +160,44 @@ def test_a_run_cut_off_anywhere_ends_with_the_very_same_weights(
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_a_kind_that_another_goes_on_from_is_trained_again_once_its_weights_are_damaged(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    from workbench.recipe import Method, Recipe
+    from workbench.records import Example, Message
+    from workbench.runs import Run
+    from workbench.stages.train.task import Start, Task, jobs
+    from workbench.training.loop import train
+
+    how = Method(max_steps=2, evaluations=1, learning_rate=2e-3, distil=["text", "text"], sample_answers=0)
+    recipe, said = Recipe(method=how), list[str]()
+    recipe.model.dtype, recipe.launch.threads, recipe.launch.device = "float32", 1, "cpu"
+
+    def event(kind: str, **fields: Any) -> None:
+        said.extend([fields["text"]] if kind == "said" else [])
+
+    rows = [Example(f"e{n}", (Message("user", f"Is it {n}?"), Message("assistant", "yes"))) for n in range(16)]
+    task = Task(recipe, Run(tmp_path, "mine", "x"), tiny_model, rows, {}, {}, [], None, event)
+
+    def go_through() -> int:
+        return len([train(job) for job in jobs(task, Start(tiny_model), tmp_path)])
+
+    assert go_through() == 2
+    weights = tmp_path / "before" / "1_text" / "adapter" / "adapter_model.safetensors"
+    first = weights.read_bytes()
+    assert go_through() == 1, "the first is whole"
+    weights.write_bytes(first[:-1] + bytes([first[-1] ^ 1]))
+    assert go_through() == 2
+    assert any("adapter_model.safetensors is not as it was written: it is trained again" in line for line in said)
+    assert weights.read_bytes() == first
+
+
 @pytest.mark.slow
 def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(tiny_model: Path, tmp_path: Path) -> None:
     kills = os.environ.get("KILLS", "10")
     script = Path(__file__).parents[1] / "support" / "kills.py"
+    kills = os.environ.get("KILLS", "20")
+    script = Path(__file__).parent / "kills.py"
     command = [sys.executable, str(script), str(tiny_model), str(tmp_path), kills, os.environ.get("KILLS_SEED", "1")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     assert f"{kills} of {kills}" in done.stdout, done.stdout + done.stderr[-2000:]

@@ -229,6 +229,51 @@ def test_a_run_cut_while_it_samples_asks_for_no_sample_twice(tmp_path: Path) -> 
     assert len(third.heard) == 300, "another student's answers are not this one's"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"text": "5', '"text": "6', 1),  # as likely an answer as any
+        lambda text: text.replace('{"prompt"', "{'prompt'", 1),
+        lambda text: text.replace("\n", "\n7\n", 1),
+        lambda text: text.replace(', "sha256"', ', "sha255"', 1),
+        lambda text: text.replace('"key": "', '"key": "0', 1),
+    ],
+)
+def test_samples_that_are_not_as_they_were_written_are_drawn_again(tmp_path: Path, change: Any) -> None:
+    file = tmp_path / "samples.jsonl"
+    first = list(answers(Asked(), prompts(300), ASKING, file, of="a", batch_tokens=200))
+    text = file.read_text()
+    file.write_text(change(text))
+    assert file.read_text() != text
+    again = Asked()
+    assert list(answers(again, prompts(300), ASKING, file, of="a", batch_tokens=200)) == first
+    assert len(again.heard) == 300
+    assert file.read_text() == text
+
+
+def test_a_damaged_reference_is_taken_once_more_and_the_end_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    class Cut(BaseException):
+        pass
+
+    def cut(kind: str, **fields: Any) -> None:
+        if fields.get("name") == "train/loss" and fields["step"] == 7:
+            raise Cut
+
+    with pytest.raises(Cut):
+        go(tiny_model, tmp_path / "cut", save_minutes=1e-6, event=cut)
+    path = tmp_path / "cut" / "reference.json"
+    whole = path.read_text()
+    for damaged in (whole.replace("-2", "-3", 1), whole[:-9], "", "[]"):
+        path.write_text(damaged)
+        events: list[dict[str, Any]] = []
+        go(tiny_model, tmp_path / "cut", events, save_minutes=1e-6)
+        assert any("the reference" in e.get("text", "") for e in events)
+        assert path.read_text() == whole
+    go(tiny_model, tmp_path / "whole")
+    one, other = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("cut", "whole"))
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_whoever_has_enough_asks_no_further(tmp_path: Path) -> None:
     student = Asked()
     told = answers(student, prompts(300), ASKING, tmp_path / "s", of="a", batch_tokens=200)

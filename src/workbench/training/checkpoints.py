@@ -45,8 +45,7 @@ def write_checkpoint(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     write(staging)
-    files = {str(p.relative_to(staging)): file_sha256(p) for p in sorted(staging.rglob("*")) if p.is_file()}
-    write_sealed(staging / PROGRESS, {**progress, "step": step, "files": files})
+    write_sealed(staging / PROGRESS, {**progress, "step": step, "files": hashes_of(staging)})
     flush_tree(staging)
     discard(final)  # a step that is saved once more after resuming
     staging.rename(final)
@@ -102,7 +101,17 @@ def damage(folder: Path) -> str | None:
         return f"{PROGRESS} is missing or not as it was written"
     if not {"request", "progressed", "step", "files"} <= progress.keys() or progress["step"] != step_of(folder):
         return f"{PROGRESS} is another checkpoint's"
-    for name, sha256 in progress["files"].items():
+    return changed_since(folder, progress["files"])
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, by its path from there."""
+    return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def changed_since(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first file that is not as `hashes_of` saw it, in words; None when all are."""
+    for name, sha256 in hashes.items():
         path = folder / name
         try:
             if not path.is_file():

@@ -123,8 +123,9 @@ def answers(
 
 
 def line_of(number: int, samples: Sequence[Sample]) -> str:
-    """A prompt's answers as a line of the file."""
-    return json.dumps({"prompt": number, "answers": [asdict(sample) for sample in samples]}, ensure_ascii=False) + "\n"
+    """A prompt's answers as a line of the file, with its own digest."""
+    values = {"prompt": number, "answers": [asdict(sample) for sample in samples]}
+    return json.dumps({**values, "sha256": digest(values)}, ensure_ascii=False) + "\n"
 
 
 def append(path: Path, lines: Sequence[str]) -> None:
@@ -136,15 +137,24 @@ def append(path: Path, lines: Sequence[str]) -> None:
 
 
 def read_kept(path: Path, key: str) -> dict[int, list[Sample]]:
-    """The answers in the file, by prompt. A line that a kill cut short goes, and so does all of another request."""
+    """The answers in the file, by prompt. A line that a kill cut short goes, and so does all of another request.
+
+    All of a file with a damaged line goes too: a batch is drawn from one seed, so a part would be drawn otherwise.
+    """
     first = json.dumps({"key": key}) + "\n"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     # Not by splitlines(), which ends a line at characters that JSON leaves as they are.
     whole = [line + "\n" for line in text.split("\n")[:-1]] if text.startswith(first) else [first]
+    try:
+        kept = [json.loads(line) for line in whole[1:]]
+        sound = all(values.pop("sha256") == digest(values) for values in kept)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        whole, kept = [first], []
     if "".join(whole) != text:
         write_whole(path, "".join(whole))
-    kept = [json.loads(line) for line in whole[1:]]
-    return {line["prompt"]: [Sample(**sample) for sample in line["answers"]] for line in kept}
+    return {values["prompt"]: [Sample(**sample) for sample in values["answers"]] for values in kept}
 
 
 def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Sample]]:

@@ -19,6 +19,8 @@ from workbench.training.job import Job
 if TYPE_CHECKING:
     from workbench.training.development import Development
 
+WRITTEN = "written.json"  # the hash of every file of a kind that another goes on from
+
 
 @dataclass(frozen=True)
 class Task:
@@ -51,22 +53,29 @@ class Start:
 def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
     """A job for each kind of the recipe, in turn; the next begins where the one before has been trained to.
 
-    The last is written into `folder`, those before into `folder/before`; a kind that is whole there is not trained
-    again. What a training held is given back before the next job is made.
+    The last is written into `folder`, those before into `folder/before`; a kind that is there as it was written is not
+    trained again. What a training held is given back before the next job is made.
     """
+    from workbench.training.checkpoints import changed_since, hashes_of, read_sealed, write_sealed
+    from workbench.training.student import release_memory
+
     kinds, steps = task.recipe.method.distil or [PLAIN], 0
     for number, name in enumerate(kinds):
         last = number == len(kinds) - 1
         out = folder if last else folder / "before" / f"{number + 1}_{name}"
-        if last or not (out / "summary.json").is_file():
+        written = read_sealed(out / WRITTEN)
+        fault = changed_since(out, written) if written else None
+        if fault:
+            task.event("said", text=f"{name} was trained, but {fault}: it is trained again")
+            shutil.rmtree(out)
+        if last or not written or fault:
             if len(kinds) > 1:
                 task.event("said", text=f"{name}: {number + 1} of {len(kinds)} kinds")
             yield kind_named(name).job(after(task, steps), start, out)
-            from workbench.training.student import release_memory
-
             release_memory()
             if not last:
                 shutil.rmtree(out / "checkpoints", ignore_errors=True)
+                write_sealed(out / WRITTEN, hashes_of(out))
         steps += read_json(out / "summary.json")["steps"]
         whole = task.recipe.method.kind == "full"
         start = Start(out / "model") if whole else Start(start.base, out / "adapter")
