@@ -239,6 +239,31 @@ def test_development_scores_are_told_at_every_evaluation_and_written(tiny_model:
     assert asked == [0, 1, 2, 3, 4] * 3, "the step that stays was asked once"
 
 
+def test_a_damaged_headroom_is_taken_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.recipe import Recipe
+    from workbench.records import Example, Message
+    from workbench.runs import Run
+    from workbench.stages.train import guards
+
+    asked: list[int] = []
+    monkeypatch.setattr(guards, "base_answers", lambda recipe, base, items: [asked.append(1) or "no" for _ in items])
+    rows = [Example(f"e{n}", (Message("user", "?"), Message("assistant", "yes")), group=str(n)) for n in range(20)]
+    development = [(row, "yes") for row in rows]
+
+    def facts() -> dict[str, Any]:
+        return guards.headroom(Recipe(), Run(tmp_path, "mine", "x"), tmp_path, development, tmp_path)
+
+    first = facts()
+    assert first["lead"] == 1.0
+    assert facts() == first
+    assert len(asked) == 20, "the base is asked once"
+    whole = (tmp_path / guards.FILE).read_text()
+    for damaged in ("", "{", "[]", whole[:-5], whole.replace('"base_score": 0.0', '"base_score": 0.9')):
+        (tmp_path / guards.FILE).write_text(damaged)
+        assert facts() == first
+    assert len(asked) == 20 * 6
+
+
 def test_spread_layers_hold_the_first_and_the_last() -> None:
     assert kept_layers(30, 15, "spread") == [0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29]
     assert kept_layers(4, 2, "spread") == [0, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -133,6 +134,17 @@ def test_kinds_are_found_by_name_and_an_unknown_one_is_met_with_the_nearest() ->
         distilled(["sft"])
 
 
+def test_no_private_name_of_trl_or_transformers_is_used_and_no_trainer_of_theirs_is_changed() -> None:
+    for path in sorted((Path(workbench.__file__).parent / "training").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("trl", "transformers"):
+                assert not [name.name for name in node.names if name.name.startswith("_")], path
+                assert not [name.name for name in node.names if name.name.endswith("Trainer")], path
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base) for base in node.bases]
+                assert not [base for base in bases if "Trainer" in base], path
+
+
 def test_no_kind_s_file_imports_torch_until_its_job_is_made() -> None:
     code = "import workbench.stages.train.kinds, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -194,10 +206,8 @@ def test_a_kind_that_another_goes_on_from_is_trained_again_once_its_weights_are_
 
 @pytest.mark.slow
 def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(tiny_model: Path, tmp_path: Path) -> None:
-    kills = os.environ.get("KILLS", "10")
     script = Path(__file__).parents[1] / "support" / "kills.py"
     kills = os.environ.get("KILLS", "20")
-    script = Path(__file__).parent / "kills.py"
     command = [sys.executable, str(script), str(tiny_model), str(tmp_path), kills, os.environ.get("KILLS_SEED", "1")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     assert f"{kills} of {kills}" in done.stdout, done.stdout + done.stderr[-2000:]

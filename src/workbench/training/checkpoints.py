@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.records import digest, file_sha256
-from workbench.runs import flush_tree, sync_folder, write_whole
+from workbench.runs import flush_tree, sync_folder
+from workbench.training.sealed import changed_since, hashes_of, read_sealed, write_sealed
 
 KEEP = 2
 PROGRESS, STATE = "progress.json", "state.pt"
@@ -104,25 +104,6 @@ def damage(folder: Path) -> str | None:
     return changed_since(folder, progress["files"])
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below a folder, by its path from there."""
-    return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def changed_since(folder: Path, hashes: Mapping[str, str]) -> str | None:
-    """The first file that is not as `hashes_of` saw it, in words; None when all are."""
-    for name, sha256 in hashes.items():
-        path = folder / name
-        try:
-            if not path.is_file():
-                return f"{name} is missing"
-            if file_sha256(path) != sha256:
-                return f"{name} is not as it was written"
-        except OSError as error:
-            return f"{name} cannot be read: {error}"
-    return None
-
-
 def progress_of(folder: Path) -> dict[str, Any]:
     """What was written last into a sound checkpoint."""
     return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
@@ -131,20 +112,6 @@ def progress_of(folder: Path) -> dict[str, Any]:
 def weights_in(folder: Path) -> list[Path]:
     """A checkpoint's files of weights: those that were written, whatever else lies beside them."""
     return [folder / name for name in progress_of(folder)["files"] if name.endswith(".safetensors")]
-
-
-def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object whole, with a digest of itself."""
-    write_whole(path, json.dumps({**values, "sha256": digest(values)}))
-
-
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None where that is not there or not as it was written."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return values if values.pop("sha256") == digest(values) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def discard(path: Path) -> None:

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from workbench.errors import RequestError
 from workbench.records import TokenRow
 from workbench.training.batches import Batch, by_length, collate, on_device
-from workbench.training.checkpoints import read_sealed, write_sealed
 from workbench.training.distil import own_head, plain_head, summed
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import trained_positions
+from workbench.training.sealed import read_sealed, write_sealed
 from workbench.training.targets import Rejected
 
 REFERENCE = "reference.json"

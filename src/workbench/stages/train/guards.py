@@ -6,7 +6,6 @@ against a student that falls while its loss falls, is `training/development.py`;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from workbench.evaluation.scorers import deciding_score
 from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, item_estimate, resampled_totals
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Example, digest, message_dicts
-from workbench.runs import Run, read_json, write_whole
+from workbench.runs import Run
 from workbench.stages.common import say
+from workbench.training.sealed import read_sealed, write_sealed
 
 FILE = "headroom.json"
 
@@ -40,13 +40,13 @@ def headroom(
         return {}
     items, answers = [item for item, _ in development], [answer for _, answer in development]
     key = digest([base_key(recipe), [[message_dicts(e.messages), answer] for e, answer in development]], 32)
-    kept = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    kept = read_sealed(folder / FILE) or {}
     if kept.get("key") != key:
         teacher = scores_of(recipe.evaluate, items, answers)
         own = scores_of(recipe.evaluate, items, base_answers(recipe, base, items))
         groups = [e.group for e in items]
         kept = {"key": key, "groups": groups} | compared(teacher, own, groups, recipe)
-        write_whole(folder / FILE, json.dumps(kept))
+        write_sealed(folder / FILE, kept)
     facts = {name: kept[name] for name in ("teacher_score", "base_score", "lead", "lead_low", "lead_high")}
     for name, value in facts.items():
         run.event("metric", stage="train", name=f"headroom/{name}", value=value, step=None)

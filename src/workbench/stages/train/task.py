@@ -15,6 +15,7 @@ from workbench.records import Example, TokenRow
 from workbench.runs import Run, read_json
 from workbench.stages.common import base_model
 from workbench.training.job import Job
+from workbench.training.sealed import changed_since, hashes_of, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from workbench.training.development import Development
@@ -56,7 +57,6 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
     The last is written into `folder`, those before into `folder/before`; a kind that is there as it was written is not
     trained again. What a training held is given back before the next job is made.
     """
-    from workbench.training.checkpoints import changed_since, hashes_of, read_sealed, write_sealed
     from workbench.training.student import release_memory
 
     kinds, steps = task.recipe.method.distil or [PLAIN], 0
@@ -71,8 +71,10 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
         if last or not written or fault:
             if len(kinds) > 1:
                 task.event("said", text=f"{name}: {number + 1} of {len(kinds)} kinds")
-            yield kind_named(name).job(after(task, steps), start, out)
-            release_memory()
+            try:
+                yield kind_named(name).job(after(task, steps), start, out)
+            finally:
+                release_memory()
             if not last:
                 shutil.rmtree(out / "checkpoints", ignore_errors=True)
                 write_sealed(out / WRITTEN, hashes_of(out))

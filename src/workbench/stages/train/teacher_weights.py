@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 from workbench.data.prepare import Splits
 from workbench.recipe import Recipe
 from workbench.records import Example, digest, file_sha256, message_dicts
-from workbench.runs import Run, hold_source, read_json, write_whole
+from workbench.runs import Run, hold_source
 from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say
 from workbench.stages.label import refuse_name
 from workbench.stages.train.guards import base_answers
 from workbench.terms import policy
 from workbench.terms.duties import read_duties, write_duties
+from workbench.training.sealed import read_sealed, write_sealed
 
 ANSWERS = "teacher_answers.json"
 
@@ -73,12 +73,12 @@ def answers(recipe: Recipe, run: Run, splits: Splits, folder: Path) -> list[tupl
     weights = weights_of(recipe, run)
     prompts = [message_dicts(e.prompt) for e in items]
     key = digest([digest_of(weights), recipe.evaluate.max_new_tokens, prompts], 32)
-    kept = read_json(folder / ANSWERS) if (folder / ANSWERS).is_file() else {}
+    kept = read_sealed(folder / ANSWERS) or {}
     if kept.get("key") != key:
         say(run, "train", f"the teacher is asked {len(items)} gold development rows")
         own_template = replace(recipe, model=replace(recipe.model, chat_template=None))
         kept = {"key": key, "answers": base_answers(own_template, weights, items)}
-        write_whole(folder / ANSWERS, json.dumps(kept, ensure_ascii=False))
+        write_sealed(folder / ANSWERS, kept)
     return list(zip(items, kept["answers"], strict=True))
 
 
