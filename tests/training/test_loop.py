@@ -69,7 +69,7 @@ def test_few_frames_lie_between_the_command_and_the_optimizer_s_step(
     assert done.returncode == 0, done.stderr
     assert len(steps) == 3
     assert steps[0][0] == "__main__.main"
-    assert steps[0][-2:] == ["stage.run", "loop.train"], "one frame between the stage's door and the step"
+    assert steps[0][-2:] == ["train.run", "loop.train"], "one frame between the stage's door and the step"
     assert all(len(own) <= FRAMES for own in steps), steps[0]
 
 

@@ -16,7 +16,7 @@ from workbench.training.batches import by_length, collate, plan_batches, total_s
 from workbench.training.checkpoints import checkpoints_in, damage, last_sound, write_checkpoint
 from workbench.training.model import estimate_memory, fit
 from workbench.training.optimizer import MasterAdamW
-from workbench.training.weights import fingerprint, fingerprints, prove_moved
+from workbench.training.student import fingerprint, fingerprints, prove_moved
 
 
 @settings(max_examples=30, deadline=None)

@@ -25,8 +25,16 @@ from workbench.training.distil import answers
 from workbench.training.job import Job, Loss, Student
 from workbench.training.optimizer import optimizer_for, schedule_for
 from workbench.training.progress import Progressed, Watch, stopping
-from workbench.training.student import computing, load_student, peak_memory, plan_that_fits
-from workbench.training.weights import fingerprints, load_weights, prove_moved, write_weights
+from workbench.training.student import (
+    computing,
+    fingerprints,
+    load_student,
+    load_weights,
+    peak_memory,
+    plan_that_fits,
+    prove_moved,
+    write_weights,
+)
 
 
 def train(job: Job) -> dict[str, Any]:

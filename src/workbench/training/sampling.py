@@ -20,7 +20,7 @@ from workbench.records import digest
 from workbench.runs import write_whole
 from workbench.training.batches import by_length
 from workbench.training.model import load_model
-from workbench.training.weights import load_weights
+from workbench.training.student import load_weights
 
 WINDOW = 128  # prompts whose order is by length; windows follow each other in the order that the seed drew
 
