@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -104,7 +107,7 @@ def byte_alphabet() -> dict[str, int]:
 BYTE_OF = byte_alphabet()
 
 
-def converter(tokenizer: Any) -> Callable[[str], bytes]:
+def converter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
     """How this tokenizer's tokens are read as bytes, by the decoder that it states."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -124,7 +127,7 @@ def converter(tokenizer: Any) -> Callable[[str], bytes]:
     )
 
 
-def token_bytes(tokenizer: Any, ids: Sequence[int], text: str | None = None) -> list[bytes]:
+def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | None = None) -> list[bytes]:
     """The bytes of each token of a Hugging Face tokenizer: byte-level BPE, SentencePiece-like, or one token a byte.
 
     An added or special token has its own spelling's. With the `text` that was tokenized given, the space that
@@ -139,7 +142,7 @@ def token_bytes(tokenizer: Any, ids: Sequence[int], text: str | None = None) -> 
     return spelled
 
 
-def ids_by_bytes(tokenizer: Any) -> dict[bytes, int]:
+def ids_by_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     """The token id of every byte string that is one token: a teacher's alternatives as the student's ids.
 
     Where several tokens hold the same bytes, the likeliest to be meant is taken: a plain token before one that spells

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from workbench.errors import GateError
 from workbench.records import TokenRow
 from workbench.training.batches import by_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STANDARD_ERRORS = 2.0  # of the paired difference: a fall that is smaller may be chance
 BATCH_TOKENS = 4096  # padded prompt tokens asked at once
@@ -41,12 +44,20 @@ class Development:
     max_new_tokens: int
     drop: float | None = None
 
-    def scores(self, model: Any, tokenizer: Any, device: str) -> list[float]:
+    def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: str) -> list[float]:
         """Each row's score by the model's greedy answer as it is now."""
         replies = answers(model, tokenizer, self.rows, self.max_new_tokens, device)
         return [self.score(number, answer) for number, answer in enumerate(replies)]
 
-    def point(self, model: Any, tokenizer: Any, device: str, step: int, loss: float, loss_name: str) -> Point:
+    def point(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: str,
+        step: int,
+        loss: float,
+        loss_name: str,
+    ) -> Point:
         """One look at the model."""
         scores = self.scores(model, tokenizer, device)
         return Point(step, sum(scores) / len(scores), scores, loss, loss_name)
@@ -88,7 +99,9 @@ def refuse_hacking(points: Sequence[Point], drop: float | None) -> None:
     )
 
 
-def samples(model: Any, tokenizer: Any, rows: Sequence[TokenRow], device: str) -> list[dict[str, str]]:
+def samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow], device: str
+) -> list[dict[str, str]]:
     """What the model answers to some rows' prompts as it is now, beside what was wanted."""
     shown = []
     for row in rows:
@@ -101,7 +114,13 @@ def samples(model: Any, tokenizer: Any, rows: Sequence[TokenRow], device: str) -
     return shown
 
 
-def answers(model: Any, tokenizer: Any, rows: Sequence[TokenRow], max_new_tokens: int, device: str) -> list[str]:
+def answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TokenRow],
+    max_new_tokens: int,
+    device: str,
+) -> list[str]:
     """Greedy answers to the rows' prompts, in batches padded on the left, stopped by the rows' own stop token."""
     from transformers import GenerationConfig
 

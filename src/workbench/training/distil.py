@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,6 +38,10 @@ from workbench.training.losses import (
     trained_positions,
     weighted,
 )
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+    from transformers import PreTrainedModel
 
 # A float32 softmax cannot tell a likelier student from a certain one: 1 − q is at least this.
 NEAREST_TO_CERTAIN = 2.0**-24
@@ -84,13 +88,13 @@ class LogitRows(torch.autograd.Function):
     """`Rows` on logits that are there already: for heads that change what their weight gives."""
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, logits_NV: torch.Tensor, rows: Rows) -> torch.Tensor:
         values, gradient = rows(logits_NV.float().clone(), slice(0, len(logits_NV)))
         ctx.save_for_backward(gradient().to(logits_NV.dtype))
         return values.sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype), None
 
@@ -103,7 +107,9 @@ class Head:
     likely: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def plain_head(model: Any, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None) -> Head:
+def plain_head(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None
+) -> Head:
     """Through the backbone and a linear head: nothing of size positions × vocabulary outlives its chunk."""
     hidden = model.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1][mask]
     head = model.get_output_embeddings()
@@ -116,7 +122,9 @@ def plain_head(model: Any, inputs: Mapping[str, torch.Tensor], mask: torch.Tenso
     )
 
 
-def own_head(model: Any, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None) -> Head:
+def own_head(
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None
+) -> Head:
     """Through the model's own forward, whole logits."""
     out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
     logits = out.logits[:, :-1][mask][:, :vocabulary].float()
@@ -127,7 +135,13 @@ def own_head(model: Any, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor,
 
 
 def distillation_loss(
-    model: Any, inputs: Mapping[str, Any], teach: Teach, divergence: Divergence, *, plain: bool, vocabulary: int | None
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    teach: Teach,
+    divergence: Divergence,
+    *,
+    plain: bool,
+    vocabulary: int | None,
 ) -> torch.Tensor:
     """The batch's summed loss, as the head of this file says. `inputs` come from `batches.collate`."""
     mask, target = trained_positions(inputs["labels"])
@@ -172,7 +186,11 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor
+        ctx: FunctionCtx,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        target_N: torch.Tensor,
     ) -> torch.Tensor:
         ctx.frozen = not any(ctx.needs_input_grad[1:3])
         wanted = (ctx.frozen and ctx.needs_input_grad[0], False, False)
@@ -181,7 +199,7 @@ class TokenLogprobs(torch.autograd.Function):
         return -values
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.frozen:
             (grad_hidden,) = ctx.saved_tensors
             return (

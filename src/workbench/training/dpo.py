@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import trained_positions
 from workbench.training.sealed import read_sealed, write_sealed
 from workbench.training.targets import Rejected
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 REFERENCE = "reference.json"
 
@@ -130,7 +133,7 @@ def preference_loss(
 
 
 def pair_logprobs(
-    model: Any, inputs: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
 ) -> torch.Tensor:
     """Log-likelihood of the chosen and the rejected answer, (pairs, 2), of a batch where the two alternate.
 

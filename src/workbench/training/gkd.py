@@ -24,6 +24,8 @@ from workbench.training.open_teacher import OpenTeacher, load_teacher
 from workbench.training.sampling import Asking, new_tokens, stop_tokens
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from workbench.training.gold import OtherWords
 
 
@@ -136,7 +138,12 @@ def own_answers(
 
 
 def sampled_answers(
-    model: Any, prompts: Sequence[Sequence[int]], how: Asking, stops: set[int], padding: Sequence[int], moment: Moment
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    how: Asking,
+    stops: set[int],
+    padding: Sequence[int],
+    moment: Moment,
 ) -> list[list[int]]:
     """An answer to each prompt with the stop token that ended it, without dropout, from the moment's own seed.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoTokenizer
@@ -35,6 +35,9 @@ from workbench.training.distil import LogitRows
 from workbench.training.losses import HeadRows, trained_positions
 from workbench.training.open_teacher import OpenTeacher
 from workbench.training.targets import answer_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STOP = b""  # the word that both stop tokens are; no other token is without bytes
 TRIED = 100  # rows whose own answers are aligned before the first step
@@ -54,7 +57,7 @@ class OtherWords:
 class Words:
     """A tokenizer's words by their bytes, as far as its model has them, with the stop token as STOP."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     stop: int
     rows: int
 

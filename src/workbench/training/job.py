@@ -13,6 +13,7 @@ from workbench.training.targets import Target, targets_digest
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from workbench.training.batches import Batch
     from workbench.training.development import Development
@@ -35,9 +36,9 @@ class Student:
     will have been made from.
     """
 
-    model: Any
-    decoder: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    decoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     device: str
     plain: bool
     vocabulary: int | None

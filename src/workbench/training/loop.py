@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import set_seed
@@ -35,6 +35,9 @@ from workbench.training.student import (
     prove_moved,
     write_weights,
 )
+
+if TYPE_CHECKING:
+    from torch.optim.lr_scheduler import LRScheduler
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -131,7 +134,9 @@ def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
             raise RequestError("the row trains nothing", where=row.where or row.id)
 
 
-def resumed(job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: Any) -> tuple[int, Progressed]:
+def resumed(
+    job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: LRScheduler
+) -> tuple[int, Progressed]:
     """The steps that are done and what was counted in them; the last sound checkpoint's state is put back."""
     last = checkpoints.last_sound(job.out / "checkpoints", student.request, lambda text: job.event("said", text=text))
     if last is None:
@@ -146,7 +151,12 @@ def resumed(job: Job, student: Student, optimizer: torch.optim.Optimizer, schedu
 
 
 def save(
-    job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: Any, progressed: Progressed, step: int
+    job: Job,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    progressed: Progressed,
+    step: int,
 ) -> None:
     """Write all that the next step depends on."""
 

@@ -18,12 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from workbench.recipe import Teach
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+    from transformers import PreTrainedModel
 
 ROWS_A_CHUNK = 512  # bounds the float32 logits: 512 × 128k words = 256 MiB
 ROWS_AT_ONCE = 256  # about seven float32 tensors of rows × vocabulary live at once: 350 MB for 49k words
@@ -46,7 +50,7 @@ class HeadRows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: FunctionCtx,
         hidden_NH: torch.Tensor,
         weight_VH: torch.Tensor,
         bias_V: torch.Tensor | None,
@@ -59,7 +63,7 @@ class HeadRows(torch.autograd.Function):
         return values.sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
         scale, (weight_dtype, bias_dtype) = grads[0], ctx.dtypes
         return (
@@ -76,7 +80,11 @@ class HeadLoss(HeadRows):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden_NH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, target_N: torch.Tensor
+        ctx: FunctionCtx,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        target_N: torch.Tensor,
     ) -> torch.Tensor:
         return HeadRows.forward(ctx, hidden_NH, weight_VH, bias_V, cross_entropy(target_N))
 
@@ -145,7 +153,7 @@ def trained_positions(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return mask, labels_BT[:, 1:][mask]
 
 
-def answer_loss(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+def answer_loss(model: PreTrainedModel, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
     """Summed loss of the trained tokens, through the backbone and a plain linear head.
 
     Rows are padded on the right, so causal attention alone keeps padding away from every real token: no mask is
@@ -157,20 +165,22 @@ def answer_loss(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor)
     return HeadLoss.apply(hidden[:, :-1][mask], head.weight, getattr(head, "bias", None), target)
 
 
-def plain_loss(model: Any, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+def plain_loss(
+    model: PreTrainedModel, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, mask_BT: torch.Tensor
+) -> torch.Tensor:
     """The same sum through the model's own forward: for heads that soft-cap or scale their logits."""
     logits = model(input_ids=input_ids_BT, attention_mask=mask_BT, use_cache=False).logits
     mask, target = trained_positions(labels_BT)
     return F.cross_entropy(logits[:, :-1][mask].float(), target, reduction="sum")
 
 
-def router_coefficient(model: Any) -> float:
+def router_coefficient(model: PreTrainedModel) -> float:
     """The share of a mixture of experts' load balancing in its loss, by its config; 0 for any other model."""
     config = model.config.get_text_config()
     return float(getattr(config, "router_aux_loss_coef", 0.0)) if hasattr(config, "output_router_logits") else 0.0
 
 
-def routed_loss(model: Any, batch: Mapping[str, Any], *, plain: bool) -> torch.Tensor:
+def routed_loss(model: PreTrainedModel, batch: Mapping[str, Any], *, plain: bool) -> torch.Tensor:
     """`answer_loss` of a mixture of experts, and `batch["router"]` times the mean loss of its routers.
 
     Its own forward makes the routers' loss; where the head is plain it is asked for one position's logits alone, and
@@ -194,7 +204,7 @@ def routed_loss(model: Any, batch: Mapping[str, Any], *, plain: bool) -> torch.T
     return loss + batch["router"] * out.aux_loss
 
 
-def head_is_plain(model: Any, input_ids_BT: torch.Tensor) -> bool:
+def head_is_plain(model: PreTrainedModel, input_ids_BT: torch.Tensor) -> bool:
     """Whether hidden states times the head's weight are the model's logits: by its config, and tried on one row."""
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     if any(getattr(config, name, None) not in (None, 1.0, 1) for name in LOGIT_CHANGERS):

@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.engines.device import keep_unpacked, nf4_config
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method, Model
 from workbench.sources import refuse_code
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 NF4_BYTES = 0.52  # 4 bits, and the scales after double quantization (arXiv 2305.14314)
@@ -158,7 +161,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     return model if method.kind == "full" else with_adapter(model, method)
 
 
-def with_adapter(model: Any, method: Method) -> Any:
+def with_adapter(model: PreTrainedModel, method: Method) -> Any:
     """Wrap the model in a fresh LoRA adapter (arXiv 2106.09685) of its own dtype."""
     from peft import LoraConfig, get_peft_model
 

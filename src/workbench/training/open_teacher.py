@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,12 +13,15 @@ from workbench.errors import WorkbenchError
 from workbench.sources import refuse_code
 from workbench.training.losses import head_is_plain, head_logits
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @dataclass(frozen=True)
 class OpenTeacher:
     """A loaded teacher; `plain` says whether its last hidden states times its head's weight are its logits."""
 
-    model: Any
+    model: PreTrainedModel
     plain: bool
 
     @property

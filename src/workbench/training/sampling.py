@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from workbench.runs import write_whole
 from workbench.training.batches import by_length
 from workbench.training.model import load_model
 from workbench.training.student import load_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 128  # prompts whose order is by length; windows follow each other in the order that the seed drew
 
@@ -56,7 +59,7 @@ def student(
     base: Path,
     adapter: Path | None,
     method: Method,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     dtype: str,
     device: str,
@@ -157,7 +160,9 @@ def read_kept(path: Path, key: str) -> dict[int, list[Sample]]:
     return {values["prompt"]: [Sample(**sample) for sample in values["answers"]] for values in kept}
 
 
-def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: Asking, seed: int) -> list[list[Sample]]:
+def sampled(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], how: Asking, seed: int
+) -> list[list[Sample]]:
     """`how.samples` answers to each prompt, as text.
 
     Rows of the head that no token has (padding of the vocabulary) are never drawn.
@@ -169,14 +174,14 @@ def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: A
     return [samples[first : first + how.samples] for first in range(0, len(samples), how.samples)]
 
 
-def stop_tokens(model: Any, tokenizer: Any, stop: int) -> set[int]:
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: int) -> set[int]:
     """What ends an answer: `stop`, and what the tokenizer and the model's folder name."""
     named = model.generation_config.eos_token_id
     return {stop, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
 
 
 def new_tokens(
-    model: Any, prompts: Sequence[Sequence[int]], how: Asking, stops: set[int], padding: Sequence[int]
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], how: Asking, stops: set[int], padding: Sequence[int]
 ) -> list[list[int]]:
     """What `how.samples` answers a prompt add to it, from the model's own distribution, nothing cut off it.
 
@@ -202,14 +207,14 @@ def new_tokens(
     return made[:, width:].tolist()
 
 
-def sample_of(new: list[int], tokenizer: Any, stops: set[int]) -> Sample:
+def sample_of(new: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]) -> Sample:
     """New tokens up to the first stop token, as text."""
     end = next((at for at, token in enumerate(new) if token in stops), None)
     return Sample(tokenizer.decode(new[:end], skip_special_tokens=True), end is not None)
 
 
 @contextmanager
-def own_settings(model: Any) -> Iterator[None]:
+def own_settings(model: PreTrainedModel) -> Iterator[None]:
     """Without what the model's folder says of decoding: `generate` fills in from there what is not asked for.
 
     Qwen's repetition penalty, for one, would make the samples another student's.

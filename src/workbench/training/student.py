@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoTokenizer
@@ -22,6 +22,9 @@ from workbench.training.job import Job, Student, request_of
 from workbench.training.losses import head_is_plain
 from workbench.training.model import available_memory, fit, load_model
 from workbench.training.targets import sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def plan_that_fits(job: Job, device: str) -> Plan:
@@ -97,7 +100,7 @@ def release_memory() -> None:
 # A trained model's weights: read, written, and proven to have moved while no tensor of the base did.
 
 
-def load_weights(model: Any, files: Iterable[Path]) -> None:
+def load_weights(model: PreTrainedModel, files: Iterable[Path]) -> None:
     """Put the tensors of safetensors files into the model, in the dtype the model has: an adapter's, or all of them."""
     from peft import PeftModel, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -110,7 +113,7 @@ def load_weights(model: Any, files: Iterable[Path]) -> None:
         model.tie_weights()
 
 
-def write_weights(model: Any, tokenizer: Any, folder: Path) -> None:
+def write_weights(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write adapter or model beside its place and rename it; a model takes its tokenizer along."""
     staging = folder.with_name(f".{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -140,7 +143,7 @@ def fingerprint(tensor: torch.Tensor) -> str:
     return f"{tuple(tensor.shape)}:{int(words.sum())}:{int((words * place).sum())}"
 
 
-def fingerprints(model: Any) -> Before:
+def fingerprints(model: PreTrainedModel) -> Before:
     """Fingerprint every parameter as it is now."""
     named = list(model.named_parameters())
     return Before(
@@ -149,7 +152,7 @@ def fingerprints(model: Any) -> Before:
     )
 
 
-def prove_moved(model: Any, before: Before, kind: str) -> int:
+def prove_moved(model: PreTrainedModel, before: Before, kind: str) -> int:
     """The number of trained tensors that moved. WorkbenchError when a base tensor moved, or a trained one did not.
 
     In full fine-tuning only matrices are held to this: a norm's weights near 1 may keep their 16-bit value, and an

@@ -11,10 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from workbench.records import TokenRow, digest
 from workbench.training.align import align, ids_by_bytes, token_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WHITE = b" \t\r\n"
 KNOWN_SHARE = 0.98  # of the alternatives: with fewer among the student's tokens, the tokenizer is another
@@ -86,7 +89,7 @@ def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
 def targets_of(
     rows: Sequence[TokenRow],
     spoken: Mapping[str, Sequence[Spoken]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     alignment: str = "auto",
     labels: Mapping[str, tuple[int, ...]] | None = None,
@@ -109,10 +112,16 @@ def targets_of(
 
 
 def way_of(
-    row: TokenRow, spoken: Sequence[Spoken], tokenizer: Any, known: Mapping[bytes, int], same: bool, alignment: str,
-    labels: Mapping[str, tuple[int, ...]], targets: dict[str, Target],
-) -> str:  # fmt: skip
-    """Put the row's target into `found` and name the way; `text` where none fits."""
+    row: TokenRow,
+    spoken: Sequence[Spoken],
+    tokenizer: PreTrainedTokenizerBase,
+    known: Mapping[bytes, int],
+    same: bool,
+    alignment: str,
+    labels: Mapping[str, tuple[int, ...]],
+    targets: dict[str, Target],
+) -> str:
+    """Put the row's target into `targets` and name the way; `text` where none fits."""
     answer = answer_ids(row)
     student = token_bytes(tokenizer, answer[:-1])
     pieces = carried([token.token for token in spoken], b"".join(student))

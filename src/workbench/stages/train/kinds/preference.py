@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -25,6 +25,8 @@ from workbench.stages.common import SCREEN
 from workbench.stages.train.task import Start, Task, job_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from workbench.training.dpo import Pair
     from workbench.training.job import Job
     from workbench.training.sampling import Sample
@@ -97,7 +99,11 @@ KINDS = [Kind("preference", job, samples=True)]
 
 
 def questions(
-    examples: Sequence[Example], weights: Mapping[str, float], tokenizer: Any, max_length: int, mark: str = ""
+    examples: Sequence[Example],
+    weights: Mapping[str, float],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    mark: str = "",
 ) -> list[Question]:
     """The examples by their prompts, in the order of the first of each; `mark` begins their rows' ids."""
     by_prompt: dict[tuple[int, ...], list[tuple[Example, TokenRow]]] = {}
@@ -111,7 +117,7 @@ def questions(
     ]
 
 
-def rendered(example: Example, tokenizer: Any, max_length: int) -> TokenRow:
+def rendered(example: Example, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRow:
     """The row with its last answer trained: earlier turns are the same in both halves of a pair, and would cancel."""
     return render(example, tokenizer, train_on="last_answer", max_length=max_length)
 
@@ -120,7 +126,7 @@ def gathered(
     items: Sequence[Question],
     answers: Iterator[tuple[int, Sequence[Sample]]],
     recipe: Recipe,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     wanted: int | None,
 ) -> tuple[list[Pair], str]:
     """The pairs that the answers make, `wanted` or a few more at most, and a line that counts what came of how many."""
@@ -141,7 +147,11 @@ def gathered(
 
 
 def pairs_of(
-    question: Question, samples: Sequence[Sample], recipe: Recipe, tokenizer: Any, tally: Counter[str]
+    question: Question,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    tally: Counter[str],
 ) -> list[Pair]:
     """The pairs of one prompt; what a sample makes none for is counted in `tally`."""
     from workbench.training.dpo import Pair
