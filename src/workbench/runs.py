@@ -288,18 +288,57 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         "facts": staging.facts,
     }
     forget(run, name)
-    old = final.with_name(f".{final.name}.old")
-    remove(old, run.folder)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(folder, final)
-    sync_folder(final.parent)
+    old = put_in_place(run, folder, final)
     manifest = run.manifest()
     manifest["stages"][name] = entry
     write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
     with contextlib.suppress(OSError):  # the stage is whole and in the manifest
         remove(old, run.folder)
     run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
+
+
+def put_in_place(run: Run, folder: Path, final: Path) -> Path:
+    """Rename a flushed folder to its final name; gives where what stood there before lies now, to be removed."""
+    old = final.with_name(f".{final.name}.old")
+    remove(old, run.folder)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(folder, final)
+    sync_folder(final.parent)
+    return old
+
+
+@contextlib.contextmanager
+def keep_data(run: Run, name: str) -> Iterator[Path]:
+    """Fill the folder `data/NAME` of a run: it is there whole, and noted in `run.json` under `data`, or not at all.
+
+    The note has each file's SHA-256 and size, by which `kept_data` and whoever reads a file hold it.
+    """
+    final = run.folder / "data" / name
+    folder = staging_folder(run, f"data/{name}")
+    for place in (final, folder):
+        check_inside(place, run.folder)
+    remove(folder, run.folder)
+    folder.mkdir(parents=True)
+    yield folder
+    flush_tree(folder)
+    sync_folder(run.folder)  # `data/` itself may be new
+    files = {path.name: artefact(path, folder) for path in sorted(folder.iterdir())}
+    manifest = run.manifest()
+    if manifest.get("data", {}).pop(name, None) is not None:  # before its folder is replaced
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    old = put_in_place(run, folder, final)
+    noted = {file: {"sha256": made.sha256, "bytes": made.bytes} for file, made in files.items()}
+    manifest.setdefault("data", {})[name] = {"finished": now(), "files": noted}
+    write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    with contextlib.suppress(OSError):  # the new one is whole and noted
+        remove(old, run.folder)
+
+
+def kept_data(run: Run, name: str) -> dict[str, str] | None:
+    """The SHA-256 of each file in a run's `data/NAME`; None when it has not been written."""
+    noted = run.manifest().get("data", {}).get(name)
+    return None if noted is None else {file: facts["sha256"] for file, facts in noted["files"].items()}
 
 
 def moved(made: Artefact, stage_name: str) -> Artefact:

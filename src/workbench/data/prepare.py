@@ -98,7 +98,7 @@ def readable(
             f"and data.max_bad_share allows {data.max_bad_share:.1%}; the first:{reasons}",
             where=f"data.{part}={source}",
             remedy="mend them, or raise data.max_bad_share: bad rows are then left out and listed in the run's "
-            "train/quarantine.jsonl",
+            "data/prepared/quarantine.jsonl",
         )
     if not found.examples:
         raise RequestError("there are no rows", where=f"data.{part}={source}", remedy="give it rows")

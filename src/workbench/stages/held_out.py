@@ -17,7 +17,8 @@ from workbench.evaluation.scorers import deciding_score, portable
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Message, TokenRow
 from workbench.runs import Run, read_json
-from workbench.stages.common import merged_model, rows
+from workbench.stages.common import merged_model
+from workbench.stages.rows import part
 
 PROBE_ROWS = 32  # validation rows that a format is held against the student on
 SERVED_TOP = 100  # alternatives a served engine is asked for at each position
@@ -26,7 +27,8 @@ SERVED_TOP = 100  # alternatives a served engine is asked for at each position
 def probe_rows(recipe: Recipe, run: Run) -> list[TokenRow]:
     """Validation rows as they were trained on, of which the last answer carries the loss."""
     last = replace(recipe.method, train_on="last_answer")
-    return render_all(rows(recipe, run).validation, load_tokenizer(merged_model(run), None), last)[:PROBE_ROWS]
+    probes = part(recipe, run, "validation")[:PROBE_ROWS]
+    return render_all(probes, load_tokenizer(merged_model(run), None), last)
 
 
 def parted(row: TokenRow) -> tuple[list[int], list[int]]:
@@ -79,7 +81,7 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
     tokenizer = load_tokenizer(merged_model(run), None)
     scored, _ = scoring_of(run)
     said = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
-    items = [e for e in rows(recipe, run).test if e.id in said][: recipe.bundle.parity_rows]
+    items = [e for e in part(recipe, run, "test") if e.id in said][: recipe.bundle.parity_rows]
     longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
     rendered = []
     for item in items:

@@ -19,7 +19,8 @@ from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
-from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
+from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
+from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk, Pace
 from workbench.teacher.client import gguf_of, key_of, local_server, open_client
@@ -55,7 +56,9 @@ def run(recipe: Recipe, run: Run) -> bool:
         held = content_sha256(resolve(teacher.source, key="teacher.source"))
         hold_source(run, "teacher.source", teacher.source, held, pinned_commit(teacher.source))
     with stage(run, "label", run.digest, resume=True) as staging:
-        asked = gather(recipe, run)
+        # Rows that are not public are written by `train`, whose files hold them anyway: a run that is only labelled
+        # holds none of what is redacted before it leaves.
+        asked = (keep_prepared if recipe.data.privacy == "public" else asked_rows)(recipe, run)
         for line in [*asked.said, *warnings]:
             say(run, "label", line)
         log_datasets(run, "label", asked.datasets, ("prompts",))

@@ -8,7 +8,8 @@ from workbench.data.chat import load_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.stages.common import is_done, need, rows, say
+from workbench.stages.common import is_done, need, say
+from workbench.stages.rows import part
 from workbench.stages.train.task import rendered, start_model
 from workbench.terms.duties import as_tags, joined, read_duties, write_duties
 from workbench.terms.policy import base_duties
@@ -30,7 +31,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         else:
             from workbench.compress.merge_adapter import merge
 
-            probe = rendered(recipe, base, rows(recipe, run).validation[:PROBE_ROWS])
+            probe = rendered(recipe, base, part(recipe, run, "validation")[:PROBE_ROWS])
             staging.facts = merge(
                 base,
                 run.folder / "train" / "adapter",

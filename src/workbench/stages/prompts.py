@@ -8,14 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.data import prepare
 from workbench.data.prepare import Asked, Splits, describe
 from workbench.evaluation.scorers import score
 from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
 from workbench.records import Example, Message, other_id
 from workbench.runs import Run, read_json
-from workbench.stages.common import row_contents
 from workbench.teacher.egress import rule_for
 from workbench.teacher.labeller import Prompt
 
@@ -32,13 +30,6 @@ class Lessons:
     weights: Mapping[str, float]
     reasons: Mapping[str, str]
     development: list[tuple[Example, str]]
-
-
-def gather(recipe: Recipe, run: Run) -> Asked:
-    """The rows that the teacher is asked, of the bytes that this run is for."""
-    teacher, method = recipe.teacher, recipe.method
-    contents = row_contents(recipe, run)
-    return prepare.gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents)
 
 
 def prompt_of(example: Example, privacy: str, rule: str, judging: Collection[str] = ()) -> Prompt:
@@ -64,14 +55,9 @@ def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
     return full_marks
 
 
-def labelled(recipe: Recipe, run: Run) -> Splits:
-    """The recipe's rows with the kept labels as answers; originals are put back in memory only."""
-    return lessons(recipe, run).splits
-
-
-def lessons(recipe: Recipe, run: Run) -> Lessons:
+def labelled(recipe: Recipe, run: Run, asked: Asked) -> Lessons:
     """Every kept answer as a row, gold rows mixed in as `method.teach.gold_share` says, and the rows that judge."""
-    asked, method = gather(recipe, run), recipe.method
+    method = recipe.method
     rule = rule_for(recipe.teacher, recipe.data.privacy)
     told = read_lines(run, "labels")
     rows, weights, reasons = [], {}, {}

@@ -19,12 +19,13 @@ from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
-from workbench.recipe import Evaluate, Recipe, has_open_teacher, has_teacher
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example, artefact, digest, file_sha256
 from workbench.runs import Run, read_json
-from workbench.sources import content_digests, resolve
+from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
 from workbench.stages.evaluate.ask_teacher import teacher_digest, teacher_engine
+from workbench.stages.rows import question_contents
 from workbench.stages.train.task import start_model
 from workbench.stages.train.teacher_weights import weights_of
 from workbench.teacher.client import gguf_of, key_of
@@ -184,19 +185,13 @@ def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | 
             "gold_student": gold.identity if gold else None,
             "privacy": recipe.data.privacy,
             "evaluate": asked,
-            "questions": question_contents(evaluate),
+            "questions": question_contents(evaluate, run),
             "scorer": scorers.version(evaluate),
             "usd_per_hour": recipe.launch.usd_per_hour,
             "gate": asdict(recipe.gate),
         },
         16,
     )
-
-
-def question_contents(evaluate: Evaluate) -> dict[str, str]:
-    """The digests of the files of questions, beside the recipe's rows, that are read for the verdict."""
-    named = {"general": evaluate.general, "harmful": evaluate.harmful, "judge.human": evaluate.judge.human}
-    return content_digests({f"evaluate.{key}": source for key, source in named.items()})
 
 
 def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:

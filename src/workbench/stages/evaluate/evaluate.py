@@ -27,8 +27,7 @@ from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
 from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
-from workbench.sources import resolve
-from workbench.stages.common import is_done, log_datasets, need, rows, say
+from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
     FETCHED,
     GOLD,
@@ -40,10 +39,10 @@ from workbench.stages.evaluate.arms import (
     gold_of,
     incumbent_of,
     last_report,
-    question_contents,
 )
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
+from workbench.stages.rows import keep_questions, question_contents, question_file, rows
 
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
 OPTIONAL = ("teacher", GOLD, "champion")
@@ -56,7 +55,8 @@ def run(recipe: Recipe, run: Run) -> bool:
     need(run, "merge", "evaluate")
     for name in recipe.quantize:
         need(run, f"quantize/{name}", "evaluate")
-    questions = question_contents(recipe.evaluate)
+    keep_questions(recipe, run)
+    questions = question_contents(recipe.evaluate, run)
     incumbent, gold = incumbent_of(recipe, run), gold_of(recipe, run, last_report(run))
     fingerprint = fingerprint_of(recipe, run, incumbent, gold)
     if is_done(run, "evaluate", fingerprint):
@@ -78,14 +78,14 @@ def run(recipe: Recipe, run: Run) -> bool:
         report["replaces"] = asdict(incumbent.found) if incumbent.found else None
         report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
-        refuse_changed(recipe, questions)
+        refuse_changed(recipe, run, questions)
         written(recipe, run, report, told, splits, items, staging)
     return True
 
 
-def refuse_changed(recipe: Recipe, questions: Mapping[str, str]) -> None:
+def refuse_changed(recipe: Recipe, run: Run, questions: Mapping[str, str]) -> None:
     """The files of questions must be the ones that the verdict's fingerprint covers."""
-    now = question_contents(recipe.evaluate)
+    now = question_contents(recipe.evaluate, run)
     changed = [source for source, sha256 in questions.items() if now.get(source) != sha256]
     if changed:
         raise WorkbenchError(
@@ -104,7 +104,7 @@ def answers_of(
     absent: dict[str, str],
 ) -> Told:
     """What every arm says to every question; `absent` gets the optional ones that could not be asked."""
-    asked, told = questions_of(recipe, splits.train, items, shots), Told()
+    asked, told = questions_of(recipe, run, splits.train, items, shots), Told()
     if asked.schema:
         say(run, "evaluate", f"answers are also asked for within the schema {shown(asked.schema)}")
     for arm in arms:
@@ -274,15 +274,17 @@ class Told:
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def questions_of(recipe: Recipe, train: Sequence[Example], items: Sequence[Example], shots: Sequence[Example]) -> Any:
+def questions_of(
+    recipe: Recipe, run: Run, train: Sequence[Example], items: Sequence[Example], shots: Sequence[Example]
+) -> Questions:
     """The questions of this recipe."""
     evaluate = recipe.evaluate
     return Questions(
         items,
         shots,
         schema_of(evaluate, [e.answer for e in train]),
-        load_general(resolve(evaluate.general)) if evaluate.general else [],
-        load_harmful(resolve(evaluate.harmful)) if evaluate.harmful else [],
+        load_general(question_file(evaluate, run, "general")) if evaluate.general else [],
+        load_harmful(question_file(evaluate, run, "harmful")) if evaluate.harmful else [],
     )
 
 

@@ -46,7 +46,13 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
-            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task.development))
+            quiet = replace(
+                task,
+                examples=part,
+                tokens=None,
+                event=spoken_only(task.event),
+                development=unguarded(task.development),
+            )
             for job in jobs(quiet, start, out):
                 train(job)
         made.append((count, scores_in(out)))
