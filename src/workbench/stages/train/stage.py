@@ -123,26 +123,26 @@ def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
         else:
             run.event(kind, stage="train", **fields)
 
-    lessons, most = material.lessons, recipe.method.validation_rows
-    validation = lessons.splits.validation
+    learned, most = material.lessons, recipe.method.validation_rows
+    validation = learned.splits.validation
     return Task(
         recipe,
         run,
         start,
-        lessons.splits.train,
-        lessons.weights,
-        lessons.reasons,
+        learned.splits.train,
+        learned.weights,
+        learned.reasons,
         (material.validation or rendered(recipe, start, validation))[:most],
-        development_of(recipe, start, lessons),
+        development_of(recipe, start, learned),
         event,
         validation[:most],
         material.train,
     )
 
 
-def development_of(recipe: Recipe, start: Path, material: Lessons) -> Any:
+def development_of(recipe: Recipe, start: Path, learned: Lessons) -> Any:
     """What the student is scored on as it trains; None without gold development rows."""
-    items = [item for item, _ in material.lessons.development]
+    items = [item for item, _ in learned.development]
     if not items:
         return None
     from workbench.training.development import Development
