@@ -79,8 +79,8 @@ def refuse_other_bytes(run: Run) -> None:
         source = held["source"]
         if not is_moving(source) and not is_local(source) and is_here(source):
             path = resolve(source, key=key)
-            found = model_sha256(path) if key in MODELS else content_sha256(path)
-            hold_source(run, key, source, found, pinned_commit(source))
+            digest = model_sha256(path) if key in MODELS else content_sha256(path)
+            hold_source(run, key, source, digest, pinned_commit(source))
 
 
 def base_model(recipe: Recipe, run: Run) -> Path:

@@ -58,15 +58,15 @@ def run(recipe: Recipe, run: Run) -> bool:
     with stage(run, "label", run.digest, resume=True) as staging:
         # Rows that are not public are written by `train`, whose files hold them anyway: a run that is only labelled
         # holds none of what is redacted before it leaves.
-        asked = (keep_prepared if recipe.data.privacy == "public" else asked_rows)(recipe, run)
-        for line in [*asked.said, *warnings]:
+        to_ask = (keep_prepared if recipe.data.privacy == "public" else asked_rows)(recipe, run)
+        for line in [*to_ask.notes, *warnings]:
             say(run, "label", line)
-        log_datasets(run, "label", asked.datasets, ("prompts",))
+        log_datasets(run, "label", to_ask.datasets, ("prompts",))
         say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
         way = "stay within your walls" if teacher.inside else f"leave {rule}"
         say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and {way}")
         write_duties(staging.folder, duties)
-        summary = asyncio.run(work(recipe, run, asked, staging, rule))
+        summary = asyncio.run(work(recipe, run, to_ask, staging, rule))
         summary |= {
             "teacher": teacher.source or teacher.model, "terms": verdict.verdict, "terms_rule": verdict.rule,
             "terms_acknowledged": teacher.terms_acknowledged, "price": pricing.source, "privacy": recipe.data.privacy,
@@ -99,8 +99,8 @@ def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(base URL, identity) of the teacher; a local one runs for as long as this is open."""
     teacher = recipe.teacher
     if teacher.api == "local_gguf":
-        with local_server(teacher, recipe.launch.threads) as found:
-            yield found
+        with local_server(teacher, recipe.launch.threads) as served:
+            yield served
         return
     base = base_url_of(teacher)
     if not base:
@@ -125,7 +125,7 @@ async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> Asy
             yield Desk(teacher, client, ledger, pricing_of(teacher), pace)
 
 
-async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: str) -> dict[str, Any]:
+async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: str) -> dict[str, Any]:
     """Ask, and write `labels.jsonl`, `rejected.jsonl` and the log-probabilities; gives the summary."""
     teacher = recipe.teacher
 
@@ -144,13 +144,13 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
             able,
             put_back,
             scorer(recipe),
-            overlap_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
+            overlap_finder([*to_ask.splits.test, *to_ask.splits.validation], recipe.data.overlap_words),
             recipe.seed,
             recipe.method.teach.answers if recipe.method.distil else 1,
         )
-        await by_batches(desk, asked, recipe.data.privacy, rule, rules, hear)
-        prompts = (prompt_of(e, recipe.data.privacy, rule, asked.judging) for e in asked.examples)
-        kept, reasons, size, others = await written(desk, prompts, len(asked.examples), rules, staging.folder)
+        await by_batches(desk, to_ask, recipe.data.privacy, rule, rules, hear)
+        prompts = (prompt_of(e, recipe.data.privacy, rule, to_ask.judging) for e in to_ask.examples)
+        kept, reasons, size, others = await written(desk, prompts, len(to_ask.examples), rules, staging.folder)
         total = kept + sum(reasons.values())
         hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
             f"; {n:,} {reason}" for reason, n in reasons.most_common())
@@ -164,7 +164,7 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
 
 
 async def by_batches(
-    desk: Desk, asked: Asked, privacy: str, rule: str, rules: Rules, hear: Callable[[str], None]
+    desk: Desk, to_ask: Asked, privacy: str, rule: str, rules: Rules, hear: Callable[[str], None]
 ) -> None:
     """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
 
@@ -177,8 +177,8 @@ async def by_batches(
     if desk.teacher.api not in ("openai", "anthropic"):
         raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
     requests = []
-    for example in asked.examples:
-        prompt = prompt_of(example, privacy, rule, asked.judging)
+    for example in to_ask.examples:
+        prompt = prompt_of(example, privacy, rule, to_ask.judging)
         sending = Sending(prompt.id, prompt.privacy, prompt.redacted)
         for sample in range(desk.teacher.samples):
             requests.append((request_of(desk, prompt, opening(desk, prompt, rules), sample, rules), sending))
@@ -204,7 +204,7 @@ async def written(
             kept += 1
             others += len(outcome.others)
             labels.write(label_line(outcome))
-            for number, packed in enumerate([outcome.logprobs, *(one.logprobs for one in outcome.others)]):
+            for number, packed in enumerate([outcome.logprobs, *(other.logprobs for other in outcome.others)]):
                 if keep is not None and packed:
                     keep(other_id(outcome.id, number), packed)
     return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}, others
@@ -212,7 +212,7 @@ async def written(
 
 def label_line(label: Label) -> str:
     """A label as a line of JSON; its log-probabilities lie beside it."""
-    others = tuple(replace(one, logprobs=None) for one in label.others)
+    others = tuple(replace(other, logprobs=None) for other in label.others)
     return json.dumps(asdict(replace(label, logprobs=None, others=others)), ensure_ascii=False) + "\n"
 
 

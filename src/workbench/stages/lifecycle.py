@@ -180,8 +180,8 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     SCREEN.print(arms_table(report))
     for verdict in gate_lines(report):
         SCREEN.print(verdict)
-    for told in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
-        SCREEN.print(told, markup=False)
+    for line in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
+        SCREEN.print(line, markup=False)
     for line in next_commands(recipe, run):
         SCREEN.print(line, markup=False, soft_wrap=True)
     if judged and not report["gate"]["passed"]:

@@ -43,8 +43,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             )
             facts = staging.facts
             if "merges" in facts:
-                told = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())
-                say(run, "merge", f"KL of each merge: {told}; kept: {facts['kept'].replace('_', ' ')}")
+                distances = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())
+                say(run, "merge", f"KL of each merge: {distances}; kept: {facts['kept'].replace('_', ' ')}")
             say(
                 run,
                 "merge",
@@ -53,8 +53,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             )
         # A student of a student owes what its teacher owed, and a tuned student what its base did.
         owed = base_duties(recipe.model.family).duties if recipe.model.family else ()
-        taught = (read_duties(run.folder / stage) for stage in ("label", "train"))
-        duties = joined(*taught, read_duties(base), owed)
+        of_teachers = (read_duties(run.folder / stage) for stage in ("label", "train"))
+        duties = joined(*of_teachers, read_duties(base), owed)
         write_duties(staging.folder / "model", duties)
         staging.facts |= {"duties": as_tags(duties)} if duties else {}
         staging.artefacts = ["model"]

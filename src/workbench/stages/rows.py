@@ -58,19 +58,19 @@ def keep_prepared(recipe: Recipe, run: Run) -> Asked:
     """The prepared rows; the first who wants them kept reads the sources and writes `data/prepared/`."""
     if has_rows(run):
         return read_prepared(recipe, run)
-    asked = from_sources(recipe, run)
+    to_ask = from_sources(recipe, run)
     with keep_data(run, PREPARED) as folder:
         for part in PARTS:
-            write_rows(folder / f"{part}.jsonl", map(line_of, getattr(asked.splits, part)))
+            write_rows(folder / f"{part}.jsonl", map(line_of, getattr(to_ask.splits, part)))
         if has_teacher(recipe):
-            write_rows(folder / "prompts.jsonl", map(line_of, asked.examples))
-        if asked.splits.bad:
-            write_quarantine(asked.splits.bad, folder / QUARANTINE)
-        facts = {"said": asked.splits.said, "datasets": asked.splits.datasets}
+            write_rows(folder / "prompts.jsonl", map(line_of, to_ask.examples))
+        if to_ask.splits.bad:
+            write_quarantine(to_ask.splits.bad, folder / QUARANTINE)
+        facts = {"said": to_ask.splits.notes, "datasets": to_ask.splits.datasets}
         if has_teacher(recipe):
-            facts |= {"prompts": {"said": asked.said, "datasets": asked.datasets, "judging": sorted(asked.judging)}}
+            facts |= {"prompts": {"said": to_ask.notes, "datasets": to_ask.datasets, "judging": sorted(to_ask.judging)}}
         write_facts(folder, facts)
-    return asked
+    return to_ask
 
 
 def asked_rows(recipe: Recipe, run: Run) -> Asked:
@@ -89,7 +89,7 @@ def from_sources(recipe: Recipe, run: Run) -> Asked:
             recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents
         )
     splits = prepare.prepare(recipe.data, recipe.seed, contents=contents)
-    return Asked([], splits, splits.said, [])
+    return Asked([], splits, splits.notes, [])
 
 
 def row_contents(recipe: Recipe, run: Run) -> dict[str, str]:
@@ -119,7 +119,7 @@ def keep_learned(run: Run, material: Lessons) -> None:
         )
         write_rows(folder / "validation.jsonl", map(line_of, splits.validation))
         write_rows(folder / "development.jsonl", (line_of(row, said=answer) for row, answer in material.development))
-        write_facts(folder, {"said": splits.said, "datasets": splits.datasets})
+        write_facts(folder, {"said": splits.notes, "datasets": splits.datasets})
 
 
 def read_learned(recipe: Recipe, run: Run) -> Lessons:
@@ -140,7 +140,7 @@ def read_learned(recipe: Recipe, run: Run) -> Lessons:
         validation=read_rows(run, LEARNED, "validation.jsonl"),
         test=read_rows(run, PREPARED, "test.jsonl"),
         bad=quarantine(run),
-        said=facts["said"],
+        notes=facts["said"],
         datasets=named(facts["datasets"], recipe),
     )
     development = [(example_of(line), line["said"]) for line in read_lines(run, LEARNED, "development.jsonl")]
@@ -150,10 +150,10 @@ def read_learned(recipe: Recipe, run: Run) -> Lessons:
 def read_prepared(recipe: Recipe, run: Run) -> Asked:
     """The prepared rows of a run that has them."""
     facts, parts = read_facts(run, PREPARED), {part: read_rows(run, PREPARED, f"{part}.jsonl") for part in PARTS}
-    splits = Splits(**parts, bad=quarantine(run), said=facts["said"], datasets=named(facts["datasets"], recipe))
+    splits = Splits(**parts, bad=quarantine(run), notes=facts["said"], datasets=named(facts["datasets"], recipe))
     prompts = facts.get("prompts")
     if prompts is None:
-        return Asked([], splits, splits.said, [])
+        return Asked([], splits, splits.notes, [])
     examples = read_rows(run, PREPARED, "prompts.jsonl")
     return Asked(examples, splits, prompts["said"], named(prompts["datasets"], recipe), frozenset(prompts["judging"]))
 

@@ -69,17 +69,17 @@ def run(recipe: Recipe, run: Run) -> bool:
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
         arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
-        told = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
-        arms = [arm for arm in arms if arm.name in told.free]
-        report = report_of(recipe, run, splits, items, told, staging.folder)
+        collected = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
+        arms = [arm for arm in arms if arm.name in collected.free]
+        report = report_of(recipe, run, splits, items, collected, staging.folder)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
-        report |= distillation_of(recipe, run, report, told, gold)
+        report |= distillation_of(recipe, run, report, collected, gold)
         report["chain"] = joints(report, distances(recipe, run))
-        report["replaces"] = asdict(incumbent.found) if incumbent.found else None
+        report["replaces"] = asdict(incumbent.champion) if incumbent.champion else None
         report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
         refuse_changed(recipe, run, questions)
-        written(recipe, run, report, told, splits, items, staging)
+        written(recipe, run, report, collected, splits, items, staging)
     return True
 
 
@@ -102,47 +102,47 @@ def answers_of(
     shots: Sequence[Example],
     folder: Path,
     absent: dict[str, str],
-) -> Told:
+) -> Collected:
     """What every arm says to every question; `absent` gets the optional ones that could not be asked."""
-    asked, told = questions_of(recipe, run, splits.train, items, shots), Told()
-    if asked.schema:
-        say(run, "evaluate", f"answers are also asked for within the schema {shown(asked.schema)}")
+    questions, collected = questions_of(recipe, run, splits.train, items, shots), Collected()
+    if questions.schema:
+        say(run, "evaluate", f"answers are also asked for within the schema {shown(questions.schema)}")
     for arm in arms:
         try:
-            ask_all(recipe, run, arm, asked, folder / "predictions", told)
+            ask_all(recipe, run, arm, questions, folder / "predictions", collected)
         except WorkbenchError as error:
             if arm.name not in OPTIONAL:
                 raise
             absent[arm.name] = error.what
-            told.free.pop(arm.name, None)
+            collected.free.pop(arm.name, None)
             say(run, "evaluate", f"{arm.name} is left out: {error}")
-    return told
+    return collected
 
 
 def report_of(
-    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], told: Told, folder: Path
+    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], collected: Collected, folder: Path
 ) -> dict[str, Any]:
     """The report's figures, before the gate has spoken."""
     evaluate, seed = recipe.evaluate, recipe.seed
     texts = {e.id: e.text for e in items}
-    verdicts, about = judged(recipe, run, told.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
+    verdicts, about = judged(recipe, run, collected.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
     report = build_report(
         recipe.data.name or recipe.name,
         evaluate,
-        told.free,
-        told.facts,
+        collected.free,
+        collected.facts,
         seed,
-        constrained={arm: told.constrained[arm] for arm in told.free if arm in told.constrained},
+        constrained={arm: collected.constrained[arm] for arm in collected.free if arm in collected.constrained},
         judged={PREFERENCE: verdicts} if verdicts else {},
         meta={e.id: e.meta for e in items},
         lengths={e.id: len(text) for e, text in zip(items, texts.values(), strict=True)},
         baseline=recipe.gate.baseline,
     )
-    if told.general:
-        report["general"] = behaviours.general_report(evaluate, told.general, seed)
-    if told.harmful:
-        report["refusals"] = behaviours.refusals_report(evaluate, told.harmful, seed)
-    own = {arm: said for arm, said in told.free.items() if arm in (STUDENT, *recipe.quantize)}
+    if collected.general:
+        report["general"] = behaviours.general_report(evaluate, collected.general, seed)
+    if collected.harmful:
+        report["refusals"] = behaviours.refusals_report(evaluate, collected.harmful, seed)
+    own = {arm: predictions for arm, predictions in collected.free.items() if arm in (STUDENT, *recipe.quantize)}
     prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
     public = recipe.data.privacy == "public"
     learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
@@ -155,20 +155,20 @@ def report_of(
 
 
 def distillation_of(
-    recipe: Recipe, run: Run, report: Mapping[str, Any], told: Told, gold: Gold | None
+    recipe: Recipe, run: Run, report: Mapping[str, Any], collected: Collected, gold: Gold | None
 ) -> dict[str, Any]:
     """`{"distillation": …}` with all that is known of it; nothing where no teacher, cut or gold student has a part."""
-    found = dict(report.get("distillation", {})) | evidence(recipe, run, told.free, report["engines"])
-    if gold is not None and GOLD in told.free:
-        found[GOLD] = asdict(gold)
-    return {"distillation": found} if found else {}
+    parts = dict(report.get("distillation", {})) | evidence(recipe, run, collected.free, report["engines"])
+    if gold is not None and GOLD in collected.free:
+        parts[GOLD] = asdict(gold)
+    return {"distillation": parts} if parts else {}
 
 
 def written(
     recipe: Recipe,
     run: Run,
     report: dict[str, Any],
-    told: Told,
+    collected: Collected,
     splits: Splits,
     items: Sequence[Example],
     staging: Staging,
@@ -189,11 +189,11 @@ def written(
         "datasets": splits.datasets,
         "prompts": texts,
         "train": training_curve(run),
-        "constrained": told.constrained,
+        "constrained": collected.constrained,
         "teacher": (run.done("label") or {}).get("facts", {}),
     }
-    write_page(report, told.free, folder / "report.html", title=run.recipe_name, context=context)
-    drop_stale(folder / "predictions", list(told.free))
+    write_page(report, collected.free, folder / "report.html", title=run.recipe_name, context=context)
+    drop_stale(folder / "predictions", list(collected.free))
     staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
     log_scores(run, report)
 
@@ -231,8 +231,8 @@ def log_scores(run: Run, report: Mapping[str, Any]) -> None:
             for name, figure in metrics.items():
                 for suffix, part in (("", "value"), ("_ci_low", "ci_low"), ("_ci_high", "ci_high")):
                     if figure.get(part) is not None:
-                        told = f"{arm}/{prefix}{name}{suffix}"
-                        run.event("metric", stage="evaluate", name=told, value=figure[part], step=None)
+                        metric = f"{arm}/{prefix}{name}{suffix}"
+                        run.event("metric", stage="evaluate", name=metric, value=figure[part], step=None)
     for name in ("report.html", "report.json"):
         run.event("file", stage="evaluate", path=f"evaluate/{name}", title="report")
 
@@ -264,7 +264,7 @@ class Questions:
 
 
 @dataclass
-class Told:
+class Collected:
     """What all arms have told, by arm; of the general and harmful sets only base and student."""
 
     free: dict[str, list[Prediction]] = field(default_factory=dict)
@@ -288,10 +288,12 @@ def questions_of(
     )
 
 
-def ask_all(recipe: Recipe, run: Run, arm: Arm, asked: Questions, folder: Path, told: Told) -> None:
+def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Path, collected: Collected) -> None:
     """Put all of an arm's answers into `told`; the engine is only started when an answer is missing."""
     evaluate, name = recipe.evaluate, arm.name
-    prompts: list[tuple[Message, ...]] = [few_shot(e.prompt, asked.shots if arm.few_shot else []) for e in asked.items]
+    prompts: list[tuple[Message, ...]] = [
+        few_shot(e.prompt, questions.shots if arm.few_shot else []) for e in questions.items
+    ]
     spent, spent_before = (place / f"{name}.resources.json" for place in (folder, kept(run)))
     with opened(arm) as ask:
 
@@ -305,24 +307,24 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, asked: Questions, folder: Path, 
             )  # fmt: skip
 
         timed = metered(ask, spent, spent_before, energy=evaluate.energy)
-        free = answers(timed, asked.items, prompts, evaluate.max_new_tokens, "")
-        told.free[name] = free
+        free = answers(timed, questions.items, prompts, evaluate.max_new_tokens, "")
+        collected.free[name] = free
         account = read_spent(spent, spent_before)
-        told.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
-        if asked.schema and name not in FREE_ONLY:
-            again = broken(asked.schema, free)
+        collected.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
+        if questions.schema and name not in FREE_ONLY:
+            again = broken(questions.schema, free)
             whole = list(free)
             if again:
                 say(run, "evaluate", f"{name}: {len(again)} of {len(free)} answers break the schema, asked again in it")
-                asked_again, texts = [asked.items[i] for i in again], [prompts[i] for i in again]
-                within = answers(ask, asked_again, texts, evaluate.max_new_tokens, ".constrained", asked.schema)
+                asked_again, texts = [questions.items[i] for i in again], [prompts[i] for i in again]
+                within = answers(ask, asked_again, texts, evaluate.max_new_tokens, ".constrained", questions.schema)
                 for at, prediction in zip(again, within, strict=True):
                     whole[at] = prediction
             write_predictions(whole, folder / f"{name}.constrained.jsonl")
-            told.constrained[name] = whole
+            collected.constrained[name] = whole
         if name in BESIDE_THE_TEST:
             for rows, suffix, into in (
-                (asked.general, ".general", told.general), (asked.harmful, ".harmful", told.harmful)
+                (questions.general, ".general", collected.general), (questions.harmful, ".harmful", collected.harmful)
             ):  # fmt: skip
                 if rows:
                     into[name] = answers(ask, rows, [e.prompt for e in rows], ANSWER_TOKENS, suffix)

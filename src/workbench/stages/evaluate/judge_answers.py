@@ -126,7 +126,9 @@ async def put(recipe: Recipe, run: Run, questions: Sequence[Question], rule: str
         if abandoned:
             say(run, "evaluate", f"{abandoned} verdicts were under way when an earlier attempt ended: counted in full")
         desk, able = await mannered(opened, run)
-        tasks = [asyncio.create_task(one(desk, q, i, recipe.data.privacy, able, hear)) for i, q in enumerate(questions)]
+        tasks = [
+            asyncio.create_task(ask_judge(desk, q, i, recipe.data.privacy, able, hear)) for i, q in enumerate(questions)
+        ]
         for failed in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(failed, BaseException):
                 raise desk.closed or failed
@@ -151,7 +153,9 @@ async def mannered(desk: Desk, run: Run) -> tuple[Desk, dict[str, Any]]:
     raise refused or AssertionError("no manner was tried")
 
 
-async def one(desk: Desk, question: Question, place: int, privacy: str, able: Mapping[str, Any], hear: Heard) -> None:
+async def ask_judge(
+    desk: Desk, question: Question, place: int, privacy: str, able: Mapping[str, Any], hear: Heard
+) -> None:
     """One question through the desk. A row that gets no verdict (a refusal, a filter) is left out."""
     schema = question.schema if able["json_schema"] else None
     request = make_request(desk.teacher, desk.client.identity, question.id, question.messages, 0, schema=schema)

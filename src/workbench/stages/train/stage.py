@@ -38,7 +38,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         teacher = teacher_weights.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
         material = material_of(recipe, run, base, staging.folder)
         splits = material.lessons.splits
-        for line in splits.said:
+        for line in splits.notes:
             say(run, "train", line)
         if splits.bad:
             say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
@@ -108,7 +108,7 @@ def fitting(recipe: Recipe, base: Path, whole: Lessons) -> Material:
         splits,
         train=[example for number, example in enumerate(splits.train) if number in short],
         validation=[e for number, e in enumerate(splits.validation, first_judging) if number in short],
-        said=[*splits.said, line],
+        notes=[*splits.notes, line],
     )
     development = [pair for number, pair in enumerate(whole.development, first_judged) if number in short]
     return Material(replace(whole, splits=parts, development=development), train, validation)
