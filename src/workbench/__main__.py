@@ -139,10 +139,10 @@ def refuse_secret_words(words: list[str]) -> None:
     for word in words:
         name, _, value = word.partition("=")
         in_name = credential_in(name)
-        found = in_name or credential_in(value) or ("what looks like a secret" if SECRET_KEY.search(name) else "")
-        if found:
+        what = in_name or credential_in(value) or ("what looks like a secret" if SECRET_KEY.search(name) else "")
+        if what:
             raise RequestError(
-                f"{found} stands on the command line",
+                f"{what} stands on the command line",
                 where="" if in_name else name,
                 remedy="put it in an environment variable, or where its library looks for it, and give no value here",
             )

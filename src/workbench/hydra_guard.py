@@ -128,8 +128,8 @@ def check_composed(path: Path, overrides: list[str], settings: list[str]) -> Non
     still = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     of_hydra = [word for word in still if word.lstrip("+~").startswith("hydra")]
     plain = dict(walk(hydra_node("workbench", None, [*of_hydra, *settings])))
-    found = hydra_node(path.stem, path.parent, [*still, *settings])
-    for key, value in walk(found):
+    node = hydra_node(path.stem, path.parent, [*still, *settings])
+    for key, value in walk(node):
         if key.split(".")[0] in SELF_MADE or key.startswith("sweeper.params"):
             continue
         if not isinstance(value, (dict, list)) and value != plain.get(key):

@@ -226,8 +226,8 @@ def remove(path: Path, inside: Path) -> None:
 def check_inside(path: Path, inside: Path) -> None:
     """Raise WorkbenchError unless `path`, itself not followed where it is a link, lies below the folder `inside`."""
     home = inside.resolve()
-    found = path.parent.resolve() / path.name
-    if ".." in path.parts or home not in found.parents:
+    place = path.parent.resolve() / path.name
+    if ".." in path.parts or home not in place.parents:
         raise WorkbenchError(
             "this is not inside the run's folder, so it is neither removed nor replaced",
             where=str(path),

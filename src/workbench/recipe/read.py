@@ -91,8 +91,8 @@ def refuse_secrets(path: str, value: Any) -> None:
         raise RequestError("a name here looks like a secret", remedy=IN_THE_ENVIRONMENT)
     what = "this looks like a secret" if SECRET_KEY.search(path) else ""
     if isinstance(value, str):
-        found = credential_in(value)
-        what = f"this looks like a secret ({found})" if found else what
+        kind = credential_in(value)
+        what = f"this looks like a secret ({kind})" if kind else what
         if VARIABLE_KEY.search(path) and value != "null" and not VARIABLE.fullmatch(value.strip("'\" ")):
             raise RequestError(
                 "this is no name of an environment variable; is it the key itself?",
@@ -242,8 +242,8 @@ def check_sense(recipe: Recipe) -> None:
     check_scorer(recipe.evaluate)
     if recipe.evaluate.scorer == "judge":
         check_judge(recipe)
-    taught = recipe.teacher.api != "none" or recipe.teacher.weights is not None
-    if recipe.gate.kept_share is not None and not (taught and recipe.evaluate.teacher):
+    has_any_teacher = recipe.teacher.api != "none" or recipe.teacher.weights is not None
+    if recipe.gate.kept_share is not None and not (has_any_teacher and recipe.evaluate.teacher):
         raise RequestError(
             "no teacher is asked the test rows, so no share of its gain can be kept",
             where="gate.kept_share",
@@ -329,8 +329,8 @@ def check_judge(recipe: Recipe) -> None:
 
 def kin(family: str) -> str:
     """The letters a family's name begins with."""
-    found = re.match(r"[a-z]+", family.strip().lower())
-    return found[0] if found else family.strip().lower()
+    letters = re.match(r"[a-z]+", family.strip().lower())
+    return letters[0] if letters else family.strip().lower()
 
 
 def check_distil(recipe: Recipe) -> None:
