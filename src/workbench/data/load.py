@@ -99,14 +99,14 @@ ROLES: dict[str, Role] = {
 
 def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> str:
     """The layout the recipe names, the mapping, or the one whose columns most rows have."""
-    found = list(dict.fromkeys(column for row in rows for column in row))
+    present = list(dict.fromkeys(column for row in rows for column in row))
     columns, mapped = data.columns, {"prompt": data.columns.prompt, "answer": data.columns.answer}
-    listing = f"{name} has: {', '.join(found)}" if found else f"{name} has no rows"
+    listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
     for role in ("prompt", "answer", "system", "id", "group"):
         wanted = getattr(columns, role)
-        if wanted is not None and wanted not in found:
+        if wanted is not None and wanted not in present:
             raise RequestError(
-                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, found)
+                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, present)
             )
     if data.format not in ("auto", "columns"):
         if any(mapped.values()):
@@ -125,13 +125,13 @@ def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> s
     best = max(fits, key=lambda k: fits[k])
     if data.format == "auto" and not any(mapped.values()) and fits[best]:
         return best
-    prompt, answer = guess(found)
+    prompt, answer = guess(present)
     lines = f"data:\n      columns: {{prompt: {columns.prompt or prompt}, answer: {columns.answer or answer}}}"
     lacking = [f"data.columns.{role}" for role, column in mapped.items() if column is None]
     raise RequestError(
         f"which column is which? {listing}",
         where=" and ".join(lacking),
-        remedy=f"say so in the recipe (put your own columns here):\n    {lines}" if found else "give it rows",
+        remedy=f"say so in the recipe (put your own columns here):\n    {lines}" if present else "give it rows",
     )
 
 
