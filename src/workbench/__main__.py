@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.permissions import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
 
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {
@@ -224,7 +227,7 @@ def task_for(verb: str) -> Callable[[Any], int]:
 
         return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
 
-    def view(recipe: Any) -> int:
+    def view(recipe: Recipe) -> int:
         if verb == "plan":
             from workbench.views import plan
 

@@ -167,7 +167,7 @@ def check_defaults(defaults: list[Any], path: Path) -> None:
             check_option(group, value, where)
 
 
-def check_option(group: str, value: Any, where: str) -> None:
+def check_option(group: str, value: object, where: str) -> None:
     """Refuse an option that its group does not have, naming the nearest one."""
     if group not in groups():
         raise RequestError(f"no such group {group!r}", where=where, remedy=nearest(group, groups()))

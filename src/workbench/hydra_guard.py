@@ -77,7 +77,7 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def check_text(text: str, content: Any, path: Path) -> None:
+def check_text(text: str, content: object, path: Path) -> None:
     """Refuse a YAML file that moves itself to another place (`# @package`), sets Hydra, or holds a resolver."""
     if re.search(r"^\s*#\s*@", text, re.MULTILINE):
         raise RequestError("a package header is not allowed", where=str(path), remedy="take the line `# @…` out")
@@ -89,7 +89,7 @@ def check_text(text: str, content: Any, path: Path) -> None:
             refuse(f"{path}: {key}")
 
 
-def sweep_words(content: Any, path: Path) -> Iterator[str]:
+def sweep_words(content: object, path: Path) -> Iterator[str]:
     """The words that a recipe's own `hydra.sweeper.params` would add to the command."""
     node = content
     for part in SWEPT.split("."):

@@ -220,7 +220,7 @@ def table_rows(table: Any, name: str) -> Iterator[Raw]:
             yield Raw(where, None, f"not UTF-8: {first_line(error)}", repr(error.object))
 
 
-def checked(where: str, row: Any, text: str) -> Raw:
+def checked(where: str, row: object, text: str) -> Raw:
     """A parsed row as Raw: an object whose texts hold no NUL and no undecodable byte."""
     if not isinstance(row, dict):
         return Raw(where, None, f"a row is an object with named values, not {kind(row)}", text)
@@ -228,7 +228,7 @@ def checked(where: str, row: Any, text: str) -> Raw:
     return Raw(where, None if broken else row, broken, text)
 
 
-def spoiled(value: Any) -> str:
+def spoiled(value: object) -> str:
     """Why a text, or any text inside a value, cannot be used: a NUL or bytes that are not UTF-8; else ''."""
     if isinstance(value, str):
         match = SPOILED.search(value)
@@ -237,7 +237,7 @@ def spoiled(value: Any) -> str:
     return next((why for pair in inner for item in pair if (why := spoiled(item))), "")
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What a value is, in a reader's words."""
     words = {str: "text", dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else words.get(type(value), type(value).__name__)

@@ -199,7 +199,7 @@ def turns_of(row: Mapping[str, Any], layout: str, columns: Columns) -> list[Mess
     return turns
 
 
-def conversation(value: Any, what: str) -> list[Message]:
+def conversation(value: object, what: str) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
     if isinstance(value, str):
         try:
@@ -225,7 +225,7 @@ def conversation(value: Any, what: str) -> list[Message]:
     return turns
 
 
-def either(value: Any, role: Role, what: str) -> list[Message]:
+def either(value: object, role: Role, what: str) -> list[Message]:
     """A prompt or completion given as text, or as a list of turns."""
     return conversation(value, what) if isinstance(value, list) else [Message(role, text_of(value, what))]
 
@@ -235,7 +235,7 @@ def system_turn(row: Mapping[str, Any]) -> list[Message]:
     return [Message("system", text_of(row["system"], "system"))] if row.get("system") else []
 
 
-def text_of(value: Any, what: str) -> str:
+def text_of(value: object, what: str) -> str:
     """The value as it is, when it is text with something in it."""
     if isinstance(value, str) and value.strip():
         return value
@@ -285,7 +285,7 @@ class Ids:
         self.taken: set[str] = set()
         self.made = self.repeats = self.secret = 0
 
-    def take(self, given: Any, prompt: Sequence[Message]) -> str:
+    def take(self, given: object, prompt: Sequence[Message]) -> str:
         """The row's own id, else a digest of its prompt without the recipe's texts; a repeat gets a suffix.
 
         An id is written into every log, so that one which is a key or a URL with a password becomes a digest of itself.
@@ -305,7 +305,7 @@ class Ids:
         return identity
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """The value when strict JSON can hold it, else its text."""
     try:
         json.dumps(value, allow_nan=False)

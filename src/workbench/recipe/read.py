@@ -58,7 +58,7 @@ def read(cfg: DictConfig, name: str) -> Recipe:
     return recipe
 
 
-def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every (key path, value) of nested mappings and lists, inner nodes before their leaves."""
     pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, value in pairs:
@@ -67,7 +67,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, here)
 
 
-def refuse_dangerous(path: str, value: Any) -> None:
+def refuse_dangerous(path: str, value: object) -> None:
     """No object from a dotted path, no resolver, no secret in a recipe."""
     if path.rsplit(".", 1)[-1].startswith("_") and path.endswith("_"):
         raise RequestError(
@@ -78,14 +78,14 @@ def refuse_dangerous(path: str, value: Any) -> None:
     refuse_secrets(path, value)
 
 
-def refuse_resolvers(path: str, value: Any) -> None:
+def refuse_resolvers(path: str, value: object) -> None:
     """Refuse an interpolation that is not the path of another key: `${oc.env:X}` brings the environment in."""
     if isinstance(value, str) and "${" in KEY_PATH.sub("", value):
         # The value is not repeated: it has not been looked at for a secret yet.
         raise RequestError("a resolver is not allowed here", where=path, remedy="write the value itself")
 
 
-def refuse_secrets(path: str, value: Any) -> None:
+def refuse_secrets(path: str, value: object) -> None:
     """Refuse a key or a value that looks like a secret; the value itself is never repeated."""
     if credential_in(path):  # as the name of a key, or in a word that has no `=`
         raise RequestError("a name here looks like a secret", remedy=IN_THE_ENVIRONMENT)

@@ -26,12 +26,13 @@ from workbench.teacher.calls import Desk, Pace
 from workbench.teacher.client import gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
-from workbench.teacher.ledger import open_ledger
+from workbench.teacher.ledger import Outcome, open_ledger
 from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
 from workbench.teacher.screen import progress
+from workbench.teacher.wire import Reply
 from workbench.terms import policy as terms
 from workbench.terms.duties import name_ok, read_duties, write_duties
 
@@ -168,7 +169,7 @@ async def by_batches(
 ) -> None:
     """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
 
-    def classed(reply: Any) -> Any:
+    def classed(reply: Reply) -> Outcome:
         return outcome_of(desk, reply)
 
     await collect_unfinished(desk, classed, hear)

@@ -196,7 +196,7 @@ def quarantine_file(run: Run) -> Path:
 # The files: one row a line, each file held against the SHA-256 that was noted when it was written.
 
 
-def line_of(row: Example, **beside: Any) -> str:
+def line_of(row: Example, **beside: object) -> str:
     """A row as a line of JSON, with what else is known of it; what is None is left out."""
     known = {
         "id": row.id,

@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.data.chat import few_shot
 from workbench.data.prepare import Splits
+from workbench.engines import Ask
 from workbench.errors import WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
@@ -289,7 +290,7 @@ def questions_of(
 
 
 def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Path, collected: Collected) -> None:
-    """Put all of an arm's answers into `told`; the engine is only started when an answer is missing."""
+    """Put all of an arm's answers into `collected`; the engine is only started when an answer is missing."""
     evaluate, name = recipe.evaluate, arm.name
     prompts: list[tuple[Message, ...]] = [
         few_shot(e.prompt, questions.shots if arm.few_shot else []) for e in questions.items
@@ -298,8 +299,13 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Pa
     with opened(arm) as ask:
 
         def answers(
-            ask: Any, rows: Sequence[Example], texts: Any, longest: int, suffix: str, schema: Any = None
-        ) -> Any:
+            ask: Ask,
+            rows: Sequence[Example],
+            texts: Sequence[Sequence[Message]],
+            longest: int,
+            suffix: str,
+            schema: Mapping[str, Any] | None = None,
+        ) -> list[Prediction]:
             out, earlier = folder / f"{name}{suffix}.jsonl", kept(run) / f"{name}{suffix}.jsonl"
             return ask_arm(
                 name + suffix, arm.digest, ask, rows, texts, max_new_tokens=longest, out=out,
