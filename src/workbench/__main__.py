@@ -10,12 +10,15 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.permissions import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
+
+if TYPE_CHECKING:
+    from workbench.recipe import Recipe
 
 LIFE = "the recipe to its end, from the first stage that is not done"
 VERBS: dict[str, str] = {
@@ -139,10 +142,10 @@ def refuse_secret_words(words: list[str]) -> None:
     for word in words:
         name, _, value = word.partition("=")
         in_name = credential_in(name)
-        found = in_name or credential_in(value) or ("what looks like a secret" if SECRET_KEY.search(name) else "")
-        if found:
+        what = in_name or credential_in(value) or ("what looks like a secret" if SECRET_KEY.search(name) else "")
+        if what:
             raise RequestError(
-                f"{found} stands on the command line",
+                f"{what} stands on the command line",
                 where="" if in_name else name,
                 remedy="put it in an environment variable, or where its library looks for it, and give no value here",
             )
@@ -224,7 +227,7 @@ def task_for(verb: str) -> Callable[[Any], int]:
 
         return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
 
-    def view(recipe: Any) -> int:
+    def view(recipe: Recipe) -> int:
         if verb == "plan":
             from workbench.views import plan
 

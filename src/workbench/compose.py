@@ -61,11 +61,11 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
 
 def recipes() -> dict[str, Path]:
     """Every recipe that can be named: `./recipes` first, then the shipped ones."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in (Path("recipes"), shipped_folder() / "recipes"):
         for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path.resolve())
-    return found
+            by_name.setdefault(path.stem, path.resolve())
+    return by_name
 
 
 def find_recipe(name: str) -> Path:
@@ -167,7 +167,7 @@ def check_defaults(defaults: list[Any], path: Path) -> None:
             check_option(group, value, where)
 
 
-def check_option(group: str, value: Any, where: str) -> None:
+def check_option(group: str, value: object, where: str) -> None:
     """Refuse an option that its group does not have, naming the nearest one."""
     if group not in groups():
         raise RequestError(f"no such group {group!r}", where=where, remedy=nearest(group, groups()))
@@ -234,9 +234,9 @@ def translated(error: Exception, path: Path) -> RequestError:
     for link in chain:
         if isinstance(link, OmegaConfBaseException) and link.full_key:
             return bad_key(str(link.full_key), str(link.msg or link))
-    told = re.search(r"full_key: (\S+)", str(error))
-    if told:
-        return bad_key(told[1], str(error).splitlines()[1])
+    key = re.search(r"full_key: (\S+)", str(error))
+    if key:
+        return bad_key(key[1], str(error).splitlines()[1])
     named = re.search(r"(?:Could not override|override) '?([\w.]+)'?", str(error))
     if named and named[1] not in known_keys():
         return bad_key(named[1], str(error))

@@ -77,7 +77,7 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def check_text(text: str, content: Any, path: Path) -> None:
+def check_text(text: str, content: object, path: Path) -> None:
     """Refuse a YAML file that moves itself to another place (`# @package`), sets Hydra, or holds a resolver."""
     if re.search(r"^\s*#\s*@", text, re.MULTILINE):
         raise RequestError("a package header is not allowed", where=str(path), remedy="take the line `# @…` out")
@@ -89,7 +89,7 @@ def check_text(text: str, content: Any, path: Path) -> None:
             refuse(f"{path}: {key}")
 
 
-def sweep_words(content: Any, path: Path) -> Iterator[str]:
+def sweep_words(content: object, path: Path) -> Iterator[str]:
     """The words that a recipe's own `hydra.sweeper.params` would add to the command."""
     node = content
     for part in SWEPT.split("."):
@@ -128,8 +128,8 @@ def check_composed(path: Path, overrides: list[str], settings: list[str]) -> Non
     still = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     of_hydra = [word for word in still if word.lstrip("+~").startswith("hydra")]
     plain = dict(walk(hydra_node("workbench", None, [*of_hydra, *settings])))
-    found = hydra_node(path.stem, path.parent, [*still, *settings])
-    for key, value in walk(found):
+    node = hydra_node(path.stem, path.parent, [*still, *settings])
+    for key, value in walk(node):
         if key.split(".")[0] in SELF_MADE or key.startswith("sweeper.params"):
             continue
         if not isinstance(value, (dict, list)) and value != plain.get(key):

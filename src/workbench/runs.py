@@ -43,7 +43,7 @@ class Run:
     recipe_name: str
     digest: str
 
-    def event(self, kind: str, *, stage: str | None = None, **fields: Any) -> None:
+    def event(self, kind: str, *, stage: str | None = None, **fields: object) -> None:
         """Append one line to `events.jsonl`, the local truth that MLflow is fed from."""
         line = masked_values({"at": now(), "stage": stage, "kind": kind, **fields})
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
@@ -226,8 +226,8 @@ def remove(path: Path, inside: Path) -> None:
 def check_inside(path: Path, inside: Path) -> None:
     """Raise WorkbenchError unless `path`, itself not followed where it is a link, lies below the folder `inside`."""
     home = inside.resolve()
-    found = path.parent.resolve() / path.name
-    if ".." in path.parts or home not in found.parents:
+    place = path.parent.resolve() / path.name
+    if ".." in path.parts or home not in place.parents:
         raise WorkbenchError(
             "this is not inside the run's folder, so it is neither removed nor replaced",
             where=str(path),
@@ -288,18 +288,57 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         "facts": staging.facts,
     }
     forget(run, name)
-    old = final.with_name(f".{final.name}.old")
-    remove(old, run.folder)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(folder, final)
-    sync_folder(final.parent)
+    old = put_in_place(run, folder, final)
     manifest = run.manifest()
     manifest["stages"][name] = entry
     write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
     with contextlib.suppress(OSError):  # the stage is whole and in the manifest
         remove(old, run.folder)
     run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
+
+
+def put_in_place(run: Run, folder: Path, final: Path) -> Path:
+    """Rename a flushed folder to its final name; gives where what stood there before lies now, to be removed."""
+    old = final.with_name(f".{final.name}.old")
+    remove(old, run.folder)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(folder, final)
+    sync_folder(final.parent)
+    return old
+
+
+@contextlib.contextmanager
+def keep_data(run: Run, name: str) -> Iterator[Path]:
+    """Fill the folder `data/NAME` of a run: it is there whole, and noted in `run.json` under `data`, or not at all.
+
+    The note has each file's SHA-256 and size, by which `kept_data` and whoever reads a file hold it.
+    """
+    final = run.folder / "data" / name
+    folder = staging_folder(run, f"data/{name}")
+    for place in (final, folder):
+        check_inside(place, run.folder)
+    remove(folder, run.folder)
+    folder.mkdir(parents=True)
+    yield folder
+    flush_tree(folder)
+    sync_folder(run.folder)  # `data/` itself may be new
+    files = {path.name: artefact(path, folder) for path in sorted(folder.iterdir())}
+    manifest = run.manifest()
+    if manifest.get("data", {}).pop(name, None) is not None:  # before its folder is replaced
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    old = put_in_place(run, folder, final)
+    noted = {file: {"sha256": made.sha256, "bytes": made.bytes} for file, made in files.items()}
+    manifest.setdefault("data", {})[name] = {"finished": now(), "files": noted}
+    write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    with contextlib.suppress(OSError):  # the new one is whole and noted
+        remove(old, run.folder)
+
+
+def kept_data(run: Run, name: str) -> dict[str, str] | None:
+    """The SHA-256 of each file in a run's `data/NAME`; None when it has not been written."""
+    noted = run.manifest().get("data", {}).get(name)
+    return None if noted is None else {file: facts["sha256"] for file, facts in noted["files"].items()}
 
 
 def moved(made: Artefact, stage_name: str) -> Artefact:

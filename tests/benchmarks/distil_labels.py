@@ -53,7 +53,7 @@ def main() -> None:
     from workbench.compose import composed, find_recipe
     from workbench.recipe import read
     from workbench.sources import model_folder
-    from workbench.stages.prompts import lessons
+    from workbench.stages.rows import lessons
     from workbench.stages.train.task import Task, rendered
 
     recipe = read(composed(find_recipe(told.recipe), words), told.recipe)

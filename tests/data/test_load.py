@@ -65,7 +65,7 @@ def test_each_layout_is_found_in_each_container(layout: str, container: str, tmp
     path = write(container, rows, tmp_path)
     found = load(path, BY_COLUMNS if layout == "columns" else Data())
     assert found.format == layout
-    assert any(f"2 rows as {layout} from {path.name}" in line for line in found.said)
+    assert any(f"2 rows as {layout} from {path.name}" in line for line in found.notes)
     assert found.bad == []
     assert [(e.id, e.text, e.answer, e.meta) for e in found.examples] == [
         ("a", "Ask 1", "Answer 1", {"kind": "x"}),
@@ -100,8 +100,8 @@ def test_ids_without_an_id_are_digests_that_no_instruction_changes_and_repeats_a
     base = found.examples[0].id
     assert len(base) == 16
     assert [e.id for e in found.examples] == [base, f"{base}-2", f"{base}-3"]
-    assert any("no id" in line for line in found.said)
-    assert any("2 ids" in line and "taken already" in line for line in found.said)
+    assert any("no id" in line for line in found.notes)
+    assert any("2 ids" in line and "taken already" in line for line in found.notes)
     assert load(path, Data(instruction="Other")).examples[0].id == base
 
 
@@ -139,7 +139,7 @@ def test_a_bad_row_is_set_aside_with_its_line_and_reason(line: str, reason: str,
     assert bad.where == "r.jsonl:3"
     assert any(part in bad.reason for part in reason.split("|")), bad.reason
     assert bad.raw == line[:500]
-    assert any("1 rows of r.jsonl set aside" in text for text in found.said)
+    assert any("1 rows of r.jsonl set aside" in text for text in found.notes)
 
 
 def test_bytes_that_are_not_utf8_cost_only_their_row_and_can_be_quarantined(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_csv_finds_its_delimiter_skips_a_bom_and_counts_the_files_own_lines(deli
         ("r.csv:6", "x", "B"),
     ]
     assert [(b.where, b.reason) for b in found.bad] == [("r.csv:5", "answer (antwort) is empty")]
-    assert any("is cut at" in line for line in found.said) == (delimiter in ";|")
+    assert any("is cut at" in line for line in found.notes) == (delimiter in ";|")
 
 
 def test_an_unclosed_quote_costs_one_csv_row_and_not_the_rest_of_the_file(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_saved_data_set_gives_the_split_asked_for_and_class_labels_by_name(tmp
     DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     found = load(tmp_path / "saved", BY_COLUMNS, part="validation")
     assert [(e.text, e.answer) for e in found.examples] == [("dev", "no"), ("dev", "yes")]
-    assert any("'dev'" in line for line in found.said)
+    assert any("'dev'" in line for line in found.notes)
     with pytest.raises(RequestError, match="no split 'test'"):
         load(tmp_path / "saved", BY_COLUMNS, part="test")
 

@@ -38,7 +38,7 @@ def test_three_files_are_read_as_they_are_and_described(tmp_path: Path) -> None:
     data = Data(name="mine", train=parts["train"], validation=parts["val"], test=parts["test"], columns=COLUMNS)
     splits = prepare(data, 1)
     assert [len(part) for part in rows_of(splits)] == [20, 20, 20]
-    assert splits.said[0] == "train: 20 rows as columns from train.jsonl"
+    assert splits.notes[0] == "train: 20 rows as columns from train.jsonl"
     assert [(d["name"], d["role"], d["rows"], d["source"]) for d in splits.datasets] == [
         ("mine", "training", 20, parts["train"]),
         ("mine", "validation", 20, parts["val"]),
@@ -55,7 +55,7 @@ def test_one_csv_of_fifty_rows_is_split_in_three(tmp_path: Path) -> None:
     data = Data(train=str(path), columns=Columns(prompt="Frage", answer="Antwort"))
     splits = prepare(data, 3)
     assert [len(part) for part in rows_of(splits)] == [35, 5, 10]
-    assert any("35 train, 5 validation, 10 test" in line for line in splits.said)
+    assert any("35 train, 5 validation, 10 test" in line for line in splits.notes)
     assert rows_of(prepare(data, 3)) == rows_of(splits)
     assert rows_of(prepare(data, 4)) != rows_of(splits)
 
@@ -79,7 +79,7 @@ def test_repeats_and_overlaps_are_dropped_aloud(tmp_path: Path) -> None:
     )
     splits = prepare(data, 0)
     assert [len(part) for part in rows_of(splits)] == [31, 5, 5]
-    said = "\n".join(splits.said)
+    said = "\n".join(splits.notes)
     assert "dropped 1 training rows that repeat another one" in said
     assert "dropped 1 of 6 validation rows that repeat test" in said
     assert "the first: train.jsonl:33 with test.jsonl:1" in said
@@ -92,7 +92,7 @@ def test_a_task_description_in_every_row_is_no_overlap_and_no_near_copy(tmp_path
     rows = [f"{task}\n\n{text}\n\nAnswer with yes or no only:" for text in texts(50, words=15)]
     splits = prepare(Data(train=file_of(tmp_path / "r.jsonl", rows), columns=COLUMNS), 0)
     assert [len(part) for part in rows_of(splits)] == [35, 5, 10]
-    assert any("begins with the same 60 words" in line for line in splits.said)
+    assert any("begins with the same 60 words" in line for line in splits.notes)
     assert splits.train[0].messages[0].content.startswith(task)
 
 

@@ -20,8 +20,9 @@ from workbench.runs import hold_source, open_run, other_contents, read_json, run
 from workbench.sources import digests, weights
 from workbench.sources.digests import content_sha256, digests_of, state_of
 from workbench.sources.resolve import pin_path, slot
-from workbench.stages.common import base_model, refuse_other_bytes, row_contents
+from workbench.stages.common import base_model, refuse_other_bytes
 from workbench.stages.evaluate.arms import check_kin
+from workbench.stages.rows import row_contents
 from workbench.stages.train import teacher_weights
 from workbench.training import shrink
 from workbench.views.plan import unpinned

@@ -18,7 +18,8 @@ from tiny_gguf import write_tiny_gguf
 from workbench.compose import composed, find_recipe
 from workbench.recipe import Recipe, read, weights_of
 from workbench.runs import Run
-from workbench.stages.prompts import Lessons, lessons
+from workbench.stages.prompts import Lessons
+from workbench.stages.rows import lessons
 
 
 @pytest.fixture(autouse=True)

@@ -81,13 +81,13 @@ def training_answers(folder: Path) -> list[str]:
     from workbench.compose import composed
     from workbench.recipe import read, register_schema
     from workbench.runs import Run
-    from workbench.stages.prompts import labelled
+    from workbench.stages.rows import rows
 
     (manifest,) = folder.glob("experiments/mine/*/run.json")
     register_schema()
     recipe = read(composed(folder / "mine.yaml", []), "mine")
     assert yaml.safe_load((manifest.parent / "recipe.yaml").read_text())["data"]["privacy"] == "internal"
-    return [e.answer for e in labelled(recipe, Run(manifest.parent, "mine", manifest.parent.name)).train]
+    return [e.answer for e in rows(recipe, Run(manifest.parent, "mine", manifest.parent.name)).train]
 
 
 def test_a_teacher_inside_the_walls_may_see_restricted_rows(tmp_path: Path) -> None:

@@ -153,16 +153,22 @@ def answer_span(
         )
     special = special_ids(tokenizer)
     stop = next((i for i in range(start, len(ids)) if ids[i] in special), None)
-    found = tokenizer.decode(ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
-    if stop is None and found.startswith(answer):
+    rendered_answer = tokenizer.decode(
+        ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    ).strip()
+    if stop is None and rendered_answer.startswith(answer):
         raise RequestError(
             "no stop token follows the answer: the model would never learn to end it",
             where=where,
             remedy="set model.chat_template to one that ends an assistant turn with the end-of-turn token",
         )
-    if stop is None or found != answer:
+    if stop is None or rendered_answer != answer:
         in_answer = next((t for t in map(tokenizer.decode, special) if t and t in answer), None)
-        why = f"it holds {in_answer!r}, a special token" if in_answer else f"the template made {found[:80]!r} of it"
+        why = (
+            f"it holds {in_answer!r}, a special token"
+            if in_answer
+            else f"the template made {rendered_answer[:80]!r} of it"
+        )
         raise RequestError(
             f"the trained tokens are not the answer: {why}",
             where=where,
@@ -201,15 +207,15 @@ def template_switches(tokenizer: Any, where: str) -> dict[str, Any]:
     known = getattr(tokenizer, "_workbench_switches", None)
     if known is not None and known[0] == tokenizer.chat_template:
         return known[1]
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for switches in SWITCHES:
         whole = template_text(tokenizer, PROBE, False, switches, where)
         prompt = template_text(tokenizer, PROBE[:1], True, switches, where)
         if whole.startswith(prompt) and whole[len(prompt) :].lstrip().startswith(PROBE[1].content):
-            found = switches
+            chosen = switches
             break
-    tokenizer._workbench_switches = (tokenizer.chat_template, found)
-    return found
+    tokenizer._workbench_switches = (tokenizer.chat_template, chosen)
+    return chosen
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:

@@ -32,14 +32,14 @@ class UnreadableError(ValueError):
     """Why one row cannot become an Example; caught here and written into its BadRow."""
 
 
-def read_rows(path: Path, part: str, said: list[str]) -> Iterator[Raw]:
+def read_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     """Every row of a file or folder with the place it starts at; what was guessed on the way goes into `said`."""
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return dataset_rows(path, part, said)
+            return dataset_rows(path, part, notes)
         files = part_files(path, part)
-        said.append(f"read {', '.join(str(file.relative_to(path)) for file in files)}")
-        return (raw for file in files for raw in read_rows(file, part, said))
+        notes.append(f"read {', '.join(str(file.relative_to(path)) for file in files)}")
+        return (raw for file in files for raw in read_rows(file, part, notes))
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
         raise RequestError(f"no such file: {path}", where="data", remedy=nearest(path.name, siblings))
@@ -47,7 +47,7 @@ def read_rows(path: Path, part: str, said: list[str]) -> Iterator[Raw]:
         case ".jsonl" | ".ndjson" | ".json":
             return json_rows(path)
         case ".csv" | ".tsv":
-            return csv_rows(path, said)
+            return csv_rows(path, notes)
         case ".parquet":
             import pyarrow.parquet
 
@@ -70,9 +70,9 @@ def part_files(folder: Path, part: str) -> list[Path]:
     named = [p for p in files if any(called.match(piece) for piece in p.relative_to(folder).parts)]
     if named or len(files) == 1:
         return named or files
-    found = ", ".join(str(p.relative_to(folder)) for p in files[:8]) or "no data file"
+    names = ", ".join(str(p.relative_to(folder)) for p in files[:8]) or "no data file"
     raise RequestError(
-        f"which file of this folder holds the {part} rows? It has: {found}",
+        f"which file of this folder holds the {part} rows? It has: {names}",
         where=str(folder),
         remedy=f"name the file itself: data.{part}=…",
     )
@@ -110,8 +110,8 @@ def array_rows(text: str, path: Path) -> Iterator[Raw]:
     decoder, gap = json.JSONDecoder(), re.compile(r"\s*")
 
     def after_gap(position: int) -> int:
-        found = gap.match(text, position)
-        return found.end() if found else position
+        match = gap.match(text, position)
+        return match.end() if match else position
 
     at = after_gap(after_gap(0) + 1)
     line, counted = 1, 0
@@ -136,13 +136,13 @@ def array_rows(text: str, path: Path) -> Iterator[Raw]:
         raise RequestError("something stands after the JSON array's end", where=f"{path.name}:{line}")
 
 
-def csv_rows(path: Path, said: list[str]) -> Iterator[Raw]:
+def csv_rows(path: Path, notes: list[str]) -> Iterator[Raw]:
     """Rows of a CSV with a header; after a row with a broken quote, reading goes on at the very next line."""
     csv.field_size_limit(sys.maxsize)
     lines = list(io.StringIO(decoded(path), newline=""))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else sniff(lines[:200])
     if delimiter not in (",", "\t"):
-        said.append(f"{path.name} is cut at {delimiter!r}")
+        notes.append(f"{path.name} is cut at {delimiter!r}")
     header: list[str] = []
     at = base = 0
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -182,24 +182,24 @@ def sniff(lines: Sequence[str]) -> str:
     return max(",;\t|", key=fit)
 
 
-def dataset_rows(path: Path, part: str, said: list[str]) -> Iterator[Raw]:
+def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     """Rows of a folder that `datasets` wrote with save_to_disk; class labels come as their names."""
     from datasets import ClassLabel, DatasetDict, load_from_disk
 
     try:
-        found = load_from_disk(str(path))
+        dataset = load_from_disk(str(path))
     except Exception as error:  # what datasets raises on a damaged folder depends on the file that is damaged
         raise RequestError(f"not a readable `datasets` folder: {first_line(error)}", where=str(path)) from None
-    if isinstance(found, DatasetDict):
-        chosen = next((name for name in PARTS.get(part, (part,)) if name in found), "")
-        if not chosen and len(found) > 1:
-            remedy = f"name one of its folders: {', '.join(str(path / name) for name in found)}"
+    if isinstance(dataset, DatasetDict):
+        chosen = next((name for name in PARTS.get(part, (part,)) if name in dataset), "")
+        if not chosen and len(dataset) > 1:
+            remedy = f"name one of its folders: {', '.join(str(path / name) for name in dataset)}"
             raise RequestError(f"this data set has no split {part!r}", where=str(path), remedy=remedy)
-        chosen = chosen or next(iter(found))
-        said.append(f"read the split {chosen!r} of {', '.join(map(repr, found))}")
-        found = found[chosen]
-    names = {k: feature.names for k, feature in found.features.items() if isinstance(feature, ClassLabel)}
-    for raw in table_rows(found.with_format("arrow")[:], path.name):
+        chosen = chosen or next(iter(dataset))
+        notes.append(f"read the split {chosen!r} of {', '.join(map(repr, dataset))}")
+        dataset = dataset[chosen]
+    names = {k: feature.names for k, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    for raw in table_rows(dataset.with_format("arrow")[:], path.name):
         for column, labels in names.items():
             if raw.row and raw.row[column] is not None:
                 raw.row[column] = labels[raw.row[column]] if raw.row[column] >= 0 else None
@@ -220,7 +220,7 @@ def table_rows(table: Any, name: str) -> Iterator[Raw]:
             yield Raw(where, None, f"not UTF-8: {first_line(error)}", repr(error.object))
 
 
-def checked(where: str, row: Any, text: str) -> Raw:
+def checked(where: str, row: object, text: str) -> Raw:
     """A parsed row as Raw: an object whose texts hold no NUL and no undecodable byte."""
     if not isinstance(row, dict):
         return Raw(where, None, f"a row is an object with named values, not {kind(row)}", text)
@@ -228,16 +228,16 @@ def checked(where: str, row: Any, text: str) -> Raw:
     return Raw(where, None if broken else row, broken, text)
 
 
-def spoiled(value: Any) -> str:
+def spoiled(value: object) -> str:
     """Why a text, or any text inside a value, cannot be used: a NUL or bytes that are not UTF-8; else ''."""
     if isinstance(value, str):
-        found = SPOILED.search(value)
-        return "" if found is None else "a NUL character" if found[0] == "\x00" else "not UTF-8"
+        match = SPOILED.search(value)
+        return "" if match is None else "a NUL character" if match[0] == "\x00" else "not UTF-8"
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return next((why for pair in inner for item in pair if (why := spoiled(item))), "")
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """What a value is, in a reader's words."""
     words = {str: "text", dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else words.get(type(value), type(value).__name__)

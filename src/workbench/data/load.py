@@ -33,7 +33,7 @@ class Loaded:
     examples: list[Example]
     bad: list[BadRow]
     format: str
-    said: list[str]
+    notes: list[str]
 
 
 def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = False) -> Loaded:
@@ -44,8 +44,8 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
     answer gets the empty one: a teacher will be asked. Raises RequestError when the
     file, the layout or a mapped column is not there; a bad row never raises.
     """
-    said: list[str] = []
-    raws = list(read_rows(path, part, said))
+    notes: list[str] = []
+    raws = list(read_rows(path, part, notes))
     rows = [raw.row for raw in raws if raw.row is not None]
     if unanswered:
         data = with_blanks(rows, data)
@@ -61,16 +61,16 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
             shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
             shown = masked(shown.encode("utf-8", "backslashreplace").decode())[:RAW_CHARACTERS]
             bad.append(BadRow(raw.where, str(error), shown))
-    said.insert(0, f"{len(examples):,} rows as {layout} from {path.name}")
+    notes.insert(0, f"{len(examples):,} rows as {layout} from {path.name}")
     if bad:
-        said.append(f"{len(bad):,} rows of {path.name} set aside; the first: {bad[0].where}: {bad[0].reason}")
+        notes.append(f"{len(bad):,} rows of {path.name} set aside; the first: {bad[0].where}: {bad[0].reason}")
     if ids.made:
-        said.append(f"{ids.made:,} rows of {path.name} have no id: a digest of the prompt stands in")
+        notes.append(f"{ids.made:,} rows of {path.name} have no id: a digest of the prompt stands in")
     if ids.secret:
-        said.append(f"{ids.secret:,} ids of {path.name} are keys or hold a password: digests stand in")
+        notes.append(f"{ids.secret:,} ids of {path.name} are keys or hold a password: digests stand in")
     if ids.repeats:
-        said.append(f"{ids.repeats:,} ids of {path.name} were taken already: -2, -3, … was added to each repeat")
-    return Loaded(examples, bad, layout, said)
+        notes.append(f"{ids.repeats:,} ids of {path.name} were taken already: -2, -3, … was added to each repeat")
+    return Loaded(examples, bad, layout, notes)
 
 
 def write_quarantine(bad: Sequence[BadRow], path: Path) -> None:
@@ -99,14 +99,14 @@ ROLES: dict[str, Role] = {
 
 def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> str:
     """The layout the recipe names, the mapping, or the one whose columns most rows have."""
-    found = list(dict.fromkeys(column for row in rows for column in row))
+    present = list(dict.fromkeys(column for row in rows for column in row))
     columns, mapped = data.columns, {"prompt": data.columns.prompt, "answer": data.columns.answer}
-    listing = f"{name} has: {', '.join(found)}" if found else f"{name} has no rows"
+    listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
     for role in ("prompt", "answer", "system", "id", "group"):
         wanted = getattr(columns, role)
-        if wanted is not None and wanted not in found:
+        if wanted is not None and wanted not in present:
             raise RequestError(
-                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, found)
+                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, present)
             )
     if data.format not in ("auto", "columns"):
         if any(mapped.values()):
@@ -125,22 +125,22 @@ def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> s
     best = max(fits, key=lambda k: fits[k])
     if data.format == "auto" and not any(mapped.values()) and fits[best]:
         return best
-    prompt, answer = guess(found)
+    prompt, answer = guess(present)
     lines = f"data:\n      columns: {{prompt: {columns.prompt or prompt}, answer: {columns.answer or answer}}}"
     lacking = [f"data.columns.{role}" for role, column in mapped.items() if column is None]
     raise RequestError(
         f"which column is which? {listing}",
         where=" and ".join(lacking),
-        remedy=f"say so in the recipe (put your own columns here):\n    {lines}" if found else "give it rows",
+        remedy=f"say so in the recipe (put your own columns here):\n    {lines}" if present else "give it rows",
     )
 
 
-def guess(found: Sequence[str]) -> tuple[str, str]:
+def guess(columns: Sequence[str]) -> tuple[str, str]:
     """A likely (prompt, answer) pair of columns, only to fill in the lines an error shows."""
     likely_prompts = ("prompt", "text", "question", "input", "instruction", "document", "content")
     likely_answers = ("answer", "label", "output", "response", "completion", "target", "category")
-    answer = next((c for w in likely_answers for c in found if w in c.lower()), found[-1] if found else "")
-    rest = [c for c in found if c != answer and c.lower() != "id"] or list(found)
+    answer = next((c for w in likely_answers for c in columns if w in c.lower()), columns[-1] if columns else "")
+    rest = [c for c in columns if c != answer and c.lower() != "id"] or list(columns)
     return next((c for w in likely_prompts for c in rest if w in c.lower()), rest[0] if rest else ""), answer
 
 
@@ -199,7 +199,7 @@ def turns_of(row: Mapping[str, Any], layout: str, columns: Columns) -> list[Mess
     return turns
 
 
-def conversation(value: Any, what: str) -> list[Message]:
+def conversation(value: object, what: str) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
     if isinstance(value, str):
         try:
@@ -225,7 +225,7 @@ def conversation(value: Any, what: str) -> list[Message]:
     return turns
 
 
-def either(value: Any, role: Role, what: str) -> list[Message]:
+def either(value: object, role: Role, what: str) -> list[Message]:
     """A prompt or completion given as text, or as a list of turns."""
     return conversation(value, what) if isinstance(value, list) else [Message(role, text_of(value, what))]
 
@@ -235,7 +235,7 @@ def system_turn(row: Mapping[str, Any]) -> list[Message]:
     return [Message("system", text_of(row["system"], "system"))] if row.get("system") else []
 
 
-def text_of(value: Any, what: str) -> str:
+def text_of(value: object, what: str) -> str:
     """The value as it is, when it is text with something in it."""
     if isinstance(value, str) and value.strip():
         return value
@@ -257,11 +257,11 @@ def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
         elif "instruction" in row:
             fill(row, "output")
         for turns in ("messages", "conversations"):
-            said = row.get(turns)
-            if isinstance(said, list) and said and isinstance(said[-1], dict):
-                role = said[-1].get("role") or said[-1].get("from")
+            conversation = row.get(turns)
+            if isinstance(conversation, list) and conversation and isinstance(conversation[-1], dict):
+                role = conversation[-1].get("role") or conversation[-1].get("from")
                 if ROLES.get(str(role)) != "assistant":
-                    row[turns] = [*said, {"role": "assistant", "content": BLANK}]
+                    row[turns] = [*conversation, {"role": "assistant", "content": BLANK}]
     return data
 
 
@@ -285,7 +285,7 @@ class Ids:
         self.taken: set[str] = set()
         self.made = self.repeats = self.secret = 0
 
-    def take(self, given: Any, prompt: Sequence[Message]) -> str:
+    def take(self, given: object, prompt: Sequence[Message]) -> str:
         """The row's own id, else a digest of its prompt without the recipe's texts; a repeat gets a suffix.
 
         An id is written into every log, so that one which is a key or a URL with a password becomes a digest of itself.
@@ -305,7 +305,7 @@ class Ids:
         return identity
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """The value when strict JSON can hold it, else its text."""
     try:
         json.dumps(value, allow_nan=False)

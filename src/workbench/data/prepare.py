@@ -29,7 +29,7 @@ class Splits:
     validation: list[Example]
     test: list[Example]
     bad: list[BadRow]
-    said: list[str]
+    notes: list[str]
     datasets: list[dict[str, Any]]
 
 
@@ -48,15 +48,15 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mappin
         for part, source in sources.items()
         if source
     }
-    said = [f"{part}: {line}" for part, found in loaded.items() for line in found.said]
+    notes = [f"{part}: {line}" for part, source_rows in loaded.items() for line in source_rows.notes]
     parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
-    parts = without_shared_words(parts, said)
+    parts = without_shared_words(parts, notes)
     parts["train"], repeats = drop_repeats(parts["train"])
     if repeats:
-        said.append(f"dropped {repeats:,} training rows that repeat another one word for word")
+        notes.append(f"dropped {repeats:,} training rows that repeat another one word for word")
     prompts = len({e.prompt for e in parts["train"]})
     if prompts < len(parts["train"]):
-        said.append(f"{len(parts['train']) - prompts:,} training rows give a prompt a second, different answer")
+        notes.append(f"{len(parts['train']) - prompts:,} training rows give a prompt a second, different answer")
     missing = [part for part in ("validation", "test") if part not in loaded]
     if missing:
         shares = {"validation": data.validation_share, "test": data.test_share}
@@ -64,19 +64,19 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mappin
         train, validation, test = split(parts["train"], validation_share, test_share, seed)
         parts |= {"train": train} | {part: {"validation": validation, "test": test}[part] for part in missing}
         sizes = ", ".join(f"{len(parts[part]):,} {part}" for part in ("train", *missing))
-        said.append(f"split {data.train} by near copies{' and group' if data.columns.group else ''}: {sizes} rows")
+        notes.append(f"split {data.train} by near copies{' and group' if data.columns.group else ''}: {sizes} rows")
     for part, judge in (("validation", "test"), ("train", "test"), ("train", "validation")):
-        parts[part] = without_overlaps(part, parts[part], judge, parts[judge], data.overlap_words, said)
+        parts[part] = without_overlaps(part, parts[part], judge, parts[judge], data.overlap_words, notes)
     if data.limit is not None and data.limit < len(parts["train"]):
-        said.append(f"data.limit keeps {data.limit:,} of {len(parts['train']):,} training rows, drawn by the seed")
+        notes.append(f"data.limit keeps {data.limit:,} of {len(parts['train']):,} training rows, drawn by the seed")
         drawn = random.Random(seed).sample(range(len(parts["train"])), len(parts["train"]))[: data.limit]
         parts["train"] = [parts["train"][i] for i in sorted(drawn)]
     return Splits(
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        bad=[row for found in loaded.values() for row in found.bad],
-        said=said,
+        bad=[row for source_rows in loaded.values() for row in source_rows.bad],
+        notes=notes,
         datasets=[
             describe(parts[part], part, sources[part] or data.train, data) for part in ("train", "validation", "test")
         ],
@@ -89,23 +89,23 @@ def readable(
     """The rows of one source, or a refusal when too many of them are bad."""
     path: Path = resolve(source, key=f"data.{part}")
     with unchanged(path, (contents or {}).get(source), f"data.{part}={source}"):
-        found = load(path, data, part=part, unanswered=unanswered)
-    total = len(found.examples) + len(found.bad)
-    if total and len(found.bad) / total > data.max_bad_share:
-        reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in found.bad[:3])
+        loaded = load(path, data, part=part, unanswered=unanswered)
+    total = len(loaded.examples) + len(loaded.bad)
+    if total and len(loaded.bad) / total > data.max_bad_share:
+        reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in loaded.bad[:3])
         raise RequestError(
-            f"{len(found.bad):,} of {total:,} rows ({len(found.bad) / total:.1%}) cannot be read, "
+            f"{len(loaded.bad):,} of {total:,} rows ({len(loaded.bad) / total:.1%}) cannot be read, "
             f"and data.max_bad_share allows {data.max_bad_share:.1%}; the first:{reasons}",
             where=f"data.{part}={source}",
             remedy="mend them, or raise data.max_bad_share: bad rows are then left out and listed in the run's "
-            "train/quarantine.jsonl",
+            "data/prepared/quarantine.jsonl",
         )
-    if not found.examples:
+    if not loaded.examples:
         raise RequestError("there are no rows", where=f"data.{part}={source}", remedy="give it rows")
-    return found
+    return loaded
 
 
-def without_shared_words(parts: dict[str, list[Example]], said: list[str]) -> dict[str, list[Example]]:
+def without_shared_words(parts: dict[str, list[Example]], notes: list[str]) -> dict[str, list[Example]]:
     """Rows whose own text leaves out what every row of every part begins or ends with.
 
     A task description written into each row is no mark of a copy: left in, it would join all rows into
@@ -120,7 +120,7 @@ def without_shared_words(parts: dict[str, list[Example]], said: list[str]) -> di
     if max(counts.values()) < SHARED_WORDS:
         return parts
     shared = " and ".join(f"{verb} with the same {count} words" for verb, count in counts.items() if count)
-    said.append(f"every row {shared}: near copies and overlaps are judged on the rest")
+    notes.append(f"every row {shared}: near copies and overlaps are judged on the rest")
     return {
         part: [replace(e, own_text=e.text[len(head) : len(e.text) - len(tail)].strip()) for e in rows]
         for part, rows in parts.items()
@@ -139,14 +139,14 @@ def at_a_word(shared: str) -> str:
 
 
 def without_overlaps(
-    part: str, rows: Sequence[Example], judge: str, judging: Sequence[Example], words: int, said: list[str]
+    part: str, rows: Sequence[Example], judge: str, judging: Sequence[Example], words: int, notes: list[str]
 ) -> list[Example]:
     """The rows that share nothing with the part that judges them; what goes is said, and never all may go."""
     kept, dropped = drop_overlaps(rows, judging, words)
     name = {"train": "training"}.get(part, part)
     if dropped:
         example, where = dropped[0]
-        said.append(
+        notes.append(
             f"dropped {len(dropped):,} of {len(rows):,} {name} rows that repeat {judge} or share {words} words "
             f"with it; the first: {example.where} with {where}"
         )
@@ -182,7 +182,7 @@ class Asked:
 
     examples: list[Example]
     splits: Splits
-    said: list[str]
+    notes: list[str]
     datasets: list[dict[str, Any]]
     judging: frozenset[str] = frozenset()
 
@@ -201,34 +201,34 @@ def gather(
     asked too, and all that have no answer of their own. `contents` are the digests that the sources must have.
     """
     splits = prepare(data, seed, unanswered=prompts is None, contents=contents)
-    said = list(splits.said)
+    notes = list(splits.notes)
     if any(not e.answer for e in splits.test):
         raise RequestError(
             "the test rows would be prompts without an answer, and a teacher cannot be its own judge",
             where="data.test",
             remedy="name rows with right answers: data.test=file:gold.jsonl",
         )
-    examples = beside(prompts, data, splits, said, contents) if prompts else splits.train
+    examples = beside(prompts, data, splits, notes, contents) if prompts else splits.train
     if limit is not None and limit < len(examples):
-        said.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
+        notes.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
         examples = [examples[i] for i in drawn]
     # Validation rows that were split off prompts need answers too, for the evaluation loss.
     judging = [e for n, e in enumerate(splits.validation) if n < validation or not e.answer]
     examples = [*examples, *judging]
-    told = [describe(examples, "prompts", prompts or data.train, data)]
-    return Asked(examples, splits, said, told, frozenset(e.id for e in judging))
+    described = [describe(examples, "prompts", prompts or data.train, data)]
+    return Asked(examples, splits, notes, described, frozenset(e.id for e in judging))
 
 
 def beside(
-    source: str, data: Data, splits: Splits, said: list[str], contents: Mapping[str, str] | None = None
+    source: str, data: Data, splits: Splits, notes: list[str], contents: Mapping[str, str] | None = None
 ) -> list[Example]:
     """Prompts from a file of their own, without those that repeat what is judged on."""
-    found = readable("prompts", source, data, unanswered=True, contents=contents)
-    said += [f"prompts: {line}" for line in found.said]
-    rows, repeats = drop_repeats(found.examples)
+    loaded = readable("prompts", source, data, unanswered=True, contents=contents)
+    notes += [f"prompts: {line}" for line in loaded.notes]
+    rows, repeats = drop_repeats(loaded.examples)
     if repeats:
-        said.append(f"dropped {repeats:,} prompts that repeat another one word for word")
+        notes.append(f"dropped {repeats:,} prompts that repeat another one word for word")
     for judge, judging in (("test", splits.test), ("validation", splits.validation)):
-        rows = without_overlaps("prompts", rows, judge, judging, data.overlap_words, said)
+        rows = without_overlaps("prompts", rows, judge, judging, data.overlap_words, notes)
     return rows

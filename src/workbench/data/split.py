@@ -42,8 +42,10 @@ def near_copies(texts: Sequence[str], words: int = 4, threshold: float = 0.6) ->
     numbers: dict[tuple[str, ...], int] = {}
     which: list[int] = []
     for text in texts:
-        found = words_of(text)
-        shingles = set(runs_of(found, words)) if len(found) >= words else {tuple(found) or (text.strip(),)}
+        text_words = words_of(text)
+        shingles = (
+            set(runs_of(text_words, words)) if len(text_words) >= words else {tuple(text_words) or (text.strip(),)}
+        )
         key = tuple(sorted(numbers.setdefault(shingle, len(numbers)) for shingle in shingles))
         which.append(distinct.setdefault(key, len(distinct)))
     labels = connect([np.array(key, dtype=np.int64) for key in distinct], len(numbers), threshold)
@@ -70,15 +72,15 @@ def connect(sets: Sequence[np.ndarray], vocabulary: int, threshold: float) -> np
         if not len(prefix):
             continue
         shared = np.bincount(np.concatenate([by_shingle[starts[s] : starts[s + 1]] for s in prefix]))[:row]
-        found = np.flatnonzero(shared)
+        candidates = np.flatnonzero(shared)
         # In one order of all shingles, what two sets share outside both prefixes lies beyond one of them.
-        most = shared[found] + np.maximum(beyond[found], beyond[row])
-        found = found[most >= threshold * (sizes[found] + sizes[row] - most) - 1e-9]
-        found = found[np.argsort(-shared[found], kind="stable")]
+        most = shared[candidates] + np.maximum(beyond[candidates], beyond[row])
+        candidates = candidates[most >= threshold * (sizes[candidates] + sizes[row] - most) - 1e-9]
+        candidates = candidates[np.argsort(-shared[candidates], kind="stable")]
         marked[sets[row]] = True
         batch = 2  # the likeliest first: one hit in a large cluster spares comparing with the rest of it
-        while len(found := found[labels[found] != labels[row]]):
-            head, found, batch = found[:batch], found[batch:], batch * 8
+        while len(candidates := candidates[labels[candidates] != labels[row]]):
+            head, candidates, batch = candidates[:batch], candidates[batch:], batch * 8
             ends = np.cumsum(sizes[head])
             shingles = everything[np.arange(ends[-1]) + np.repeat(begins[head] - ends + sizes[head], sizes[head])]
             common = np.add.reduceat(marked[shingles], ends - sizes[head], dtype=np.int64)
@@ -188,10 +190,10 @@ def overlap_finder(evaluation: Sequence[Example], words: int) -> Callable[[str],
         for run in runs_of(words_of(example.text), words):
             runs.setdefault(run, example.where or example.id)
 
-    def found(text: str) -> str | None:
+    def overlap_with(text: str) -> str | None:
         return next((runs[run] for run in runs_of(words_of(text), words) if run in runs), None)
 
-    return found
+    return overlap_with
 
 
 def drop_repeats(examples: Sequence[Example]) -> tuple[list[Example], int]:

@@ -64,9 +64,9 @@ CARD_GROUPS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13))
 def is_card(value: str) -> bool:
     """Whether an issuer gives out such a number: its grouping, first digits, length, and Luhn's checksum."""
     number, groups = digits(value), tuple(len(group) for group in re.findall(r"\d+", value))
-    one, two, three, four = (int(number[:n]) for n in (1, 2, 3, 4))
+    one_digit, two, three, four = (int(number[:n]) for n in (1, 2, 3, 4))
     lengths: Collection[int] = ()
-    if one == 4:
+    if one_digit == 4:
         lengths = (13, 16, 19)  # Visa
     elif 51 <= two <= 55 or 2221 <= four <= 2720 or 2200 <= four <= 2204:
         lengths = (16,)  # Mastercard, Mir

@@ -40,16 +40,16 @@ def find(text: str) -> list[Find]:
     """Structured personal data and secrets in a text, in order, never overlapping; placeholders are none."""
     plain = plainly(text)
     codes = [match.span() for match in UUID.finditer(plain)]
-    found = [one for finder in FINDERS for one in finder(plain) if one.kind == "SECRET" or not within(one, codes)]
+    finds = [item for finder in FINDERS for item in finder(plain) if item.kind == "SECRET" or not within(item, codes)]
     rest = plain  # a phone number is what is left: it may stand right beside another number
-    for start, end in [*codes, *((one.start, one.end) for one in found), *(m.span() for m in QUAD.finditer(plain))]:
+    for start, end in [*codes, *((item.start, item.end) for item in finds), *(m.span() for m in QUAD.finditer(plain))]:
         rest = rest[:start] + "\n" * (end - start) + rest[end:]
-    return merged([*found, *phones(rest)])
+    return merged([*finds, *phones(rest)])
 
 
-def within(one: Find, spans: Sequence[tuple[int, int]]) -> bool:
+def within(item: Find, spans: Sequence[tuple[int, int]]) -> bool:
     """Whether a find lies inside one of the stretches."""
-    return any(start <= one.start and one.end <= end for start, end in spans)
+    return any(start <= item.start and item.end <= end for start, end in spans)
 
 
 def plainly(text: str) -> str:
@@ -70,13 +70,13 @@ def unmarked(text: str) -> str:
 def merged(finds: Sequence[Find]) -> list[Find]:
     """Finds that overlap as one, of the kind of the longer (of two the same length: the earlier in KINDS)."""
     out: list[Find] = []
-    for one in sorted(finds, key=lambda f: (f.start, -f.end, KINDS.index(f.kind))):
-        if out and one.start < out[-1].end:
+    for item in sorted(finds, key=lambda f: (f.start, -f.end, KINDS.index(f.kind))):
+        if out and item.start < out[-1].end:
             last = out[-1]
-            kind = last.kind if last.end - last.start >= one.end - one.start else one.kind
-            out[-1] = Find(kind, last.start, max(last.end, one.end))
+            kind = last.kind if last.end - last.start >= item.end - item.start else item.kind
+            out[-1] = Find(kind, last.start, max(last.end, item.end))
         else:
-            out.append(one)
+            out.append(item)
     return out
 
 
@@ -92,12 +92,12 @@ def redact(texts: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, i
     taken = {name for text in new for name in names(text)}
     given: dict[str, str] = {}
     changed = set(range(len(new)))
-    while found := {i: finds for i in sorted(changed) if (finds := find(new[i]))}:
-        values = {new[i][one.start : one.end]: one.kind for i, finds in found.items() for one in finds}
+    while finds_by_text := {i: finds for i in sorted(changed) if (finds := find(new[i]))}:
+        values = {new[i][item.start : item.end]: item.kind for i, finds in finds_by_text.items() for item in finds}
         echoes = [(kind, echo(kind, value)) for value, kind in values.items()]
         changed = set()
         for i, text in enumerate(new):
-            if spans := merged([*found.get(i, []), *repeats(text, echoes)]):
+            if spans := merged([*finds_by_text.get(i, []), *repeats(text, echoes)]):
                 new[i] = swapped(text, spans, given, taken)
                 changed.add(i)
     originals = {placeholder: value for value, placeholder in given.items()}
@@ -109,14 +109,14 @@ def redact(texts: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, i
 def swapped(text: str, spans: Sequence[Find], given: dict[str, str], taken: set[tuple[str, int]]) -> str:
     """The text with a placeholder for each span: the one its value was `given`, else the first that is not `taken`."""
     parts, at = [], 0
-    for one in spans:
-        value = text[one.start : one.end]
+    for item in spans:
+        value = text[item.start : item.end]
         if value not in given:
-            number = next(n for n in itertools.count(1) if (one.kind, n) not in taken)
-            taken.add((one.kind, number))
-            given[value] = f"[{one.kind}_{number}]"
-        parts += [text[at : one.start], given[value]]
-        at = one.end
+            number = next(n for n in itertools.count(1) if (item.kind, n) not in taken)
+            taken.add((item.kind, number))
+            given[value] = f"[{item.kind}_{number}]"
+        parts += [text[at : item.start], given[value]]
+        at = item.end
     return "".join([*parts, text[at:]])
 
 
@@ -157,7 +157,7 @@ def restore(text: str, originals: Mapping[str, str]) -> str:
 
 def leaks(text: str) -> dict[str, int]:
     """What `find` still finds in a text that is about to leave, by kind; empty after `redact`."""
-    return dict(Counter(one.kind for one in find(text)))
+    return dict(Counter(item.kind for item in find(text)))
 
 
 # Each way of looking for identifiers in a text, but for phone numbers, which have a file of their own.

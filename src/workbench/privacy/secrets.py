@@ -30,7 +30,7 @@ PLAIN_VALUE = re.compile(r"[/~.].*|[a-z]{,15}|[A-Z]{,15}|[\d.,:]*", re.DOTALL)
 LEAST_ENCODED = 10  # characters of a base64 form that are looked for
 KEY_PATTERN = re.compile(rf"(?<![A-Za-z0-9])(?:sk-[\w-]{{16,}}|hf_\w{{20,}}|{'|'.join(credentials.KEYS)})")
 # A number behind the word PIN is a row's secret; in an instruction it is more likely an example.
-AT_THE_DOOR = tuple(one.regex for one in credentials.CREDENTIALS if one.regex is not credentials.PIN)
+AT_THE_DOOR = tuple(each.regex for each in credentials.CREDENTIALS if each.regex is not credentials.PIN)
 READ: set[str] = set()  # values that were read as keys, whatever their variables are called
 
 
@@ -42,13 +42,13 @@ def remember(value: str) -> None:
 
 def held_secrets() -> dict[str, str]:
     """The secrets that the environment holds, each with the name of its variable."""
-    found = {}
+    held = {}
     for name, value in os.environ.items():
         if SECRET_VARIABLE.search(name) and is_secret_value(value.strip()):
-            found[value.strip()] = name
+            held[value.strip()] = name
         elif "://" in value and "@" in value and (password := password_of(value)):
-            found[password] = name
-    return found
+            held[password] = name
+    return held
 
 
 def is_allowed(name: str, host: str) -> bool:

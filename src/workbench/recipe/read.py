@@ -58,7 +58,7 @@ def read(cfg: DictConfig, name: str) -> Recipe:
     return recipe
 
 
-def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every (key path, value) of nested mappings and lists, inner nodes before their leaves."""
     pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, value in pairs:
@@ -67,7 +67,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, here)
 
 
-def refuse_dangerous(path: str, value: Any) -> None:
+def refuse_dangerous(path: str, value: object) -> None:
     """No object from a dotted path, no resolver, no secret in a recipe."""
     if path.rsplit(".", 1)[-1].startswith("_") and path.endswith("_"):
         raise RequestError(
@@ -78,21 +78,21 @@ def refuse_dangerous(path: str, value: Any) -> None:
     refuse_secrets(path, value)
 
 
-def refuse_resolvers(path: str, value: Any) -> None:
+def refuse_resolvers(path: str, value: object) -> None:
     """Refuse an interpolation that is not the path of another key: `${oc.env:X}` brings the environment in."""
     if isinstance(value, str) and "${" in KEY_PATH.sub("", value):
         # The value is not repeated: it has not been looked at for a secret yet.
         raise RequestError("a resolver is not allowed here", where=path, remedy="write the value itself")
 
 
-def refuse_secrets(path: str, value: Any) -> None:
+def refuse_secrets(path: str, value: object) -> None:
     """Refuse a key or a value that looks like a secret; the value itself is never repeated."""
     if credential_in(path):  # as the name of a key, or in a word that has no `=`
         raise RequestError("a name here looks like a secret", remedy=IN_THE_ENVIRONMENT)
     what = "this looks like a secret" if SECRET_KEY.search(path) else ""
     if isinstance(value, str):
-        found = credential_in(value)
-        what = f"this looks like a secret ({found})" if found else what
+        kind = credential_in(value)
+        what = f"this looks like a secret ({kind})" if kind else what
         if VARIABLE_KEY.search(path) and value != "null" and not VARIABLE.fullmatch(value.strip("'\" ")):
             raise RequestError(
                 "this is no name of an environment variable; is it the key itself?",
@@ -242,8 +242,8 @@ def check_sense(recipe: Recipe) -> None:
     check_scorer(recipe.evaluate)
     if recipe.evaluate.scorer == "judge":
         check_judge(recipe)
-    taught = recipe.teacher.api != "none" or recipe.teacher.weights is not None
-    if recipe.gate.kept_share is not None and not (taught and recipe.evaluate.teacher):
+    has_any_teacher = recipe.teacher.api != "none" or recipe.teacher.weights is not None
+    if recipe.gate.kept_share is not None and not (has_any_teacher and recipe.evaluate.teacher):
         raise RequestError(
             "no teacher is asked the test rows, so no share of its gain can be kept",
             where="gate.kept_share",
@@ -329,8 +329,8 @@ def check_judge(recipe: Recipe) -> None:
 
 def kin(family: str) -> str:
     """The letters a family's name begins with."""
-    found = re.match(r"[a-z]+", family.strip().lower())
-    return found[0] if found else family.strip().lower()
+    letters = re.match(r"[a-z]+", family.strip().lower())
+    return letters[0] if letters else family.strip().lower()
 
 
 def check_distil(recipe: Recipe) -> None:

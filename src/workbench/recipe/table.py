@@ -49,18 +49,18 @@ def write(folder: Path) -> None:
         path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def holds_keys(cls: Any, spec: dataclasses.Field[Any]) -> bool:
+def holds_keys(cls: type, spec: dataclasses.Field[Any]) -> bool:
     """Whether a field is a section of its own."""
     kind = typing.get_type_hints(cls)[spec.name]
     return dataclasses.is_dataclass(kind) or spec.name == "quantize"
 
 
-def first_line(cls: Any) -> str:
+def first_line(cls: type) -> str:
     """A dataclass's docstring, without its full stop."""
     return (cls.__doc__ or "").strip().split("\n")[0].rstrip(".")
 
 
-def section(meaning: str, cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> str:
+def section(meaning: str, cls: type, specs: list[dataclasses.Field[Any]], prefix: str) -> str:
     """One section's meaning and table; a nested section's keys follow with their path."""
     lines = [
         f"{meaning[:1].upper()}{meaning[1:]}.",
@@ -71,12 +71,12 @@ def section(meaning: str, cls: Any, specs: list[dataclasses.Field[Any]], prefix:
     return "\n".join(lines + list(table_rows(cls, specs, prefix)))
 
 
-def table_rows(cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> typing.Iterator[str]:
+def table_rows(cls: type, specs: list[dataclasses.Field[Any]], prefix: str) -> typing.Iterator[str]:
     """The rows of one dataclass."""
     kinds = typing.get_type_hints(cls)
     for spec in specs:
         kind = kinds[spec.name]
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from table_rows(kind, list(dataclasses.fields(kind)), f"{prefix}{spec.name}.")
             continue
         name = getattr(kind, "__name__", None) if not typing.get_args(kind) else str(kind)
@@ -84,7 +84,7 @@ def table_rows(cls: Any, specs: list[dataclasses.Field[Any]], prefix: str) -> ty
         yield f"| `{prefix}{spec.name}` | {escaped(name)} | {shown(default)} | {escaped(described(spec.metadata))} |"
 
 
-def shown(default: Any) -> str:
+def shown(default: object) -> str:
     """A default as YAML would say it."""
     if default is None:
         return "null"

@@ -88,6 +88,12 @@ def is_local(source: str) -> bool:
     return split_scheme(source)[0] in ("file", "dir")
 
 
+def is_missing(source: str) -> bool:
+    """Whether `source` is a path on this machine where nothing lies."""
+    scheme, rest = split_scheme(source)
+    return scheme in ("file", "dir") and all(not place.exists() for place in places(rest))
+
+
 def is_here(source: str) -> bool:
     """Whether resolving `source` would fetch nothing. RequestError when it cannot be understood."""
     scheme, rest = split_scheme(source)
@@ -140,11 +146,16 @@ def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
     return digests
 
 
+def places(path: str) -> tuple[Path, Path]:
+    """Where a path may lie: from the working folder, and beside the shipped files."""
+    return Path(path).expanduser(), shipped_folder() / path
+
+
 def local(path: str, source: str) -> Path:
     """A path from the working folder, else from the shipped files."""
-    for candidate in (Path(path).expanduser(), shipped_folder() / path):
-        if candidate.exists():
-            return candidate.resolve()
+    for place in places(path):
+        if place.exists():
+            return place.resolve()
     folder = Path(path).expanduser().parent
     alike = [p.name for p in folder.iterdir() if p.suffix == Path(path).suffix] if folder.is_dir() else []
     remedy = nearest(Path(path).name, alike) if alike else f"it was looked for in {folder.resolve()}"

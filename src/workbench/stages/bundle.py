@@ -28,8 +28,9 @@ from workbench.recipe import Method, Model, Recipe
 from workbench.records import digest
 from workbench.runs import Run, forget, now, read_json, remove, stage
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
-from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
+from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
+from workbench.stages.rows import descriptions
 from workbench.stages.train.task import start_model
 from workbench.terms.duties import name_ok, read_duties
 
@@ -323,7 +324,7 @@ def data_sets(recipe: Recipe, run: Run) -> list[DataSet]:
             licence=data.licence,
             attribution=data.attribution,
         )
-        for found in rows(recipe, run).datasets
+        for found in descriptions(recipe, run)
     ]
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
-from workbench.recipe import Recipe, has_teacher, sources_of
-from workbench.runs import Run, hold_source
+from workbench.recipe import Recipe
+from workbench.runs import Run, hold_source, kept_data
 from workbench.sources import (
     content_sha256,
     is_here,
@@ -26,12 +26,10 @@ from workbench.sources import (
 )
 
 if TYPE_CHECKING:
-    from workbench.data.prepare import Splits
     from workbench.tracking import Egress
 
-# The keys of sources that are models, and of those that hold rows.
-MODELS = ("model.source", "teacher.weights")
-ROWS = ("data.train", "data.validation", "data.test", "teacher.prompts")
+PREPARED = "prepared"  # the folder of a run's `data/` that holds its rows as the sources gave them
+MODELS = ("model.source", "teacher.weights")  # the keys of sources that are models
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
 SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
 
@@ -70,29 +68,9 @@ def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
     return entry
 
 
-def rows(recipe: Recipe, run: Run) -> Splits:
-    """The recipe's rows, the same at every stage; with a teacher, the training rows are its labels."""
-    from workbench.data.prepare import prepare
-    from workbench.stages.prompts import labelled  # imported late: a word that is refused must not wait for it
-
-    if has_teacher(recipe):
-        need(run, "label", "train")
-        return labelled(recipe, run)
-    return prepare(recipe.data, recipe.seed, contents=row_contents(recipe, run))
-
-
-def row_contents(recipe: Recipe, run: Run) -> dict[str, str]:
-    """The digests that the sources of rows must have as they are read, by source.
-
-    Of local files that is what the run's digest covers; of fetched ones, what the run found at their first use.
-    """
-    contents: dict[str, str] = dict(run.manifest().get("contents", {}))
-    for key, source in sources_of(recipe).items():
-        if source and not is_local(source) and not is_moving(source) and key in ROWS:
-            found = content_sha256(resolve(source, key=key))
-            hold_source(run, key, source, found, pinned_commit(source))
-            contents[source] = found
-    return contents
+def has_rows(run: Run) -> bool:
+    """Whether the run has its rows, and can go on without their sources."""
+    return kept_data(run, PREPARED) is not None
 
 
 def refuse_other_bytes(run: Run) -> None:
@@ -101,8 +79,8 @@ def refuse_other_bytes(run: Run) -> None:
         source = held["source"]
         if not is_moving(source) and not is_local(source) and is_here(source):
             path = resolve(source, key=key)
-            found = model_sha256(path) if key in MODELS else content_sha256(path)
-            hold_source(run, key, source, found, pinned_commit(source))
+            digest = model_sha256(path) if key in MODELS else content_sha256(path)
+            hold_source(run, key, source, digest, pinned_commit(source))
 
 
 def base_model(recipe: Recipe, run: Run) -> Path:

@@ -17,7 +17,8 @@ from workbench.evaluation.scorers import deciding_score, portable
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Message, TokenRow
 from workbench.runs import Run, read_json
-from workbench.stages.common import merged_model, rows
+from workbench.stages.common import merged_model
+from workbench.stages.rows import part
 
 PROBE_ROWS = 32  # validation rows that a format is held against the student on
 SERVED_TOP = 100  # alternatives a served engine is asked for at each position
@@ -26,7 +27,8 @@ SERVED_TOP = 100  # alternatives a served engine is asked for at each position
 def probe_rows(recipe: Recipe, run: Run) -> list[TokenRow]:
     """Validation rows as they were trained on, of which the last answer carries the loss."""
     last = replace(recipe.method, train_on="last_answer")
-    return render_all(rows(recipe, run).validation, load_tokenizer(merged_model(run), None), last)[:PROBE_ROWS]
+    probes = part(recipe, run, "validation")[:PROBE_ROWS]
+    return render_all(probes, load_tokenizer(merged_model(run), None), last)
 
 
 def parted(row: TokenRow) -> tuple[list[int], list[int]]:
@@ -50,11 +52,11 @@ def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Seque
     total, same, positions = 0.0, 0, 0
     with serve_bundle(folder, engine, context=recipe.bundle.context, threads=recipe.launch.threads) as at:
 
-        def one(row: TokenRow, slot: int) -> list[dict[int, float]]:
+        def forced_row(row: TokenRow, slot: int) -> list[dict[int, float]]:
             return forced(at, *parted(row), SERVED_TOP, slot)
 
-        for told, logprobs in zip(in_slots(at, one, wanted), student, strict=True):
-            for mine, theirs in zip(top_of(logprobs, SERVED_TOP), told, strict=True):
+        for served, logprobs in zip(in_slots(at, forced_row, wanted), student, strict=True):
+            for mine, theirs in zip(top_of(logprobs, SERVED_TOP), served, strict=True):
                 total += kl_on_shared(mine, theirs)
                 same += max(mine, key=mine.__getitem__) == max(theirs, key=theirs.__getitem__)
                 positions += 1
@@ -78,12 +80,12 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
 
     tokenizer = load_tokenizer(merged_model(run), None)
     scored, _ = scoring_of(run)
-    said = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
-    items = [e for e in rows(recipe, run).test if e.id in said][: recipe.bundle.parity_rows]
+    predictions = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
+    items = [e for e in part(recipe, run, "test") if e.id in predictions][: recipe.bundle.parity_rows]
     longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
     rendered = []
     for item in items:
-        for answer in (said[item.id].answer, item.answer):
+        for answer in (predictions[item.id].answer, item.answer):
             answered = replace(item, messages=(*item.prompt, Message("assistant", answer)))
             try:
                 rendered.append(render(answered, tokenizer, train_on="last_answer", max_length=longest))
@@ -93,11 +95,11 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
         else:
             raise WorkbenchError("this row cannot be rendered with its wanted answer", where=item.where)
     likely = folder_logprobs(merged_model(run), rendered, device=recipe.launch.device)
-    found = []
+    built = []
     for item, row, values in zip(items, rendered, likely, strict=True):
         prompt, answer_ids = parted(row)
-        own = said[item.id]
-        found.append(
+        own = predictions[item.id]
+        built.append(
             Reference(
                 id=item.id,
                 messages=tuple(item.prompt),
@@ -110,4 +112,4 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
                 expected=own.expected,
             )
         )
-    return found
+    return built

@@ -19,18 +19,20 @@ from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import SCREEN, is_done, log_datasets, say
-from workbench.stages.prompts import Asked, gather, prompt_of, put_back, scorer
+from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
+from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk, Pace
 from workbench.teacher.client import gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
-from workbench.teacher.ledger import open_ledger
+from workbench.teacher.ledger import Outcome, open_ledger
 from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
 from workbench.teacher.screen import progress
+from workbench.teacher.wire import Reply
 from workbench.terms import policy as terms
 from workbench.terms.duties import name_ok, read_duties, write_duties
 
@@ -55,15 +57,17 @@ def run(recipe: Recipe, run: Run) -> bool:
         held = content_sha256(resolve(teacher.source, key="teacher.source"))
         hold_source(run, "teacher.source", teacher.source, held, pinned_commit(teacher.source))
     with stage(run, "label", run.digest, resume=True) as staging:
-        asked = gather(recipe, run)
-        for line in [*asked.said, *warnings]:
+        # Rows that are not public are written by `train`, whose files hold them anyway: a run that is only labelled
+        # holds none of what is redacted before it leaves.
+        to_ask = (keep_prepared if recipe.data.privacy == "public" else asked_rows)(recipe, run)
+        for line in [*to_ask.notes, *warnings]:
             say(run, "label", line)
-        log_datasets(run, "label", asked.datasets, ("prompts",))
+        log_datasets(run, "label", to_ask.datasets, ("prompts",))
         say(run, "label", f"terms: {verdict.verdict}, {verdict.why}")
         way = "stay within your walls" if teacher.inside else f"leave {rule}"
         say(run, "label", f"price: {pricing.source}; rows are {recipe.data.privacy} and {way}")
         write_duties(staging.folder, duties)
-        summary = asyncio.run(work(recipe, run, asked, staging, rule))
+        summary = asyncio.run(work(recipe, run, to_ask, staging, rule))
         summary |= {
             "teacher": teacher.source or teacher.model, "terms": verdict.verdict, "terms_rule": verdict.rule,
             "terms_acknowledged": teacher.terms_acknowledged, "price": pricing.source, "privacy": recipe.data.privacy,
@@ -96,8 +100,8 @@ def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(base URL, identity) of the teacher; a local one runs for as long as this is open."""
     teacher = recipe.teacher
     if teacher.api == "local_gguf":
-        with local_server(teacher, recipe.launch.threads) as found:
-            yield found
+        with local_server(teacher, recipe.launch.threads) as served:
+            yield served
         return
     base = base_url_of(teacher)
     if not base:
@@ -122,7 +126,7 @@ async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> Asy
             yield Desk(teacher, client, ledger, pricing_of(teacher), pace)
 
 
-async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: str) -> dict[str, Any]:
+async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: str) -> dict[str, Any]:
     """Ask, and write `labels.jsonl`, `rejected.jsonl` and the log-probabilities; gives the summary."""
     teacher = recipe.teacher
 
@@ -141,13 +145,13 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
             able,
             put_back,
             scorer(recipe),
-            overlap_finder([*asked.splits.test, *asked.splits.validation], recipe.data.overlap_words),
+            overlap_finder([*to_ask.splits.test, *to_ask.splits.validation], recipe.data.overlap_words),
             recipe.seed,
             recipe.method.teach.answers if recipe.method.distil else 1,
         )
-        await by_batches(desk, asked, recipe.data.privacy, rule, rules, hear)
-        prompts = (prompt_of(e, recipe.data.privacy, rule, asked.judging) for e in asked.examples)
-        kept, reasons, size, others = await written(desk, prompts, len(asked.examples), rules, staging.folder)
+        await by_batches(desk, to_ask, recipe.data.privacy, rule, rules, hear)
+        prompts = (prompt_of(e, recipe.data.privacy, rule, to_ask.judging) for e in to_ask.examples)
+        kept, reasons, size, others = await written(desk, prompts, len(to_ask.examples), rules, staging.folder)
         total = kept + sum(reasons.values())
         hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
             f"; {n:,} {reason}" for reason, n in reasons.most_common())
@@ -161,11 +165,11 @@ async def work(recipe: Recipe, run: Run, asked: Asked, staging: Staging, rule: s
 
 
 async def by_batches(
-    desk: Desk, asked: Asked, privacy: str, rule: str, rules: Rules, hear: Callable[[str], None]
+    desk: Desk, to_ask: Asked, privacy: str, rule: str, rules: Rules, hear: Callable[[str], None]
 ) -> None:
     """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
 
-    def classed(reply: Any) -> Any:
+    def classed(reply: Reply) -> Outcome:
         return outcome_of(desk, reply)
 
     await collect_unfinished(desk, classed, hear)
@@ -174,8 +178,8 @@ async def by_batches(
     if desk.teacher.api not in ("openai", "anthropic"):
         raise RequestError("this teacher has no batch API", where="teacher.batch", remedy="teacher.batch=false")
     requests = []
-    for example in asked.examples:
-        prompt = prompt_of(example, privacy, rule, asked.judging)
+    for example in to_ask.examples:
+        prompt = prompt_of(example, privacy, rule, to_ask.judging)
         sending = Sending(prompt.id, prompt.privacy, prompt.redacted)
         for sample in range(desk.teacher.samples):
             requests.append((request_of(desk, prompt, opening(desk, prompt, rules), sample, rules), sending))
@@ -201,7 +205,7 @@ async def written(
             kept += 1
             others += len(outcome.others)
             labels.write(label_line(outcome))
-            for number, packed in enumerate([outcome.logprobs, *(one.logprobs for one in outcome.others)]):
+            for number, packed in enumerate([outcome.logprobs, *(other.logprobs for other in outcome.others)]):
                 if keep is not None and packed:
                     keep(other_id(outcome.id, number), packed)
     return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}, others
@@ -209,7 +213,7 @@ async def written(
 
 def label_line(label: Label) -> str:
     """A label as a line of JSON; its log-probabilities lie beside it."""
-    others = tuple(replace(one, logprobs=None) for one in label.others)
+    others = tuple(replace(other, logprobs=None) for other in label.others)
     return json.dumps(asdict(replace(label, logprobs=None, others=others)), ensure_ascii=False) + "\n"
 
 

@@ -11,8 +11,8 @@ from workbench import errors, extras
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
-from workbench.sources import content_digests
-from workbench.stages.common import SCREEN, refuse_other_bytes, say, tracking_egress
+from workbench.sources import content_digests, is_missing
+from workbench.stages.common import SCREEN, has_rows, refuse_other_bytes, say, tracking_egress
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
@@ -33,16 +33,16 @@ def run(recipe: Recipe, only: str | None = None) -> int:
             )
         stages = tuple(name for name in stages if name != "label")
     experiments = Path(recipe.launch.experiments).resolve()
-    contents = content_digests(sources_of(recipe))
-    run_id = run_digest(weights_of(recipe), contents)
+    run_id, contents = run_of(recipe, experiments)
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         tell_other_contents(run, contents)
         hold_contents(run, contents)
         refuse_other_bytes(run)
+        tell_missing(recipe, run)
         worked = []
         for name in stages:
-            refuse_changed(recipe, contents)
+            refuse_changed(recipe, run, contents)
             started = time.monotonic()
             SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
             if stage_function(name)(recipe, run):
@@ -57,6 +57,36 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         return finish(recipe, run, judged="evaluate" in stages)
 
 
+def run_of(recipe: Recipe, experiments: Path) -> tuple[str, dict[str, str]]:
+    """The digest of the recipe's run, and of the local sources it covers, by name.
+
+    Where a local source is not here any more, it is the one run of this recipe that has its rows, was made by the same
+    values, and of the same bytes as those sources that are still here. RequestError, naming the source, where no run or
+    several are so.
+    """
+    sources, weights = sources_of(recipe), weights_of(recipe)
+    here = {key: source for key, source in sources.items() if source and not is_missing(source)}
+    if len(here) < sum(source is not None for source in sources.values()) and not recipe.fresh:
+        digests, runs = content_digests(here), []
+        for path in sorted((experiments / recipe.name).glob("*/run.json")):
+            run = Run(path.parent, recipe.name, path.parent.name)
+            contents = run.manifest().get("contents", {})
+            same = digests.items() <= contents.items() and run_digest(weights, contents) == run.digest
+            if same and has_rows(run):
+                runs.append((run.digest, contents))
+        if len(runs) == 1:
+            return runs[0]
+    contents = content_digests(sources)
+    return run_digest(weights, contents), contents
+
+
+def tell_missing(recipe: Recipe, run: Run) -> None:
+    """Say which sources are not here any more, and that the run goes on without them."""
+    for key, source in sources_of(recipe).items():
+        if source and is_missing(source):
+            say(run, "run", f"{key}={source} is not here any more: the run goes on with what it has of it")
+
+
 def tell_other_contents(run: Run, contents: Mapping[str, str]) -> None:
     """Say, of a new run, which of its sources are not what they were in earlier ones."""
     if "contents" not in run.manifest():
@@ -64,11 +94,16 @@ def tell_other_contents(run: Run, contents: Mapping[str, str]) -> None:
             say(run, "run", f"{source} holds other bytes than in the run {', '.join(runs)}: this is another run")
 
 
-def refuse_changed(recipe: Recipe, contents: Mapping[str, str]) -> None:
-    """The files that the run's digest covers must stay as they were when the command began."""
-    now = content_digests(sources_of(recipe))
-    for name, sha256 in contents.items():
-        if now.get(name) != sha256:
+def refuse_changed(recipe: Recipe, run: Run, contents: Mapping[str, str]) -> None:
+    """The files that the run's digest covers must stay as they were when the command began.
+
+    One that has gone is missed no more once the run has its rows; a stage that needs its weights says so itself.
+    """
+    sources = sources_of(recipe)
+    if has_rows(run):
+        sources = {key: source for key, source in sources.items() if source and not is_missing(source)}
+    for name, sha256 in content_digests(sources).items():
+        if contents.get(name) != sha256:
             raise WorkbenchError(
                 "it has changed since this command began",
                 where=name,
@@ -145,8 +180,8 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
     SCREEN.print(arms_table(report))
     for verdict in gate_lines(report):
         SCREEN.print(verdict)
-    for told in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
-        SCREEN.print(told, markup=False)
+    for line in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
+        SCREEN.print(line, markup=False)
     for line in next_commands(recipe, run):
         SCREEN.print(line, markup=False, soft_wrap=True)
     if judged and not report["gate"]["passed"]:

@@ -8,7 +8,8 @@ from workbench.data.chat import load_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.stages.common import is_done, need, rows, say
+from workbench.stages.common import is_done, need, say
+from workbench.stages.rows import part
 from workbench.stages.train.task import rendered, start_model
 from workbench.terms.duties import as_tags, joined, read_duties, write_duties
 from workbench.terms.policy import base_duties
@@ -30,7 +31,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         else:
             from workbench.compress.merge_adapter import merge
 
-            probe = rendered(recipe, base, rows(recipe, run).validation[:PROBE_ROWS])
+            probe = rendered(recipe, base, part(recipe, run, "validation")[:PROBE_ROWS])
             staging.facts = merge(
                 base,
                 run.folder / "train" / "adapter",
@@ -42,8 +43,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             )
             facts = staging.facts
             if "merges" in facts:
-                told = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())
-                say(run, "merge", f"KL of each merge: {told}; kept: {facts['kept'].replace('_', ' ')}")
+                distances = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())
+                say(run, "merge", f"KL of each merge: {distances}; kept: {facts['kept'].replace('_', ' ')}")
             say(
                 run,
                 "merge",
@@ -52,8 +53,8 @@ def run(recipe: Recipe, run: Run) -> bool:
             )
         # A student of a student owes what its teacher owed, and a tuned student what its base did.
         owed = base_duties(recipe.model.family).duties if recipe.model.family else ()
-        taught = (read_duties(run.folder / stage) for stage in ("label", "train"))
-        duties = joined(*taught, read_duties(base), owed)
+        of_teachers = (read_duties(run.folder / stage) for stage in ("label", "train"))
+        duties = joined(*of_teachers, read_duties(base), owed)
         write_duties(staging.folder / "model", duties)
         staging.facts |= {"duties": as_tags(duties)} if duties else {}
         staging.artefacts = ["model"]

@@ -9,9 +9,9 @@ from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
+from workbench.stages.common import is_done, merged_model, need, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
-from workbench.stages.train.task import rendered
+from workbench.stages.rows import part
 from workbench.terms.duties import read_duties, write_duties
 
 
@@ -69,12 +69,11 @@ def student_logprobs(recipe: Recipe, run: Run) -> list[Any]:
 
 
 def calibration_texts(recipe: Recipe, run: Run, wanted: Quantize) -> list[str]:
-    """Training rows as rendered text, never evaluation rows."""
-    from workbench.data.chat import load_tokenizer
+    """Training rows as rendered text, never evaluation rows; the student has its base's tokenizer."""
+    from workbench.data.chat import load_tokenizer, render_all
 
-    base = base_model(recipe, run)
-    training = rendered(recipe, base, rows(recipe, run).train[: wanted.calibration_rows])
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    tokenizer = load_tokenizer(merged_model(run), None)
+    training = render_all(part(recipe, run, "train")[: wanted.calibration_rows], tokenizer, recipe.method)
     return [tokenizer.decode(list(row.input_ids)) for row in training]
 
 

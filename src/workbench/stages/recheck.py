@@ -56,20 +56,22 @@ def run(words: Mapping[str, Any]) -> int:
         )
     with bundle_at(source, words["key"]) as (folder, version):
         stand(bundle_checks(folder, words["key"]), source)
-        found = read_production(folder, words["function"])
-        version = version or registered_as(found)
-        told = recheck(found, version, source, rows, words["engine"])
+        production = read_production(folder, words["function"])
+        version = version or registered_as(production)
+        outcome = recheck(production, version, source, rows, words["engine"])
     if version is not None:
-        write_tags(version, told)
+        write_tags(version, outcome)
     if words["output"] == "json":
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+        print(json.dumps(outcome, ensure_ascii=False, indent=1))
     else:
-        heading = f"{source}: {told['n']:,} fresh rows of {rows}, {100 * told['confidence']:.3g} % intervals"
-        Console(highlight=False).print(drift_table(told, heading, told["confidence"]))
-    SCREEN.print(told["sentence"], markup=False, soft_wrap=True)
-    SCREEN.print(f"kept in {told['folder']}", markup=False, soft_wrap=True)
-    if told["verdict"] == DRIFTED:
-        raise GateError(f"{source} has drifted: {told['sentence']}", where=rows, remedy=what_to_do(told, found))
+        heading = f"{source}: {outcome['n']:,} fresh rows of {rows}, {100 * outcome['confidence']:.3g} % intervals"
+        Console(highlight=False).print(drift_table(outcome, heading, outcome["confidence"]))
+    SCREEN.print(outcome["sentence"], markup=False, soft_wrap=True)
+    SCREEN.print(f"kept in {outcome['folder']}", markup=False, soft_wrap=True)
+    if outcome["verdict"] == DRIFTED:
+        raise GateError(
+            f"{source} has drifted: {outcome['sentence']}", where=rows, remedy=what_to_do(outcome, production)
+        )
     return errors.OK
 
 
@@ -84,10 +86,10 @@ def bundle_at(source: str, key: str) -> Iterator[tuple[Path, Version | None]]:
         yield resolve_source(version.source, Path(temporary) / "bundle", trusted_key(key)), version
 
 
-def registered_as(found: Production) -> Version | None:
+def registered_as(production: Production) -> Version | None:
     """The version that a folder was registered as; a store that cannot be asked is said."""
     try:
-        version = version_of(found.folder, found.manifest["name"])
+        version = version_of(production.folder, production.manifest["name"])
     except WorkbenchError as error:
         say(f"the registry cannot be asked: {error}")
         return None
@@ -96,94 +98,95 @@ def registered_as(found: Production) -> Version | None:
     return version
 
 
-def recheck(found: Production, version: Version | None, source: str, rows: str, wanted: str) -> dict[str, Any]:
+def recheck(production: Production, version: Version | None, source: str, rows: str, wanted: str) -> dict[str, Any]:
     """Ask, score, compare and keep. Answers that were given before are not asked again."""
-    loaded = fresh_rows(rows, found.data)
-    examples, known = loaded.examples, known_rows(loaded.examples, found)
-    said = [*loaded.said, *found.said, *known_lines(known)]
-    about = describe(examples, "fresh", rows, found.data)
-    mark = f"v{version.number}" if version else found.manifest["digest"]
-    folder = RECHECKS / f"{found.manifest['name']}-{mark}" / about["digest"][:12]
+    loaded = fresh_rows(rows, production.data)
+    examples, known = loaded.examples, known_rows(loaded.examples, production)
+    notes = [*loaded.notes, *production.notes, *known_lines(known)]
+    about = describe(examples, "fresh", rows, production.data)
+    mark = f"v{version.number}" if version else production.manifest["digest"]
+    folder = RECHECKS / f"{production.manifest['name']}-{mark}" / about["digest"][:12]
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
-        engine, key, start = engine_of(found, wanted)
-        before = found.report.get("engines", {}).get(found.arm, engine)
+        engine, key, start = engine_of(production, wanted)
+        before = production.report.get("engines", {}).get(production.arm, engine)
         if before != engine:
-            said.append(f"{engine} answers here; the registered score was taken in {before}")
+            notes.append(f"{engine} answers here; the registered score was taken in {before}")
         if loaded.bad:
             write_quarantine(loaded.bad, folder / "quarantine.jsonl")
-        for line in said:
+        for line in notes:
             say(line)
         predictions = ask_arm(
-            found.arm, key, late(start), examples, [e.prompt for e in examples],
-            max_new_tokens=found.evaluate.max_new_tokens, out=folder / "predictions.jsonl",
+            production.arm, key, late(start), examples, [e.prompt for e in examples],
+            max_new_tokens=production.evaluate.max_new_tokens, out=folder / "predictions.jsonl",
         )  # fmt: skip
-        told = verdict(found, predictions, said)
-        told |= {
-            "model": source, "name": found.manifest["name"], "version": version.number if version else None,
-            "run": found.manifest["run"], "arm": found.arm, "engine": engine, "registered_engine": before,
-            "data": about, "known": known, "folder": str(folder), "at": now(), "said": said,
+        outcome = verdict(production, predictions, notes)
+        outcome |= {
+            "model": source, "name": production.manifest["name"], "version": version.number if version else None,
+            "run": production.manifest["run"], "arm": production.arm, "engine": engine, "registered_engine": before,
+            "data": about, "known": known, "folder": str(folder), "at": now(), "said": notes,
         }  # fmt: skip
-        write_whole(folder / "report.json", json.dumps(told, indent=1, ensure_ascii=False))
-    return told
+        write_whole(folder / "report.json", json.dumps(outcome, indent=1, ensure_ascii=False))
+    return outcome
 
 
-def verdict(found: Production, predictions: Sequence[Prediction], said: list[str]) -> dict[str, Any]:
+def verdict(production: Production, predictions: Sequence[Prediction], notes: list[str]) -> dict[str, Any]:
     """The fresh rows' metrics, and whether they are certainly lower than the registered ones."""
-    evaluate = with_new_labels(found.evaluate, [p.expected for p in predictions], said)
-    evaluate = replace(evaluate, primary=found.primary)
-    fresh = build_report("fresh rows", evaluate, {found.arm: predictions}, {}, found.report["seed"])
-    told = drift(
-        found.registered,
-        fresh["arms"][found.arm],
-        found.primary,
-        registered_n=found.report["n"],
+    evaluate = with_new_labels(production.evaluate, [p.expected for p in predictions], notes)
+    evaluate = replace(evaluate, primary=production.primary)
+    fresh = build_report("fresh rows", evaluate, {production.arm: predictions}, {}, production.report["seed"])
+    outcome = drift(
+        production.registered,
+        fresh["arms"][production.arm],
+        production.primary,
+        registered_n=production.report["n"],
         n=fresh["n"],
         confidence=evaluate.confidence,
     )
-    return told | {
-        "n": fresh["n"], "clusters": fresh["clusters"], "registered_n": found.report["n"],
-        "confidence": evaluate.confidence, "metrics": fresh["metrics"], "fresh": fresh["arms"][found.arm],
+    return outcome | {
+        "n": fresh["n"], "clusters": fresh["clusters"], "registered_n": production.report["n"],
+        "confidence": evaluate.confidence, "metrics": fresh["metrics"], "fresh": fresh["arms"][production.arm],
     }  # fmt: skip
 
 
-def with_new_labels(evaluate: Evaluate, wanted: Sequence[str], said: list[str]) -> Evaluate:
+def with_new_labels(evaluate: Evaluate, wanted: Sequence[str], notes: list[str]) -> Evaluate:
     """The set of labels with those that only the fresh rows want: a class that is new there is part of what drifted."""
     if evaluate.scorer != "label" or not evaluate.labels:
         return evaluate
     new = sorted({text.strip() for text in wanted} - {label.strip() for label in evaluate.labels})
     if new:
         shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-        said.append(f"labels that were not there when it was registered: {shown}")
-        say(said[-1])
+        notes.append(f"labels that were not there when it was registered: {shown}")
+        say(notes[-1])
     return replace(evaluate, labels=[*evaluate.labels, *new])
 
 
-def write_tags(version: Version, told: Mapping[str, Any]) -> None:
+def write_tags(version: Version, outcome: Mapping[str, Any]) -> None:
     """The verdict on the version in the registry; a store that is away is said."""
-    first = next((row for row in told["differences"] if row["metric"] == told["primary"]), None)
+    first = next((row for row in outcome["differences"] if row["metric"] == outcome["primary"]), None)
     tags = {
-        "recheck": told["verdict"],
-        "recheck.at": told["at"],
-        "recheck.data": f"{told['data']['digest']} ({told['n']} rows)",
-        "recheck.sentence": told["sentence"],
+        "recheck": outcome["verdict"],
+        "recheck.at": outcome["at"],
+        "recheck.data": f"{outcome['data']['digest']} ({outcome['n']} rows)",
+        "recheck.sentence": outcome["sentence"],
     }
     if first:
-        tags["recheck.metric"] = told["primary"]
+        tags["recheck.metric"] = outcome["primary"]
         tags["recheck.delta"] = f"{first['delta']:+.4f} [{first['ci_low']:+.4f}, {first['ci_high']:+.4f}]"
     try:
         tag(version, tags)
-        say(f"version {version.number} of {version.name} is tagged recheck={told['verdict']}")
+        say(f"version {version.number} of {version.name} is tagged recheck={outcome['verdict']}")
     except WorkbenchError as error:
         say(f"the version is not tagged: {error}")
 
 
-def what_to_do(told: Mapping[str, Any], found: Production) -> str:
+def what_to_do(outcome: Mapping[str, Any], production: Production) -> str:
     """The next step after a drift."""
     return (
-        f"look at {told['folder']}/predictions.jsonl for what is answered wrongly; add such rows, with right answers, "
-        f"to data.train and data.test, then: python -m workbench train recipe={found.manifest['recipe']}; until that "
-        "ships, an earlier version may do better: `python -m workbench ui` shows them"
+        f"look at {outcome['folder']}/predictions.jsonl for what is answered wrongly; add such rows, with right "
+        "answers, to data.train and data.test, then: python -m workbench train "
+        f"recipe={production.manifest['recipe']}; until that ships, an earlier version may do better: "
+        "`python -m workbench ui` shows them"
     )
 
 
@@ -222,7 +225,7 @@ class Production:
     data: Data
     evaluate: Evaluate
     primary: str
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def registered(self) -> Mapping[str, Any]:
@@ -236,11 +239,11 @@ def read_production(folder: Path, function: str = "") -> Production:
     `function` is the scoring function, named by who asks: a bundle's own word never makes code run. RequestError when
     a recipe or a report of another version cannot be read.
     """
-    manifest, said = read_manifest(folder), []
+    manifest, notes = read_manifest(folder), []
     report, recipe = read_json(folder / "report.json"), recipe_of(folder)
     arm = arm_of(manifest, report)
     if arm not in report["arms"]:
-        said.append(f"{arm} was not asked in its evaluation: it is held against {STUDENT}, which it was merged into")
+        notes.append(f"{arm} was not asked in its evaluation: it is held against {STUDENT}, which it was merged into")
         arm = STUDENT
     evaluate = replace(
         settings_of(report),
@@ -249,15 +252,15 @@ def read_production(folder: Path, function: str = "") -> Production:
         parallel=recipe["evaluate"].get("parallel", Evaluate().parallel),
         limit=recipe["evaluate"].get("limit"),
     )
-    evaluate, primary = scored_here(evaluate, function, said)
-    return Production(folder, manifest, report, arm, data_of(recipe), evaluate, primary, tuple(said))
+    evaluate, primary = scored_here(evaluate, function, notes)
+    return Production(folder, manifest, report, arm, data_of(recipe), evaluate, primary, tuple(notes))
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe that the bundle was made by, as plain values."""
     try:
-        found = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        return {"data": dict(found["data"]), "evaluate": dict(found["evaluate"])}
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        return {"data": dict(recipe["data"]), "evaluate": dict(recipe["evaluate"])}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RequestError(f"its recipe cannot be read: {type(error).__name__}: {error}", where=str(folder)) from None
 
@@ -287,7 +290,7 @@ def arm_of(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return str(max(fitting, key=len))
 
 
-def scored_here(evaluate: Evaluate, function: str, said: list[str]) -> tuple[Evaluate, str]:
+def scored_here(evaluate: Evaluate, function: str, notes: list[str]) -> tuple[Evaluate, str]:
     """How answers are scored, and the metric that decides, which must be one that a single model's answers give."""
     if evaluate.scorer == "python":
         if not function:
@@ -299,35 +302,37 @@ def scored_here(evaluate: Evaluate, function: str, said: list[str]) -> tuple[Eva
         return replace(evaluate, function=function), str(evaluate.primary)
     plain, why = portable(evaluate)
     if why:
-        said.append(why)
+        notes.append(why)
         return plain, metric_names(plain)[0]
     return plain, str(evaluate.primary)
 
 
-def engine_of(found: Production, wanted: str) -> tuple[str, str, Callable[[], AbstractContextManager[Ask]]]:
+def engine_of(production: Production, wanted: str) -> tuple[str, str, Callable[[], AbstractContextManager[Ask]]]:
     """(engine, digest of what answers, a function that starts it): the engine that serves the bundle, else ours.
 
     An unmerged adapter is asked on its base in transformers, whatever serves it.
     """
-    base = found.manifest.get("base")
-    engine = HERE if base and wanted == "auto" else choose_engine(found.folder, found.manifest["format"], wanted)
+    base = production.manifest.get("base")
+    engine = (
+        HERE if base and wanted == "auto" else choose_engine(production.folder, production.manifest["format"], wanted)
+    )
     if base and engine != HERE:
         raise RequestError("an unmerged adapter is re-checked in transformers", where="engine", remedy="engine=auto")
-    files = {name: facts["sha256"] for name, facts in found.manifest["files"].items() if name != "recipe.yaml"}
+    files = {name: facts["sha256"] for name, facts in production.manifest["files"].items() if name != "recipe.yaml"}
     key = digest({"files": files, "engine": engine}, 16)
     if engine != HERE:
-        context = limits_of(found.manifest).context
+        context = limits_of(production.manifest).context
         return (
             engine,
             key,
-            partial(served_engine, found.folder, engine, context=context, parallel=found.evaluate.parallel),
+            partial(served_engine, production.folder, engine, context=context, parallel=production.evaluate.parallel),
         )
-    plain = partial(transformers_engine, batch_tokens=found.evaluate.batch_tokens)
+    plain = partial(transformers_engine, batch_tokens=production.evaluate.batch_tokens)
     if not base:
-        return engine, key, partial(plain, found.folder)
+        return engine, key, partial(plain, production.folder)
     under = model_under(base)
-    template = (found.folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return engine, key, partial(plain, under, adapter_dir=found.folder, chat_template=template)
+    template = (production.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return engine, key, partial(plain, under, adapter_dir=production.folder, chat_template=template)
 
 
 def late(start: Callable[[], AbstractContextManager[Ask]]) -> Ask:
@@ -353,29 +358,29 @@ def fresh_rows(source: str, data: Data) -> Loaded:
     The columns for id and group may be missing. Rows that are near copies get one group, as a split would tie them:
     they are right or wrong together.
     """
-    path, columns, said = resolve(source), data.columns, list[str]()
+    path, columns, notes = resolve(source), data.columns, list[str]()
     while True:
         try:
-            found = load(path, replace(data, columns=columns), part="test")
+            loaded = load(path, replace(data, columns=columns), part="test")
             break
         except RequestError as error:
             column = error.where.removeprefix("data.columns.")
             if column not in ("id", "group"):
                 raise RequestError(error.what, where=f"data={source}", remedy=AS_THE_RECIPE) from None
-            said.append(f"there is no column {getattr(columns, column)!r} for the {column}")
+            notes.append(f"there is no column {getattr(columns, column)!r} for the {column}")
             columns = replace(columns, **{column: None})
-    total = len(found.examples) + len(found.bad)
-    if found.bad and len(found.bad) / total > data.max_bad_share:
-        reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in found.bad[:3])
+    total = len(loaded.examples) + len(loaded.bad)
+    if loaded.bad and len(loaded.bad) / total > data.max_bad_share:
+        reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in loaded.bad[:3])
         raise RequestError(
-            f"{len(found.bad):,} of {total:,} rows cannot be read, and the model's recipe allows "
+            f"{len(loaded.bad):,} of {total:,} rows cannot be read, and the model's recipe allows "
             f"{data.max_bad_share:.1%}; the first:{reasons}",
             where=f"data={source}",
             remedy=AS_THE_RECIPE,
         )
-    if not found.examples:
+    if not loaded.examples:
         raise RequestError("there are no rows", where=f"data={source}", remedy="give it rows")
-    return replace(found, examples=tied(found.examples), said=[*found.said, *said])
+    return replace(loaded, examples=tied(loaded.examples), notes=[*loaded.notes, *notes])
 
 
 def tied(examples: Sequence[Example]) -> list[Example]:
@@ -388,23 +393,26 @@ def tied(examples: Sequence[Example]) -> list[Example]:
     return rows
 
 
-def known_rows(examples: Sequence[Example], found: Production) -> dict[str, list[str]]:
+def known_rows(examples: Sequence[Example], production: Production) -> dict[str, list[str]]:
     """Ids of the rows whose text the model was trained on, or judged on, as far as those rows can be read here."""
-    held_out = [*read_parity(found.folder), *read_parity(found.folder.parent, parity_beside(found.folder).name)]
-    judged = rows_of(found.data.test, found.data)[: found.evaluate.limit]
+    held_out = [
+        *read_parity(production.folder),
+        *read_parity(production.folder.parent, parity_beside(production.folder).name),
+    ]
+    judged = rows_of(production.data.test, production.data)[: production.evaluate.limit]
     seen = {
-        "trained on": texts_of(rows_of(found.data.train, found.data)),
-        "judged on": texts_of(judged) | {asked(row.messages) for row in held_out},
+        "trained on": texts_of(rows_of(production.data.train, production.data)),
+        "judged on": texts_of(judged) | {prompt_text(row.messages) for row in held_out},
     }
     return {part: [e.id for e in examples if texts_of([e]) & texts] for part, texts in seen.items()}
 
 
 def texts_of(examples: Sequence[Example]) -> set[str]:
     """The rows' own text, and the user's turns as the model sees them, the recipe's instruction included."""
-    return {normalised(e.text) for e in examples} | {asked(e.prompt) for e in examples}
+    return {normalised(e.text) for e in examples} | {prompt_text(e.prompt) for e in examples}
 
 
-def asked(messages: Sequence[Message]) -> str:
+def prompt_text(messages: Sequence[Message]) -> str:
     """The user's turns, for exact comparison."""
     return normalised("\n".join(m.content for m in messages if m.role == "user"))
 

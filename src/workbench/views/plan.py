@@ -163,7 +163,7 @@ def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str, drop
         "rows": f"{len(splits.train):,} train, {len(splits.validation):,} validation, {len(splits.test):,} test",
         "tokens": f"{how}{sum(tokens):,} in train, longest row {how}{max(tokens):,} of {limit}",
         "licence": recipe.data.licence or "UNKNOWN: data.licence is not set",
-        "notes": splits.said,
+        "notes": splits.notes,
     }
 
 

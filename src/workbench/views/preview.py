@@ -21,11 +21,11 @@ def run(recipe: Recipe) -> int:
     teacher, said = recipe.teacher, []
     if teacher.api == "none":
         splits = prepare(recipe.data, recipe.seed)
-        examples, said = splits.train, splits.said
+        examples, said = splits.train, splits.notes
     else:
         asked = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
         examples = [blank_filled(e) for e in asked.examples]
-        said = [*asked.said, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
+        said = [*asked.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
     tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
     rows = render_all(examples, tokenizer, recipe.method)

@@ -19,12 +19,13 @@ from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
-from workbench.recipe import Evaluate, Recipe, has_open_teacher, has_teacher
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example, artefact, digest, file_sha256
 from workbench.runs import Run, read_json
-from workbench.sources import content_digests, resolve
+from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
 from workbench.stages.evaluate.ask_teacher import teacher_digest, teacher_engine
+from workbench.stages.rows import question_contents
 from workbench.stages.train.task import start_model
 from workbench.stages.train.teacher_weights import weights_of
 from workbench.teacher.client import gguf_of, key_of
@@ -58,11 +59,11 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
     template = load_tokenizer(base, recipe.model.chat_template).chat_template
     shown = template if isinstance(template, str) else None
-    asked = partial(plain, base, chat_template=shown)
+    of_base = partial(plain, base, chat_template=shown)
     base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)
-    arms = [Arm("base", base_digest, weights_bytes(base), "transformers", asked)]
+    arms = [Arm("base", base_digest, weights_bytes(base), "transformers", of_base)]
     if evaluate.few_shot:
-        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", asked, few_shot=True))
+        arms.append(Arm("base_few_shot", base_digest, weights_bytes(base), "transformers", of_base, few_shot=True))
     adapter = run.folder / "train" / "adapter"
     if evaluate.adapter and recipe.method.kind == "lora":
         start = start_model(recipe, run)
@@ -149,7 +150,7 @@ BESIDE = ("name", "energy", "parallel", "batch_tokens")
 class Incumbent:
     """The registered model that the student is held against, or why there is none to ask."""
 
-    found: Champion | None
+    champion: Champion | None
     absent: str = ""
 
 
@@ -161,11 +162,11 @@ def incumbent_of(recipe: Recipe, run: Run) -> Incumbent:
     if not recipe.evaluate.champion:
         return Incumbent(None)
     try:
-        found = find_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), recipe.name)
+        champion = find_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), recipe.name)
     except WorkbenchError as error:
         return Incumbent(None, f"the registry could not be asked: {error.what}")
-    if found is None or found.run != run.digest:
-        return Incumbent(found)
+    if champion is None or champion.run != run.digest:
+        return Incumbent(champion)
     before = last_report(run).get("replaces")
     return Incumbent(Champion(**before) if before else None)
 
@@ -173,30 +174,24 @@ def incumbent_of(recipe: Recipe, run: Run) -> Incumbent:
 def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | None = None) -> str:
     """What the verdict rests on: the arms' bytes, the questions, the scoring, and the limits."""
     evaluate = recipe.evaluate
-    asked = {name: value for name, value in asdict(evaluate).items() if name not in BESIDE}
+    questions = {name: value for name, value in asdict(evaluate).items() if name not in BESIDE}
     return digest(
         {
             "merge": run.output_digest("merge"),
             "formats": {name: run.output_digest(f"quantize/{name}") for name in recipe.quantize},
             "engines": engines_of(recipe, run),
-            "champion": incumbent.found.sha256 if incumbent.found else None,
+            "champion": incumbent.champion.sha256 if incumbent.champion else None,
             "teacher": wanted_teacher(recipe, run),
             "gold_student": gold.identity if gold else None,
             "privacy": recipe.data.privacy,
-            "evaluate": asked,
-            "questions": question_contents(evaluate),
+            "evaluate": questions,
+            "questions": question_contents(evaluate, run),
             "scorer": scorers.version(evaluate),
             "usd_per_hour": recipe.launch.usd_per_hour,
             "gate": asdict(recipe.gate),
         },
         16,
     )
-
-
-def question_contents(evaluate: Evaluate) -> dict[str, str]:
-    """The digests of the files of questions, beside the recipe's rows, that are read for the verdict."""
-    named = {"general": evaluate.general, "harmful": evaluate.harmful, "judge.human": evaluate.judge.human}
-    return content_digests({f"evaluate.{key}": source for key, source in named.items()})
 
 
 def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
@@ -247,9 +242,9 @@ def contenders(
             raise
         except WorkbenchError as error:
             absent[GOLD] = str(error.what)
-    if incumbent.found is not None:
+    if incumbent.champion is not None:
         try:
-            extra.append(asked_champion(recipe, run, incumbent.found, folder))
+            extra.append(asked_champion(recipe, run, incumbent.champion, folder))
         except WorkbenchError as error:
             absent[CHAMPION] = str(error.what)
     elif incumbent.absent:
@@ -260,18 +255,18 @@ def contenders(
     return [*arms[:place], *extra, *arms[place:]], absent
 
 
-def asked_champion(recipe: Recipe, run: Run, found: Champion, folder: Path) -> Arm:
+def asked_champion(recipe: Recipe, run: Run, champion: Champion, folder: Path) -> Arm:
     """The champion's arm. WorkbenchError when its files cannot be had, or are weights that another arm answers for."""
-    into = fetch_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), found, folder / FETCHED)
+    into = fetch_champion(recipe.tracking, Path(recipe.launch.experiments).resolve(), champion, folder / FETCHED)
     own = weights_digest(into)
     others = {"student": merged_model(run), **{name: run.folder / "quantize" / name for name in recipe.quantize}}
     if recipe.teacher.api == "local_gguf" and recipe.evaluate.teacher:
         others["teacher"] = gguf_of(recipe.teacher)
     for name, path in others.items():
         if weights_digest(path) == own:
-            raise RequestError(f"{found.name} version {found.number} has the very weights of {name}")
-    say(run, "evaluate", f"champion is {found.name} version {found.number}, of run {found.run}")
-    return replace(champion_arm(recipe, into, found.sha256), name=CHAMPION)
+            raise RequestError(f"{champion.name} version {champion.number} has the very weights of {name}")
+    say(run, "evaluate", f"champion is {champion.name} version {champion.number}, of run {champion.run}")
+    return replace(champion_arm(recipe, into, champion.sha256), name=CHAMPION)
 
 
 # The gold-only student as an arm: another finished run of the same base, trained on the rows' own answers.
@@ -340,8 +335,8 @@ def check_kin(recipe: Recipe, run: Run, home: Path) -> None:
     if not (home / "recipe.yaml").is_file():
         say(run, "evaluate", f"{GOLD} has no recipe.yaml: of what base and on which rows it was trained is not known")
         return
-    told = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
-    base = told["model"]["source"]
+    theirs = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
+    base = theirs["model"]["source"]
     if base != recipe.model.source:
         raise RequestError(
             f"it was tuned from {base}, and this recipe's base is {recipe.model.source}",
@@ -359,13 +354,13 @@ def check_kin(recipe: Recipe, run: Run, home: Path) -> None:
             where=WHERE,
             remedy="name a run of the same base",
         )
-    if told["teacher"]["api"] != "none" or told["teacher"].get("weights"):
+    if theirs["teacher"]["api"] != "none" or theirs["teacher"].get("weights"):
         raise RequestError(
             "it learned from a teacher, and a gold-only student learned its rows' own answers",
             where=WHERE,
             remedy="name a run without a teacher",
         )
-    parts = {name: told["data"].get(name) for name in ("train", "test")}
+    parts = {name: theirs["data"].get(name) for name in ("train", "test")}
     if parts != {name: getattr(recipe.data, name) for name in parts}:
         rows = f"trained on {parts['train']}" + (f" and judged on {parts['test']}" if parts["test"] else "")
         say(run, "evaluate", f"{GOLD} was {rows}: whether it has seen rows of this test is not known")

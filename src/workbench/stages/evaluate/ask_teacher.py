@@ -56,16 +56,16 @@ def teacher_engine(recipe: Recipe, run: Run, items: Sequence[Example]) -> Iterat
     def ask(
         prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[int, Answer]]:
-        asked = [prompt_of(rows[tuple(p)], recipe.data.privacy, rule) for p in prompts]
-        stream = answers(recipe, run, asked, rule)
+        redacted = [prompt_of(rows[tuple(p)], recipe.data.privacy, rule) for p in prompts]
+        stream = answers(recipe, run, redacted, rule)
 
         async def following() -> tuple[int, Answer] | None:
             return await anext(stream, None)
 
         with asyncio.Runner() as runner:
             try:
-                while (told := runner.run(following())) is not None:
-                    yield told
+                while (answer := runner.run(following())) is not None:
+                    yield answer
             finally:
                 runner.run(stream.aclose())
 
@@ -73,7 +73,7 @@ def teacher_engine(recipe: Recipe, run: Run, items: Sequence[Example]) -> Iterat
 
 
 async def answers(
-    recipe: Recipe, run: Run, asked: Sequence[Prompt], rule: str
+    recipe: Recipe, run: Run, prompts: Sequence[Prompt], rule: str
 ) -> AsyncGenerator[tuple[int, Answer], None]:
     """(place, answer) in the order asked; raises what ended the run, once all that was under way is settled."""
     single = replace(recipe.teacher, samples=1, logprobs=0, judge_at_least=None, batch=False)
@@ -83,8 +83,8 @@ async def answers(
         rules = Rules(await probe(desk), put_back, seed=recipe.seed)
         window: collections.deque[asyncio.Task[tuple[int, Answer]]] = collections.deque()
         try:
-            for place, prompt in enumerate(asked):
-                window.append(asyncio.create_task(one(desk, place, prompt, rules, newest)))
+            for place, prompt in enumerate(prompts):
+                window.append(asyncio.create_task(answer_of(desk, place, prompt, rules, newest)))
                 if len(window) >= WIDE * single.concurrency:
                     yield await window.popleft()
             while window:
@@ -96,10 +96,10 @@ async def answers(
                 await asyncio.gather(*window, return_exceptions=True)
 
 
-async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int) -> tuple[int, Answer]:
+async def answer_of(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int) -> tuple[int, Answer]:
     """One row's answer, with what all its turns took; one from the ledger, no newer than `newest`, tells no latency."""
     try:
-        told = await one_answer(desk, prompt, 0, rules)
+        bought = await one_answer(desk, prompt, 0, rules)
     except RowError as error:
         if error.reason not in SAID_NO:
             raise WorkbenchError(
@@ -111,14 +111,14 @@ async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int)
         seconds = desk.took.pop(prompt.id, 0.0) / desk.teacher.concurrency
         return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds)
     seconds = desk.took.pop(prompt.id, 0.0)
-    text = rules.restore(told.told.answer, prompt.originals)
-    asked_now = all(reply.attempt > newest for reply in told.replies)
+    text = rules.restore(bought.told.answer, prompt.originals)
+    asked_now = all(reply.attempt > newest for reply in bought.replies)
     return place, Answer(
         text=text,
         finish="stop",
-        tokens_in=sum(reply.usage.tokens_in for reply in told.replies),
-        tokens_out=sum(reply.usage.out for reply in told.replies),
+        tokens_in=sum(reply.usage.tokens_in for reply in bought.replies),
+        tokens_out=sum(reply.usage.out for reply in bought.replies),
         seconds=seconds / desk.teacher.concurrency,
         latency=seconds if asked_now and seconds else None,
-        usd=sum(reply.cost for reply in told.replies) / 1e9,
+        usd=sum(reply.cost for reply in bought.replies) / 1e9,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.data.chat import few_shot
 from workbench.data.prepare import Splits
+from workbench.engines import Ask
 from workbench.errors import WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
@@ -27,8 +28,7 @@ from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
 from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
-from workbench.sources import resolve
-from workbench.stages.common import is_done, log_datasets, need, rows, say
+from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
     FETCHED,
     GOLD,
@@ -40,10 +40,10 @@ from workbench.stages.evaluate.arms import (
     gold_of,
     incumbent_of,
     last_report,
-    question_contents,
 )
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
+from workbench.stages.rows import keep_questions, question_contents, question_file, rows
 
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
 OPTIONAL = ("teacher", GOLD, "champion")
@@ -56,7 +56,8 @@ def run(recipe: Recipe, run: Run) -> bool:
     need(run, "merge", "evaluate")
     for name in recipe.quantize:
         need(run, f"quantize/{name}", "evaluate")
-    questions = question_contents(recipe.evaluate)
+    keep_questions(recipe, run)
+    questions = question_contents(recipe.evaluate, run)
     incumbent, gold = incumbent_of(recipe, run), gold_of(recipe, run, last_report(run))
     fingerprint = fingerprint_of(recipe, run, incumbent, gold)
     if is_done(run, "evaluate", fingerprint):
@@ -69,23 +70,23 @@ def run(recipe: Recipe, run: Run) -> bool:
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
         arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
-        told = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
-        arms = [arm for arm in arms if arm.name in told.free]
-        report = report_of(recipe, run, splits, items, told, staging.folder)
+        collected = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
+        arms = [arm for arm in arms if arm.name in collected.free]
+        report = report_of(recipe, run, splits, items, collected, staging.folder)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
-        report |= distillation_of(recipe, run, report, told, gold)
+        report |= distillation_of(recipe, run, report, collected, gold)
         report["chain"] = joints(report, distances(recipe, run))
-        report["replaces"] = asdict(incumbent.found) if incumbent.found else None
+        report["replaces"] = asdict(incumbent.champion) if incumbent.champion else None
         report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
-        refuse_changed(recipe, questions)
-        written(recipe, run, report, told, splits, items, staging)
+        refuse_changed(recipe, run, questions)
+        written(recipe, run, report, collected, splits, items, staging)
     return True
 
 
-def refuse_changed(recipe: Recipe, questions: Mapping[str, str]) -> None:
+def refuse_changed(recipe: Recipe, run: Run, questions: Mapping[str, str]) -> None:
     """The files of questions must be the ones that the verdict's fingerprint covers."""
-    now = question_contents(recipe.evaluate)
+    now = question_contents(recipe.evaluate, run)
     changed = [source for source, sha256 in questions.items() if now.get(source) != sha256]
     if changed:
         raise WorkbenchError(
@@ -102,47 +103,47 @@ def answers_of(
     shots: Sequence[Example],
     folder: Path,
     absent: dict[str, str],
-) -> Told:
+) -> Collected:
     """What every arm says to every question; `absent` gets the optional ones that could not be asked."""
-    asked, told = questions_of(recipe, splits.train, items, shots), Told()
-    if asked.schema:
-        say(run, "evaluate", f"answers are also asked for within the schema {shown(asked.schema)}")
+    questions, collected = questions_of(recipe, run, splits.train, items, shots), Collected()
+    if questions.schema:
+        say(run, "evaluate", f"answers are also asked for within the schema {shown(questions.schema)}")
     for arm in arms:
         try:
-            ask_all(recipe, run, arm, asked, folder / "predictions", told)
+            ask_all(recipe, run, arm, questions, folder / "predictions", collected)
         except WorkbenchError as error:
             if arm.name not in OPTIONAL:
                 raise
             absent[arm.name] = error.what
-            told.free.pop(arm.name, None)
+            collected.free.pop(arm.name, None)
             say(run, "evaluate", f"{arm.name} is left out: {error}")
-    return told
+    return collected
 
 
 def report_of(
-    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], told: Told, folder: Path
+    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], collected: Collected, folder: Path
 ) -> dict[str, Any]:
     """The report's figures, before the gate has spoken."""
     evaluate, seed = recipe.evaluate, recipe.seed
     texts = {e.id: e.text for e in items}
-    verdicts, about = judged(recipe, run, told.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
+    verdicts, about = judged(recipe, run, collected.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
     report = build_report(
         recipe.data.name or recipe.name,
         evaluate,
-        told.free,
-        told.facts,
+        collected.free,
+        collected.facts,
         seed,
-        constrained={arm: told.constrained[arm] for arm in told.free if arm in told.constrained},
+        constrained={arm: collected.constrained[arm] for arm in collected.free if arm in collected.constrained},
         judged={PREFERENCE: verdicts} if verdicts else {},
         meta={e.id: e.meta for e in items},
         lengths={e.id: len(text) for e, text in zip(items, texts.values(), strict=True)},
         baseline=recipe.gate.baseline,
     )
-    if told.general:
-        report["general"] = behaviours.general_report(evaluate, told.general, seed)
-    if told.harmful:
-        report["refusals"] = behaviours.refusals_report(evaluate, told.harmful, seed)
-    own = {arm: said for arm, said in told.free.items() if arm in (STUDENT, *recipe.quantize)}
+    if collected.general:
+        report["general"] = behaviours.general_report(evaluate, collected.general, seed)
+    if collected.harmful:
+        report["refusals"] = behaviours.refusals_report(evaluate, collected.harmful, seed)
+    own = {arm: predictions for arm, predictions in collected.free.items() if arm in (STUDENT, *recipe.quantize)}
     prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
     public = recipe.data.privacy == "public"
     learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
@@ -155,20 +156,20 @@ def report_of(
 
 
 def distillation_of(
-    recipe: Recipe, run: Run, report: Mapping[str, Any], told: Told, gold: Gold | None
+    recipe: Recipe, run: Run, report: Mapping[str, Any], collected: Collected, gold: Gold | None
 ) -> dict[str, Any]:
     """`{"distillation": …}` with all that is known of it; nothing where no teacher, cut or gold student has a part."""
-    found = dict(report.get("distillation", {})) | evidence(recipe, run, told.free, report["engines"])
-    if gold is not None and GOLD in told.free:
-        found[GOLD] = asdict(gold)
-    return {"distillation": found} if found else {}
+    parts = dict(report.get("distillation", {})) | evidence(recipe, run, collected.free, report["engines"])
+    if gold is not None and GOLD in collected.free:
+        parts[GOLD] = asdict(gold)
+    return {"distillation": parts} if parts else {}
 
 
 def written(
     recipe: Recipe,
     run: Run,
     report: dict[str, Any],
-    told: Told,
+    collected: Collected,
     splits: Splits,
     items: Sequence[Example],
     staging: Staging,
@@ -189,11 +190,11 @@ def written(
         "datasets": splits.datasets,
         "prompts": texts,
         "train": training_curve(run),
-        "constrained": told.constrained,
+        "constrained": collected.constrained,
         "teacher": (run.done("label") or {}).get("facts", {}),
     }
-    write_page(report, told.free, folder / "report.html", title=run.recipe_name, context=context)
-    drop_stale(folder / "predictions", list(told.free))
+    write_page(report, collected.free, folder / "report.html", title=run.recipe_name, context=context)
+    drop_stale(folder / "predictions", list(collected.free))
     staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
     log_scores(run, report)
 
@@ -231,8 +232,8 @@ def log_scores(run: Run, report: Mapping[str, Any]) -> None:
             for name, figure in metrics.items():
                 for suffix, part in (("", "value"), ("_ci_low", "ci_low"), ("_ci_high", "ci_high")):
                     if figure.get(part) is not None:
-                        told = f"{arm}/{prefix}{name}{suffix}"
-                        run.event("metric", stage="evaluate", name=told, value=figure[part], step=None)
+                        metric = f"{arm}/{prefix}{name}{suffix}"
+                        run.event("metric", stage="evaluate", name=metric, value=figure[part], step=None)
     for name in ("report.html", "report.json"):
         run.event("file", stage="evaluate", path=f"evaluate/{name}", title="report")
 
@@ -264,7 +265,7 @@ class Questions:
 
 
 @dataclass
-class Told:
+class Collected:
     """What all arms have told, by arm; of the general and harmful sets only base and student."""
 
     free: dict[str, list[Prediction]] = field(default_factory=dict)
@@ -274,28 +275,37 @@ class Told:
     facts: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def questions_of(recipe: Recipe, train: Sequence[Example], items: Sequence[Example], shots: Sequence[Example]) -> Any:
+def questions_of(
+    recipe: Recipe, run: Run, train: Sequence[Example], items: Sequence[Example], shots: Sequence[Example]
+) -> Questions:
     """The questions of this recipe."""
     evaluate = recipe.evaluate
     return Questions(
         items,
         shots,
         schema_of(evaluate, [e.answer for e in train]),
-        load_general(resolve(evaluate.general)) if evaluate.general else [],
-        load_harmful(resolve(evaluate.harmful)) if evaluate.harmful else [],
+        load_general(question_file(evaluate, run, "general")) if evaluate.general else [],
+        load_harmful(question_file(evaluate, run, "harmful")) if evaluate.harmful else [],
     )
 
 
-def ask_all(recipe: Recipe, run: Run, arm: Arm, asked: Questions, folder: Path, told: Told) -> None:
-    """Put all of an arm's answers into `told`; the engine is only started when an answer is missing."""
+def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Path, collected: Collected) -> None:
+    """Put all of an arm's answers into `collected`; the engine is only started when an answer is missing."""
     evaluate, name = recipe.evaluate, arm.name
-    prompts: list[tuple[Message, ...]] = [few_shot(e.prompt, asked.shots if arm.few_shot else []) for e in asked.items]
+    prompts: list[tuple[Message, ...]] = [
+        few_shot(e.prompt, questions.shots if arm.few_shot else []) for e in questions.items
+    ]
     spent, spent_before = (place / f"{name}.resources.json" for place in (folder, kept(run)))
     with opened(arm) as ask:
 
         def answers(
-            ask: Any, rows: Sequence[Example], texts: Any, longest: int, suffix: str, schema: Any = None
-        ) -> Any:
+            ask: Ask,
+            rows: Sequence[Example],
+            texts: Sequence[Sequence[Message]],
+            longest: int,
+            suffix: str,
+            schema: Mapping[str, Any] | None = None,
+        ) -> list[Prediction]:
             out, earlier = folder / f"{name}{suffix}.jsonl", kept(run) / f"{name}{suffix}.jsonl"
             return ask_arm(
                 name + suffix, arm.digest, ask, rows, texts, max_new_tokens=longest, out=out,
@@ -303,24 +313,24 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, asked: Questions, folder: Path, 
             )  # fmt: skip
 
         timed = metered(ask, spent, spent_before, energy=evaluate.energy)
-        free = answers(timed, asked.items, prompts, evaluate.max_new_tokens, "")
-        told.free[name] = free
+        free = answers(timed, questions.items, prompts, evaluate.max_new_tokens, "")
+        collected.free[name] = free
         account = read_spent(spent, spent_before)
-        told.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
-        if asked.schema and name not in FREE_ONLY:
-            again = broken(asked.schema, free)
+        collected.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
+        if questions.schema and name not in FREE_ONLY:
+            again = broken(questions.schema, free)
             whole = list(free)
             if again:
                 say(run, "evaluate", f"{name}: {len(again)} of {len(free)} answers break the schema, asked again in it")
-                asked_again, texts = [asked.items[i] for i in again], [prompts[i] for i in again]
-                within = answers(ask, asked_again, texts, evaluate.max_new_tokens, ".constrained", asked.schema)
+                asked_again, texts = [questions.items[i] for i in again], [prompts[i] for i in again]
+                within = answers(ask, asked_again, texts, evaluate.max_new_tokens, ".constrained", questions.schema)
                 for at, prediction in zip(again, within, strict=True):
                     whole[at] = prediction
             write_predictions(whole, folder / f"{name}.constrained.jsonl")
-            told.constrained[name] = whole
+            collected.constrained[name] = whole
         if name in BESIDE_THE_TEST:
             for rows, suffix, into in (
-                (asked.general, ".general", told.general), (asked.harmful, ".harmful", told.harmful)
+                (questions.general, ".general", collected.general), (questions.harmful, ".harmful", collected.harmful)
             ):  # fmt: skip
                 if rows:
                     into[name] = answers(ask, rows, [e.prompt for e in rows], ANSWER_TOKENS, suffix)

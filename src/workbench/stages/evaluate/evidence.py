@@ -35,24 +35,24 @@ def evidence(
     folder = run.folder / "train"
     headroom = read_json(folder / FILE) if (folder / FILE).is_file() else {}
     parts = {
-        "headroom": headroom_told(headroom),
-        "development": development_told(recipe, folder / "development.json", headroom.get("groups", ())),
-        "curve": curve_told(recipe, folder / "curve.json"),
-        "smaller": smaller_told(recipe, run, predictions, engines),
+        "headroom": headroom_figures(headroom),
+        "development": development_figures(recipe, folder / "development.json", headroom.get("groups", ())),
+        "curve": curve_figures(recipe, folder / "curve.json"),
+        "smaller": smaller_figures(recipe, run, predictions, engines),
     }
     return {name: part for name, part in parts.items() if part}
 
 
-def headroom_told(kept: Mapping[str, Any]) -> dict[str, Any]:
+def headroom_figures(kept: Mapping[str, Any]) -> dict[str, Any]:
     """Teacher and base on the gold development rows before training, and the lead with its interval."""
     if not kept:
         return {}
-    told: dict[str, Any] = {"n": len(kept["groups"])} if "groups" in kept else {}
-    told |= {"teacher": rounded(kept["teacher_score"]), "base": rounded(kept["base_score"])}
-    return told | {"lead": {end: rounded(kept[name]) for end, name in LEAD.items()}}
+    figures: dict[str, Any] = {"n": len(kept["groups"])} if "groups" in kept else {}
+    figures |= {"teacher": rounded(kept["teacher_score"]), "base": rounded(kept["base_score"])}
+    return figures | {"lead": {end: rounded(kept[name]) for end, name in LEAD.items()}}
 
 
-def development_told(recipe: Recipe, path: Path, groups: Sequence[str]) -> dict[str, Any]:
+def development_figures(recipe: Recipe, path: Path, groups: Sequence[str]) -> dict[str, Any]:
     """The student's score and loss at each look while it trained, and the score of the weights that were written.
 
     `groups` tie near copies among its rows together, where they are known.
@@ -65,25 +65,25 @@ def development_told(recipe: Recipe, path: Path, groups: Sequence[str]) -> dict[
         {"step": look["step"]} | shown(interval(look["scores"], own, recipe)) | {"loss": rounded(look["loss"])}
         for look in kept["curve"]
     ]
-    told = {"n": len(own), "score": shown(interval(kept["scores"], own, recipe)), "points": points}
-    return told | ({"loss_name": kept["curve"][-1]["loss_name"]} if points else {})
+    figures = {"n": len(own), "score": shown(interval(kept["scores"], own, recipe)), "points": points}
+    return figures | ({"loss_name": kept["curve"][-1]["loss_name"]} if points else {})
 
 
-def curve_told(recipe: Recipe, path: Path) -> dict[str, Any]:
+def curve_figures(recipe: Recipe, path: Path) -> dict[str, Any]:
     """The learning curve, and in one sentence what the next labels would buy."""
     if not path.is_file():
         return {}
     points = json.loads(path.read_text(encoding="utf-8"))
-    told: dict[str, Any] = {"points": [{"labels": p["labels"]} | shown(p) for p in points]}
+    figures: dict[str, Any] = {"points": [{"labels": p["labels"]} | shown(p) for p in points]}
     doubling = points[-1].get("doubling") if points else None
     if doubling:
-        told["doubling"] = shown(doubling)
+        figures["doubling"] = shown(doubling)
         fewer, labels = points[-2]["labels"], points[-1]["labels"]
-        told["sentence"] = next_labels(fewer, labels, told["doubling"], recipe.evaluate.confidence)
-    return told
+        figures["sentence"] = next_labels(fewer, labels, figures["doubling"], recipe.evaluate.confidence)
+    return figures
 
 
-def smaller_told(
+def smaller_figures(
     recipe: Recipe, run: Run, predictions: Mapping[str, Sequence[Prediction]], engines: Mapping[str, str]
 ) -> dict[str, Any]:
     """Parameters and layers of a student that was cut, beside its base's, and how much faster it answered."""
@@ -107,9 +107,9 @@ def duties_of(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
     """`[{"duty", "met", "why"}]`: the verdicts on base and teacher first, then each duty they leave."""
     model, teacher = recipe.model, recipe.teacher
     rows = [of_base(recipe)] if model.family or model.licence else []
-    taught = [(teacher, "label")] if has_teacher(recipe) else []
-    taught += [(policy.of_weights(teacher), "train")] if has_open_teacher(recipe) else []
-    for judged, stage in taught:
+    teachers = [(teacher, "label")] if has_teacher(recipe) else []
+    teachers += [(policy.of_weights(teacher), "train")] if has_open_teacher(recipe) else []
+    for judged, stage in teachers:
         verdict = policy.judge(judged, read_duties(run.folder / stage))
         met = verdict.verdict.startswith("allow")
         why = verdict.why
@@ -117,7 +117,7 @@ def duties_of(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
             met, why = True, f"{why} Acknowledged: {teacher.terms_acknowledged}"
         rows.append(row(f"the teacher's terms ({verdict.rule})", met, why))
     name = recipe.tracking.registered_model or recipe.name
-    public = teacher.distribution == "public" if taught else True
+    public = teacher.distribution == "public" if teachers else True
     rows += [of_duty(duty, name, public) for duty in read_duties(merged_model(run))]
     if recipe.data.attribution:
         rows.append(row(f"credit the data: {recipe.data.attribution}", True, "NOTICE and card of every bundle say it"))
@@ -139,16 +139,16 @@ def of_base(recipe: Recipe) -> dict[str, Any]:
 
 def of_duty(duty: Duty, name: str, public: bool) -> dict[str, Any]:
     """One duty; a name is held against its prefix, a notice travels in the bundle, a threshold is told."""
-    told = f"{duty.text} ({duty.origin})"
+    duty_text = f"{duty.text} ({duty.origin})"
     match duty.kind:
         case "name_prefix":
             complaint = name_ok(name, (duty,)) if public else None
             why = complaint or ("the name begins so" if public else "it is not handed out")
-            return row(f"the name begins with {told}", complaint is None, why)
+            return row(f"the name begins with {duty_text}", complaint is None, why)
         case "threshold":
-            return row(told, True, "for whoever serves it to watch: the card says so")
+            return row(duty_text, True, "for whoever serves it to watch: the card says so")
         case _:
-            return row(told, True, "the bundle carries it: NOTICE, card and duties.json")
+            return row(duty_text, True, "the bundle carries it: NOTICE, card and duties.json")
 
 
 def row(duty: str, met: bool, why: str) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def hand_over(recipe: Recipe, run: Run, items: Sequence[Example], folder: Path) 
     prompts = [template_text(tokenizer, item.prompt, True, switches, item.where) for item in items]
     written = folder / "report.json"
     report: dict[str, Any] = read_json(written) if written.is_file() else {}
-    said = export_task(
+    notes = export_task(
         folder / FOLDER,
         recipe.evaluate,
         items,
@@ -185,7 +185,7 @@ def hand_over(recipe: Recipe, run: Run, items: Sequence[Example], folder: Path) 
         plain_greedy=plain_greedy(model),
         public=recipe.data.privacy == "public",
     )
-    for line in said:
+    for line in notes:
         say(run, "evaluate", line)
 
 

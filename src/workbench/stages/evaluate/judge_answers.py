@@ -20,13 +20,13 @@ from workbench.evaluation.answers import Prediction
 from workbench.evaluation.judge import Question, verdict_in
 from workbench.evaluation.judged_pairs import Bench, Heard, Human, human_pairs, judge_arms
 from workbench.privacy.redact import redact
-from workbench.recipe import Recipe, Teacher
+from workbench.recipe import Evaluate, Recipe, Teacher
 from workbench.recipe.schema import Judge
 from workbench.records import digest
 from workbench.runs import Run
-from workbench.sources import resolve
 from workbench.stages.common import say
 from workbench.stages.label import open_desk
+from workbench.stages.rows import question_file
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.client import key_of
 from workbench.teacher.egress import Sending, rule_for
@@ -61,7 +61,7 @@ def judged(
         for line in require_way(teacher, recipe.data.privacy):
             say(run, "evaluate", line.replace("teacher.", "evaluate.judge."))
         key_of(teacher)  # only that it is set
-        people = people_of(recipe.evaluate.judge)
+        people = people_of(recipe.evaluate, run)
         way = "stay within your walls" if teacher.inside else f"leave {rule}"
         model = teacher.model or teacher.source
         say(run, "evaluate", f"judge: {model}; price: {pricing.source}; rows are {recipe.data.privacy} and {way}")
@@ -104,12 +104,12 @@ def redacted(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     return new, counts
 
 
-def people_of(judge: Judge) -> list[Human]:
+def people_of(evaluate: Evaluate, run: Run) -> list[Human]:
     """The pairs that people have judged."""
-    if not judge.human:
+    if not evaluate.judge.human:
         return []
     rows = []
-    for raw in read_rows(resolve(judge.human), "human", []):
+    for raw in read_rows(question_file(evaluate, run, "judge.human"), "human", []):
         if raw.row is None:
             raise RequestError(f"{raw.where}: {raw.reason}", where="evaluate.judge.human", remedy="mend the row")
         rows.append((raw.where, raw.row))
@@ -126,7 +126,9 @@ async def put(recipe: Recipe, run: Run, questions: Sequence[Question], rule: str
         if abandoned:
             say(run, "evaluate", f"{abandoned} verdicts were under way when an earlier attempt ended: counted in full")
         desk, able = await mannered(opened, run)
-        tasks = [asyncio.create_task(one(desk, q, i, recipe.data.privacy, able, hear)) for i, q in enumerate(questions)]
+        tasks = [
+            asyncio.create_task(ask_judge(desk, q, i, recipe.data.privacy, able, hear)) for i, q in enumerate(questions)
+        ]
         for failed in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(failed, BaseException):
                 raise desk.closed or failed
@@ -151,7 +153,9 @@ async def mannered(desk: Desk, run: Run) -> tuple[Desk, dict[str, Any]]:
     raise refused or AssertionError("no manner was tried")
 
 
-async def one(desk: Desk, question: Question, place: int, privacy: str, able: Mapping[str, Any], hear: Heard) -> None:
+async def ask_judge(
+    desk: Desk, question: Question, place: int, privacy: str, able: Mapping[str, Any], hear: Heard
+) -> None:
     """One question through the desk. A row that gets no verdict (a refusal, a filter) is left out."""
     schema = question.schema if able["json_schema"] else None
     request = make_request(desk.teacher, desk.client.identity, question.id, question.messages, 0, schema=schema)

@@ -28,7 +28,8 @@ class Task:
     """What is learned from: rows with their weights and reasons by id, and the rows that judge, as they are rendered.
 
     `base` has the tokenizer they are rendered with. `event` receives what training tells; `development` is what the
-    student is scored on as it learns; `judges` are the examples that `validation` was rendered from.
+    student is scored on as it learns; `judges` are the examples that `validation` was rendered from. `tokens` are the
+    examples as they are rendered, where that is done already.
     """
 
     recipe: Recipe
@@ -41,6 +42,11 @@ class Task:
     development: Development | None
     event: Callable[..., None]
     judges: Sequence[Example] = ()
+    tokens: Sequence[TokenRow] | None = None
+
+    def token_rows(self) -> Sequence[TokenRow]:
+        """Every example as the model will see it."""
+        return self.tokens if self.tokens is not None else rendered(self.recipe, self.base, self.examples)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
-from workbench.data.load import write_quarantine
 from workbench.errors import RequestError
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
-from workbench.runs import Run, Staging, read_json, stage, write_whole
-from workbench.stages.common import base_model, is_done, log_datasets, rows, say
-from workbench.stages.prompts import Lessons, lessons
+from workbench.records import TokenRow
+from workbench.runs import Run, Staging, kept_data, read_json, stage, write_whole
+from workbench.stages.common import base_model, is_done, log_datasets, say
+from workbench.stages.prompts import Lessons
+from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_questions, lessons, quarantine_file
 from workbench.stages.train import teacher_weights
 from workbench.stages.train.guards import compared, headroom, interval, scores_of
 from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
@@ -40,42 +41,65 @@ def run(recipe: Recipe, run: Run) -> bool:
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
         teacher = teacher_weights.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
-        material = fitting(recipe, base, learned(recipe, run, staging.folder))
-        splits = material.splits
-        for line in splits.said:
+        material = material_of(recipe, run, base, staging.folder)
+        splits = material.lessons.splits
+        for line in splits.notes:
             say(run, "train", line)
         if splits.bad:
-            write_quarantine(splits.bad, staging.folder / "quarantine.jsonl")
-            say(run, "train", f"{len(splits.bad)} rows set aside in {staging.final / 'quarantine.jsonl'}")
+            say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
         distils = recipe.method.distil and (has_teacher(recipe) or has_open_teacher(recipe))
-        facts = headroom(recipe, run, base, material.development, staging.folder) if distils else {}
+        facts = headroom(recipe, run, base, material.lessons.development, staging.folder) if distils else {}
         task = task_of(recipe, run, start, material)
         for job in jobs(task, Start(start), staging.folder):
             staging.facts = train(job) | facts | teacher
         if recipe.method.teach.curve:
-            write_curve(task, Start(start), [e.group for e, _ in material.development], staging.folder)
+            write_curve(task, Start(start), [e.group for e, _ in material.lessons.development], staging.folder)
         tell_files(run, staging)
         staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
     return True
 
 
-def learned(recipe: Recipe, run: Run, folder: Path) -> Lessons:
-    """The rows, with a served teacher's answers where there is one, and what gold rows any teacher is held against."""
-    if recipe.method.distil and has_teacher(recipe):
-        return lessons(recipe, run)
-    own = rows(recipe, run)
-    return Lessons(own, {}, {}, teacher_weights.answers(recipe, run, own, folder) if has_open_teacher(recipe) else [])
+@dataclass(frozen=True)
+class Material:
+    """What is learned, and of it what has been rendered on the way: None where nothing has been."""
+
+    lessons: Lessons
+    train: list[TokenRow] | None = None
+    validation: list[TokenRow] | None = None
 
 
-def fitting(recipe: Recipe, base: Path, material: Lessons) -> Lessons:
-    """What is short enough to train on, where the recipe drops longer rows: how many were is said."""
-    if recipe.method.too_long != "drop":
-        return material
-    splits, judged = material.splits, [item for item, _ in material.development]
-    short = {row.id for row in rendered(recipe, base, [*splits.train, *splits.validation, *judged])}
-    train, validation = ([e for e in part if e.id in short] for part in (splits.train, splits.validation))
+def material_of(recipe: Recipe, run: Run, base: Path, folder: Path) -> Material:
+    """What is learned, as an earlier attempt has written it into the run's `data/`, or else written there now.
+
+    It is written where it is not what the sources gave: a teacher's answers, or rows left out for their length. The
+    answers of a teacher whose weights are here stay in `folder`, from which they are read again.
+    """
+    keep_prepared(recipe, run)
+    keep_questions(recipe, run)
+    known = kept_data(run, LEARNED) is not None
+    material = Material(lessons(recipe, run))
+    if not known and recipe.method.too_long == "drop":
+        material = fitting(recipe, base, material.lessons)
+    if not known and (has_teacher(recipe) or recipe.method.too_long == "drop"):
+        keep_learned(run, material.lessons)
+    if has_open_teacher(recipe) and not has_teacher(recipe):
+        answers = teacher_weights.answers(recipe, run, material.lessons.splits, folder)
+        material = replace(material, lessons=replace(material.lessons, development=answers))
+    return material
+
+
+def fitting(recipe: Recipe, base: Path, whole: Lessons) -> Material:
+    """What is short enough to train on: how many rows were longer is said."""
+    splits, judged = whole.splits, [item for item, _ in whole.development]
+    examples = [*splits.train, *splits.validation, *judged]
+    # By their numbers: two files may give the same id to two rows.
+    numbered = [replace(example, id=str(number)) for number, example in enumerate(examples)]
+    short = {int(row.id): replace(row, id=examples[int(row.id)].id) for row in rendered(recipe, base, numbered)}
+    first_judging, first_judged = len(splits.train), len(splits.train) + len(splits.validation)
+    train = [row for number, row in short.items() if number < first_judging]
+    validation = [row for number, row in short.items() if first_judging <= number < first_judged]
     if not train:
         raise RequestError(
             f"all {len(splits.train):,} training rows are longer", where="method.max_length", remedy="raise it"
@@ -85,12 +109,17 @@ def fitting(recipe: Recipe, base: Path, material: Lessons) -> Lessons:
         f"{len(splits.train):,} training rows and {len(splits.validation) - len(validation):,} of "
         f"{len(splits.validation):,} validation rows"
     )
-    development = [(item, answer) for item, answer in material.development if item.id in short]
-    parts = replace(splits, train=train, validation=validation, said=[*splits.said, line])
-    return replace(material, splits=parts, development=development)
+    parts = replace(
+        splits,
+        train=[example for number, example in enumerate(splits.train) if number in short],
+        validation=[e for number, e in enumerate(splits.validation, first_judging) if number in short],
+        notes=[*splits.notes, line],
+    )
+    development = [pair for number, pair in enumerate(whole.development, first_judged) if number in short]
+    return Material(replace(whole, splits=parts, development=development), train, validation)
 
 
-def task_of(recipe: Recipe, run: Run, start: Path, material: Lessons) -> Task:
+def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
     """What is learned, rendered where every kind needs it alike, with the scorer for the student's development."""
 
     def event(kind: str, **fields: Any) -> None:
@@ -99,16 +128,26 @@ def task_of(recipe: Recipe, run: Run, start: Path, material: Lessons) -> Task:
         else:
             run.event(kind, stage="train", **fields)
 
-    judges = material.splits.validation[: recipe.method.validation_rows]
-    judging = rendered(recipe, start, material.splits.validation)[: recipe.method.validation_rows]
-    development = development_of(recipe, start, material)
-    rows, weights, reasons = material.splits.train, material.weights, material.reasons
-    return Task(recipe, run, start, rows, weights, reasons, judging, development, event, judges)
+    learned, most = material.lessons, recipe.method.validation_rows
+    validation = learned.splits.validation
+    return Task(
+        recipe,
+        run,
+        start,
+        learned.splits.train,
+        learned.weights,
+        learned.reasons,
+        (material.validation or rendered(recipe, start, validation))[:most],
+        development_of(recipe, start, learned),
+        event,
+        validation[:most],
+        material.train,
+    )
 
 
-def development_of(recipe: Recipe, start: Path, material: Lessons) -> Any:
+def development_of(recipe: Recipe, start: Path, learned: Lessons) -> Any:
     """What the student is scored on as it trains; None without gold development rows."""
-    items = [item for item, _ in material.development]
+    items = [item for item, _ in learned.development]
     if not items:
         return None
     from workbench.training.development import Development
@@ -164,7 +203,13 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
         if not (out / "summary.json").is_file():
-            quiet = replace(task, examples=part, event=spoken_only(task.event), development=unguarded(task.development))
+            quiet = replace(
+                task,
+                examples=part,
+                tokens=None,
+                event=spoken_only(task.event),
+                development=unguarded(task.development),
+            )
             for job in jobs(quiet, start, out):
                 train(job)
         made.append((count, scores_in(out)))

@@ -29,7 +29,7 @@ def job(task: Task, start: Start, out: Path) -> Job:
 
     teach, weights = task.recipe.method.teach, weights_of(task.recipe, task.run)
     other = other_words(task, weights)
-    rows = prompts_of(rendered(task.recipe, task.base, task.examples))
+    rows = prompts_of(task.token_rows())
     if not rows:
         raise RequestError("there are no training rows", where="data.train")
     task.event(

@@ -54,8 +54,7 @@ KINDS = [
 
 def answer_rows(task: Task) -> list[TokenRow]:
     """The examples as they are learned, each with its weight."""
-    rows = rendered(task.recipe, task.base, task.examples)
-    return [replace(row, weight=task.weights.get(row.id, 1.0)) for row in rows]
+    return [replace(row, weight=task.weights.get(row.id, 1.0)) for row in task.token_rows()]
 
 
 def reason_rows(task: Task) -> list[TokenRow]:
@@ -67,7 +66,7 @@ def reason_rows(task: Task) -> list[TokenRow]:
     if not marked:
         raise WorkbenchError("no kept answer has a reason", where="label/labels.jsonl", remedy="teacher.rationale=true")
     rows = rendered(task.recipe, task.base, marked)
-    of_answers = sum(sum(row.trained) for row in rendered(task.recipe, task.base, task.examples))
+    of_answers = sum(sum(row.trained) for row in task.token_rows())
     of_reasons = sum(sum(row.trained) for row in rows)
     share = task.recipe.method.teach.rationale_weight * of_answers / of_reasons
     task.event(

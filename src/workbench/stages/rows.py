@@ -1,0 +1,304 @@
+"""The rows of a run: prepared once, written into its `data/`, and read from there by every later stage.
+
+`data/prepared/` holds what the sources gave: the splits, the prompts that a teacher is asked, what was set aside and
+why. `data/learned/` holds what training has learned from, where that is not the same: a teacher's answers as rows, or
+without the rows that are too long. `data/questions/` holds the questions that an evaluation asks beside the test.
+Rows are JSON lines, so that a file larger than memory can be read row by row.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.data import prepare
+from workbench.data.load import BadRow, write_quarantine
+from workbench.data.prepare import Asked, Splits
+from workbench.errors import WorkbenchError
+from workbench.recipe import Evaluate, Recipe, has_teacher, sources_of
+from workbench.records import Example, Message
+from workbench.runs import Run, hold_source, keep_data, kept_data
+from workbench.sources import (
+    content_sha256,
+    is_here,
+    is_local,
+    is_missing,
+    is_moving,
+    pinned_commit,
+    resolve,
+)
+from workbench.stages.common import PREPARED, has_rows, need
+from workbench.stages.prompts import Lessons, labelled
+
+SOURCES = ("data.train", "data.validation", "data.test", "teacher.prompts")  # the keys of sources that hold rows
+LEARNED, QUESTIONS = "learned", "questions"  # further folders of the run's `data/`
+FACTS, QUARANTINE = "facts.json", "quarantine.jsonl"
+PARTS = ("train", "validation", "test")
+
+
+def rows(recipe: Recipe, run: Run) -> Splits:
+    """The recipe's rows, the same at every stage; with a teacher, the training rows are its labels."""
+    return lessons(recipe, run).splits
+
+
+def lessons(recipe: Recipe, run: Run) -> Lessons:
+    """What training learns from: as it was written, else from the prepared rows and the labels."""
+    if kept_data(run, LEARNED) is not None:
+        return read_learned(recipe, run)
+    if has_teacher(recipe):
+        need(run, "label", "train")
+        return labelled(recipe, run, asked_rows(recipe, run))
+    return Lessons(asked_rows(recipe, run).splits, {}, {}, [])
+
+
+def keep_prepared(recipe: Recipe, run: Run) -> Asked:
+    """The prepared rows; the first who wants them kept reads the sources and writes `data/prepared/`."""
+    if has_rows(run):
+        return read_prepared(recipe, run)
+    to_ask = from_sources(recipe, run)
+    with keep_data(run, PREPARED) as folder:
+        for part in PARTS:
+            write_rows(folder / f"{part}.jsonl", map(line_of, getattr(to_ask.splits, part)))
+        if has_teacher(recipe):
+            write_rows(folder / "prompts.jsonl", map(line_of, to_ask.examples))
+        if to_ask.splits.bad:
+            write_quarantine(to_ask.splits.bad, folder / QUARANTINE)
+        facts = {"said": to_ask.splits.notes, "datasets": to_ask.splits.datasets}
+        if has_teacher(recipe):
+            facts |= {"prompts": {"said": to_ask.notes, "datasets": to_ask.datasets, "judging": sorted(to_ask.judging)}}
+        write_facts(folder, facts)
+    return to_ask
+
+
+def asked_rows(recipe: Recipe, run: Run) -> Asked:
+    """The prepared rows as they were written; from the sources, and kept nowhere, in a run that has none yet.
+
+    Without a teacher nothing is asked: `splits` is then all that there is.
+    """
+    return read_prepared(recipe, run) if has_rows(run) else from_sources(recipe, run)
+
+
+def from_sources(recipe: Recipe, run: Run) -> Asked:
+    """The rows that the recipe names, of the bytes that this run is for."""
+    teacher, method, contents = recipe.teacher, recipe.method, row_contents(recipe, run)
+    if has_teacher(recipe):
+        return prepare.gather(
+            recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents
+        )
+    splits = prepare.prepare(recipe.data, recipe.seed, contents=contents)
+    return Asked([], splits, splits.notes, [])
+
+
+def row_contents(recipe: Recipe, run: Run) -> dict[str, str]:
+    """The digests that the sources of rows must have as they are read, by source.
+
+    Of local files that is what the run's digest covers; of fetched ones, what the run found at their first use.
+    """
+    contents: dict[str, str] = dict(run.manifest().get("contents", {}))
+    for key, source in sources_of(recipe).items():
+        if source and not is_local(source) and not is_moving(source) and key in SOURCES:
+            digest = content_sha256(resolve(source, key=key))
+            hold_source(run, key, source, digest, pinned_commit(source))
+            contents[source] = digest
+    return contents
+
+
+def keep_learned(run: Run, material: Lessons) -> None:
+    """Write `data/learned/`: the rows with their weights and reasons, and who said what to the development rows."""
+    splits = material.splits
+    with keep_data(run, LEARNED) as folder:
+        write_rows(
+            folder / "train.jsonl",
+            (
+                line_of(row, weight=material.weights.get(row.id), reason=material.reasons.get(row.id))
+                for row in splits.train
+            ),
+        )
+        write_rows(folder / "validation.jsonl", map(line_of, splits.validation))
+        write_rows(folder / "development.jsonl", (line_of(row, said=answer) for row, answer in material.development))
+        write_facts(folder, {"said": splits.notes, "datasets": splits.datasets})
+
+
+def read_learned(recipe: Recipe, run: Run) -> Lessons:
+    """What training has learned from; the test rows are the prepared ones."""
+    weights: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    train = []
+    for line in read_lines(run, LEARNED, "train.jsonl"):
+        row = example_of(line)
+        train.append(row)
+        if "weight" in line:
+            weights[row.id] = line["weight"]
+        if "reason" in line:
+            reasons[row.id] = line["reason"]
+    facts = read_facts(run, LEARNED)
+    splits = Splits(
+        train=train,
+        validation=read_rows(run, LEARNED, "validation.jsonl"),
+        test=read_rows(run, PREPARED, "test.jsonl"),
+        bad=quarantine(run),
+        notes=facts["said"],
+        datasets=named(facts["datasets"], recipe),
+    )
+    development = [(example_of(line), line["said"]) for line in read_lines(run, LEARNED, "development.jsonl")]
+    return Lessons(splits, weights, reasons, development)
+
+
+def read_prepared(recipe: Recipe, run: Run) -> Asked:
+    """The prepared rows of a run that has them."""
+    facts, parts = read_facts(run, PREPARED), {part: read_rows(run, PREPARED, f"{part}.jsonl") for part in PARTS}
+    splits = Splits(**parts, bad=quarantine(run), notes=facts["said"], datasets=named(facts["datasets"], recipe))
+    prompts = facts.get("prompts")
+    if prompts is None:
+        return Asked([], splits, splits.notes, [])
+    examples = read_rows(run, PREPARED, "prompts.jsonl")
+    return Asked(examples, splits, prompts["said"], named(prompts["datasets"], recipe), frozenset(prompts["judging"]))
+
+
+def part(recipe: Recipe, run: Run, name: str) -> list[Example]:
+    """One part of `rows`; the others are not read for it where they were written."""
+    home = home_of(recipe, run, f"{name}.jsonl")
+    return getattr(rows(recipe, run), name) if home is None else read_rows(run, home, f"{name}.jsonl")
+
+
+def descriptions(recipe: Recipe, run: Run) -> list[dict[str, Any]]:
+    """The descriptions of the rows that were used, by part, as `data.prepare.describe` gives them."""
+    home = home_of(recipe, run, FACTS)
+    return rows(recipe, run).datasets if home is None else named(read_facts(run, home)["datasets"], recipe)
+
+
+def named(datasets: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """The descriptions by the name that the data have now: another name makes no other rows."""
+    return [about | {"name": recipe.data.name or Path(about["source"]).stem} for about in datasets]
+
+
+def home_of(recipe: Recipe, run: Run, file: str) -> str | None:
+    """The folder of `data/` that has this file as it was learned; None where nobody has written it."""
+    homes = [LEARNED] if has_teacher(recipe) and file != "test.jsonl" else [LEARNED, PREPARED]
+    return next((home for home in homes if file in (kept_data(run, home) or {})), None)
+
+
+def quarantine(run: Run) -> list[BadRow]:
+    """The rows that could not be read."""
+    if QUARANTINE not in (kept_data(run, PREPARED) or {}):
+        return []
+    return [BadRow(**line) for line in read_lines(run, PREPARED, QUARANTINE)]
+
+
+def quarantine_file(run: Run) -> Path:
+    """Where they are listed."""
+    return run.folder / "data" / PREPARED / QUARANTINE
+
+
+# The files: one row a line, each file held against the SHA-256 that was noted when it was written.
+
+
+def line_of(row: Example, **beside: object) -> str:
+    """A row as a line of JSON, with what else is known of it; what is None is left out."""
+    known = {
+        "id": row.id,
+        "messages": [[m.role, m.content] for m in row.messages],
+        "group": row.group,
+        "where": row.where,
+        "meta": dict(row.meta),
+        "own_text": row.own_text,
+    }
+    return json.dumps(known | {key: value for key, value in beside.items() if value is not None}, ensure_ascii=False)
+
+
+def example_of(line: Mapping[str, Any]) -> Example:
+    """The row that `line_of` has written."""
+    messages = tuple(Message(role, content) for role, content in line["messages"])
+    return Example(line["id"], messages, line["group"], line["where"], line["meta"], line["own_text"])
+
+
+def write_rows(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines. A text may hold half of a surrogate pair: it is kept as it was read."""
+    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def read_rows(run: Run, name: str, file: str) -> list[Example]:
+    """The rows of a file of `data/NAME`."""
+    return [example_of(line) for line in read_lines(run, name, file)]
+
+
+def read_lines(run: Run, name: str, file: str) -> Iterator[dict[str, Any]]:
+    """Each line of a file of `data/NAME`, in order, once the file is known to be as it was written.
+
+    Raises WorkbenchError when it is not.
+    """
+    path = checked_file(run, name, file)
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def checked_file(run: Run, name: str, file: str) -> Path:
+    """A file of `data/NAME`, held against the SHA-256 that was noted when it was written. WorkbenchError otherwise."""
+    path, wanted = run.folder / "data" / name / file, (kept_data(run, name) or {}).get(file)
+    digest = content_sha256(path) if path.is_file() else None
+    if digest is None or digest != wanted:
+        raise WorkbenchError(
+            "it is gone" if digest is None else f"it has changed: sha256 is {digest}, and was {wanted} when written",
+            where=str(path),
+            remedy="put the file back that this run has written, or begin the run again: fresh=true",
+        )
+    return path
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what is known of the rows beside them, on one line as they are."""
+    write_rows(folder / FACTS, [json.dumps(facts, ensure_ascii=False)])
+
+
+def read_facts(run: Run, name: str) -> dict[str, Any]:
+    """What `write_facts` has written."""
+    return next(read_lines(run, name, FACTS))
+
+
+# What an evaluation asks beside the test is read once as well: its files may be gone when the arms are asked.
+
+
+def question_sources(evaluate: Evaluate) -> dict[str, str]:
+    """The files of questions, beside the recipe's rows, that are read for the verdict: the sources by their keys."""
+    named = {"general": evaluate.general, "harmful": evaluate.harmful, "judge.human": evaluate.judge.human}
+    return {key: source for key, source in named.items() if source}
+
+
+def keep_questions(recipe: Recipe, run: Run) -> None:
+    """Copy the files of questions that lie here into `data/questions/`, when they are not there as they are now."""
+    kept = read_facts(run, QUESTIONS) if kept_data(run, QUESTIONS) is not None else {}
+    here = {}
+    for key, source in question_sources(recipe.evaluate).items():
+        if not is_moving(source) and not is_missing(source) and is_here(source):
+            path = resolve(source, key=f"evaluate.{key}")
+            if path.is_file():
+                here[key] = (path, {"source": source, "sha256": content_sha256(path), "file": f"{key}{path.suffix}"})
+    wanted = kept | {key: facts for key, (_, facts) in here.items()}
+    if wanted == kept:
+        return
+    stay = {key: checked_file(run, QUESTIONS, facts["file"]) for key, facts in kept.items() if key not in here}
+    with keep_data(run, QUESTIONS) as folder:
+        for key, path in (stay | {key: path for key, (path, _) in here.items()}).items():
+            shutil.copyfile(path, folder / wanted[key]["file"])
+        write_facts(folder, wanted)
+
+
+def question_file(evaluate: Evaluate, run: Run, key: str) -> Path:
+    """The file of questions that the recipe names; the run's own copy where it is not here any more."""
+    source = question_sources(evaluate)[key]
+    if is_missing(source) or not is_here(source):
+        kept = read_facts(run, QUESTIONS).get(key, {}) if kept_data(run, QUESTIONS) is not None else {}
+        if kept.get("source") == source:
+            return checked_file(run, QUESTIONS, kept["file"])
+    return resolve(source, key=f"evaluate.{key}")
+
+
+def question_contents(evaluate: Evaluate, run: Run) -> dict[str, str]:
+    """The digests of those files of questions that are local, by their sources."""
+    sources = question_sources(evaluate)
+    return {s: content_sha256(question_file(evaluate, run, key)) for key, s in sources.items() if is_local(s)}
