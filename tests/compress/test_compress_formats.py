@@ -11,6 +11,7 @@ import pytest
 
 from workbench.compress.format_check import really_quantized
 from workbench.compress.preflight import group_size
+from workbench.compress.write import write_format
 from workbench.errors import WorkbenchError
 from workbench.records import Message, TokenRow
 
@@ -30,13 +31,7 @@ def merged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(merged: Path, folder: Path, format: str) -> dict[str, Any]:
     """The format's own writer, on few short rows."""
-    if format == "nf4":
-        from workbench.compress.tensors import write_nf4
-
-        return write_nf4(merged, folder)
-    from workbench.compress.tensors import write_tensors
-
-    return write_tensors(merged, folder, format, TEXTS, rows=8, tokens=48)
+    return write_format(format, merged, folder, TEXTS, rows=8, tokens=48)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.bundles.facts import NOT_STATED, About, DataSet, Score, hub_licence, hub_name
+from workbench.bundles.facts import NOT_STATED, About, DataSet, Score, gguf_file, hub_licence, hub_name
 from workbench.bundles.launch import ENGINES, engine_table, how_to_start
 from workbench.signing_keys import SHORT
 
@@ -234,7 +234,7 @@ def front_matter(about: About) -> ModelCardData:
 
     licence = hub_licence(about.base.licence)
     other = licence == "other"
-    family = "gguf" if about.format.startswith("gguf") else about.kind
+    family = "gguf" if gguf_file(about) else about.kind
     figures = [
         EvalResult(
             task_type="text-generation",

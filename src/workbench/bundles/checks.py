@@ -205,8 +205,10 @@ def quantized(
         raise WorkbenchError(f"no weights: {listed_names(missing) or 'the manifest names none'}", where=str(folder))
     if manifest["kind"] == "adapter":
         return "an adapter: its base's weights are not in the folder"
-    bits = really_quantized(folder, manifest["format"]).get("bits_per_weight")
-    return f"{manifest['format']}" + (f", {bits} bits a weight" if bits else "")
+    facts = really_quantized(folder, manifest["format"])
+    if not facts:
+        return f"{manifest['format']} by its manifest alone: the package that offers the format has no check of it"
+    return f"{manifest['format']}, {facts['bits_per_weight']} bits a weight"
 
 
 def read_json(path: Path) -> Any:

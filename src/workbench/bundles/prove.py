@@ -16,12 +16,11 @@ from workbench.engines.device import device_of, keep_freed_memory
 from workbench.engines.served import EXACT, available, engine_for, serve_bundle
 from workbench.engines.transformers import answers_of, load
 from workbench.errors import GateError, RequestError
+from workbench.formats import find_format
 from workbench.records import message_dicts
 from workbench.signing_keys import public_key_of, signing_key
 
 HERE = "transformers"
-# Formats that vLLM's CPU build has no kernels for, and the one whose adapter it may refuse.
-GPU_ONLY_IN_VLLM = ("fp8_dynamic", "nf4", "awq")
 Score = Callable[[str, str], float]  # (expected, answer) → the deciding metric
 
 
@@ -58,17 +57,23 @@ def choose_engine(folder: Path, format: str, wanted: str = "auto") -> str:
 
     RequestError when the one asked for cannot be started here.
     """
-    engine = engine_for(folder) if wanted == "auto" else wanted
+    known = find_format(format)  # None for a model in 16 bits, and for an adapter
+    takers = {taker.engine: taker for taker in known.takers} if known else {}
+    engine = wanted
+    if wanted == "auto":
+        engine = known.served_by if known else engine_for(folder)
     if engine == HERE:
         return HERE
+    if known and engine not in takers:
+        raise RequestError(f"{engine} does not take {format}", where="engine", remedy=f"take {' or '.join(takers)}")
     missing = available(engine)
-    if engine == "vllm" and missing is None and format in GPU_ONLY_IN_VLLM and not vllm_has_gpu():
+    if missing is None and engine in takers and takers[engine].gpu_only and engine == "vllm" and not vllm_has_gpu():
         missing = f"vLLM has no CPU kernels for {format}"
     if missing is None:
         return engine
-    if wanted != "auto" or engine != "vllm":
-        raise RequestError(f"{engine} cannot be started here", where="engine", remedy=missing)
-    return HERE
+    if wanted == "auto" and (HERE in takers if known else engine == "vllm"):
+        return HERE
+    raise RequestError(f"{engine} cannot be started here", where="engine", remedy=missing)
 
 
 def vllm_has_gpu() -> bool:

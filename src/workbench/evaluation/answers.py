@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.scorers import find
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
@@ -178,7 +179,6 @@ def progress_bar() -> Progress:
 # A free answer that satisfies the schema stands; only those that break it are asked again within it. Constrained
 # decoding of every answer might say a few of them otherwise: a grammar allows less white space than JSON does.
 
-STRUCTURED = ("json_fields", "extraction")
 MOST_VALUES = 30  # beyond so many distinct values a field is open: the next row may bring another
 JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -189,7 +189,7 @@ def schema_of(evaluate: Evaluate, wanted: Sequence[str]) -> dict[str, Any] | Non
     An object's properties are those that every answer holds, all required and no others allowed; a field with at most
     30 distinct texts among at least twice as many answers becomes an enum.
     """
-    if evaluate.scorer not in STRUCTURED or not evaluate.constrained:
+    if not find(evaluate.scorer).structured or not evaluate.constrained:
         return None
     values = [json_value(text) for text in wanted]
     if not values or any(value is BROKEN for value in values):

@@ -18,8 +18,6 @@ from workbench.records import Example
 
 FOLDER = "lm_eval"
 VERSION = "0.4.13"  # of the harness that tests/evaluation/test_lm_eval.py runs
-WHOLE = ("json_fields", "label", "exact_match")  # scorers whose every rule is in lm_eval_utils.py
-TEXTS = ("generation", "judge")  # scorers of which only exact_match is
 
 
 def export_task(
@@ -65,11 +63,11 @@ def export_task(
 
 def expressed(evaluate: Evaluate) -> tuple[list[str], list[str]]:
     """(metrics that the task has, metrics of the scorer that it lacks)."""
-    if evaluate.scorer not in (*WHOLE, *TEXTS):
-        return [], []
     scorer = scorers.find(evaluate.scorer)
+    if scorer.handed_over == ():
+        return [], []
     named = [*scorer.metrics(evaluate), *scorer.classes(evaluate)]
-    kept = named if evaluate.scorer in WHOLE else [name for name in named if name == "exact_match"]
+    kept = [name for name in named if scorer.handed_over is None or name in scorer.handed_over]
     every = [*scorer.judged(evaluate), *named, *scorer.counted(evaluate)]
     return kept, [name for name in every if name not in kept]
 
@@ -82,7 +80,7 @@ def task_name(task: str) -> str:
 def utils_of(evaluate: Evaluate) -> str:
     """The task's utils.py: `lm_eval_utils.py` with this evaluation's scorer in it."""
     text = Path(lm_eval_utils.__file__).read_text(encoding="utf-8")
-    scorer = evaluate.scorer if evaluate.scorer in WHOLE else "exact_match"
+    scorer = evaluate.scorer if scorers.find(evaluate.scorer).handed_over is None else "exact_match"
     known = {
         'SCORER = "exact_match"': f"SCORER = {json.dumps(scorer)}",
         "FIELDS: list[str] = []": f"FIELDS: list[str] = {list(evaluate.fields)!r}",

@@ -431,13 +431,7 @@ class Method:
 class Quantize:
     """One format the merged model is written in."""
 
-    format: str = key(
-        "",
-        "the format",
-        choices=(
-            "gguf_f16", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "w8a8", "w4a16", "fp8_dynamic", "awq", "nf4",
-        ),
-    )  # fmt: skip
+    format: str = key("", "the format's name: one that comes with the workbench, or an entry point's")
     calibration_rows: int = key(128, "training rows shown", unit="rows", at_least=1)
     calibration_tokens: int = key(128, "length of a calibration row", unit="tokens", at_least=16)
 

@@ -29,7 +29,7 @@ from workbench.evaluation.answers import Prediction, ask_arm
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.pairing import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report, settings_of
-from workbench.evaluation.scorers import metric_names, portable
+from workbench.evaluation.scorers import find, metric_names, opened, portable
 from workbench.recipe import Columns, Data, Evaluate
 from workbench.records import Example, Message, digest
 from workbench.runs import now, read_json, write_whole
@@ -149,14 +149,13 @@ def verdict(found: Production, predictions: Sequence[Prediction], said: list[str
 
 def with_new_labels(evaluate: Evaluate, wanted: Sequence[str], said: list[str]) -> Evaluate:
     """The set of labels with those that only the fresh rows want: a class that is new there is part of what drifted."""
-    if evaluate.scorer != "label" or not evaluate.labels:
-        return evaluate
-    new = sorted({text.strip() for text in wanted} - {label.strip() for label in evaluate.labels})
+    wider = opened(evaluate, wanted)
+    new = wider.labels[len(evaluate.labels) :]
     if new:
         shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
         said.append(f"labels that were not there when it was registered: {shown}")
         say(said[-1])
-    return replace(evaluate, labels=[*evaluate.labels, *new])
+    return wider
 
 
 def write_tags(version: Version, told: Mapping[str, Any]) -> None:
@@ -289,7 +288,7 @@ def arm_of(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def scored_here(evaluate: Evaluate, function: str, said: list[str]) -> tuple[Evaluate, str]:
     """How answers are scored, and the metric that decides, which must be one that a single model's answers give."""
-    if evaluate.scorer == "python":
+    if find(evaluate.scorer).runs_function:
         if not function:
             raise RequestError(
                 f"this model was scored by a function, {evaluate.function}, which does not travel with it",

@@ -48,8 +48,8 @@ def both(expected: str, answer: str) -> tuple[Items, Items | None]:
             where="evaluate.scorer",
             remedy='write it as ["…", "…"] or [{"text": "…", "label": "…"}], or use another scorer',
         )
-    told = json_list(answer)
-    return wanted, None if told is None else keys(told, spans)
+    answered = json_list(answer)
+    return wanted, None if answered is None else keys(answered, spans)
 
 
 def keys(items: Sequence[Any], spans: bool) -> Items | None:
@@ -84,4 +84,5 @@ SCORER = Scorer(
     score,
     counted=lambda evaluate: ["micro_f1"],
     counts=counts,
+    structured=True,
 )

@@ -77,4 +77,12 @@ def as_label(value: Any) -> str:
     return value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-SCORER = Scorer(metrics, score, classes, labels)
+def check(evaluate: Evaluate) -> None:
+    """There are fields to score."""
+    if not evaluate.fields:
+        raise RequestError(
+            "json_fields needs the names of the fields", where="evaluate.fields", remedy="evaluate.fields=[category]"
+        )
+
+
+SCORER = Scorer(metrics, score, classes, labels, check=check, structured=True, handed_over=None)

@@ -9,4 +9,10 @@ from workbench.evaluation.scorers import exact_match
 from workbench.evaluation.scorers.scorer import Scorer
 
 PREFERENCE = "preference"
-SCORER = Scorer(lambda evaluate: ["exact_match"], exact_match.score, judged=lambda evaluate: [PREFERENCE])
+SCORER = Scorer(
+    lambda evaluate: ["exact_match"],
+    exact_match.score,
+    judged=lambda evaluate: [PREFERENCE],
+    stays_behind=lambda evaluate: "the judge",
+    handed_over=("exact_match",),
+)
