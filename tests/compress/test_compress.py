@@ -262,7 +262,9 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q5_k_m", 5.5, 7)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q6_k", 6.5, 8.5), ("gguf_q5_k_m", 5.5, 7)]
+)
 def test_other_gguf_types_load_and_answer(
     small_model: Path, tmp_path: Path, name: str, least: float, most: float
 ) -> None:

@@ -247,7 +247,7 @@ class Evaluate:
     name: str = key("", "short name, as in configs/evaluate/")
     scorer: str = key(
         "exact_match",
-        "json_fields, label, extraction, generation, exact_match, judge, python, or an entry point's",
+        "the scorer's name: one that comes with the workbench, or an entry point's",
     )
     fields: list[str] = key(list, "fields of a JSON answer that are scored")
     labels: list[str] = key(list, "label: the labels there are; empty: those of the test rows")

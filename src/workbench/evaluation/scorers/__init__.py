@@ -1,14 +1,16 @@
-"""Compare one answer with the wanted one: named scorers, open to others through `workbench.scorers`."""
+"""Compare one answer with the wanted one: a scorer a file of this folder, and those that installed packages offer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import EntryPoint
+from pkgutil import iter_modules
 
 from workbench.errors import RequestError, nearest
-from workbench.evaluation.scorers import exact_match, extraction, generation, json_fields, judged, label, python
+from workbench.evaluation.scorers import python
 from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
 from workbench.plugins import entry_points, loaded, package_of
 from workbench.recipe.schema import Evaluate
@@ -33,15 +35,9 @@ __all__ = [
     "version",
 ]
 
-SCORERS: dict[str, Scorer] = {
-    "json_fields": json_fields.SCORER,
-    "label": label.SCORER,
-    "extraction": extraction.SCORER,
-    "generation": generation.SCORER,
-    "exact_match": exact_match.SCORER,
-    "judge": judged.SCORER,
-    "python": python.SCORER,
-}
+# A file of this folder that ends in `SCORER = Scorer(…)` is a scorer by the file's name.
+MODULES = {module.name: import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)}
+SCORERS: dict[str, Scorer] = {name: module.SCORER for name, module in MODULES.items() if hasattr(module, "SCORER")}
 
 
 def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:

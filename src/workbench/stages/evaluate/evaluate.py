@@ -21,7 +21,7 @@ from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.report import build_report
 from workbench.evaluation.resources import facts_of, metered, read_spent
 from workbench.evaluation.scorers import find, primary_metric
-from workbench.evaluation.scorers.judged import PREFERENCE
+from workbench.evaluation.scorers.judge import PREFERENCE
 from workbench.pages import plots
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe

@@ -1,6 +1,6 @@
 """judge: a model says which of two answers is the better one; two texts alone only show whether they are equal.
 
-The verdicts come from `evaluation.judging`, as `preference`: 1 better than the baseline's answer, 0 worse, 0.5 alike.
+The verdicts come from `evaluation.judge`, as `preference`: 1 better than the baseline's answer, 0 worse, 0.5 alike.
 """
 
 from __future__ import annotations
