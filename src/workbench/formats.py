@@ -91,18 +91,18 @@ class Format:
         named: str = getattr(self, part)
         module, _, name = named.partition(":")
         try:
-            found = getattr(import_module(module), name, None)
+            code = getattr(import_module(module), name, None)
         except (ImportError, ValueError) as error:
             raise RequestError(
                 f"the format {self.name} cannot be used: {error}", where=f"{self.name}: {part}"
             ) from None
-        if not callable(found):
+        if not callable(code):
             raise RequestError(
                 f"the format {self.name} names {named!r}, where no function is",
                 where=f"{self.name}: {part}",
                 remedy="name it as module:function",
             )
-        return found
+        return code
 
 
 # The table. Engines and hardware: read in vLLM 0.32's and SGLang's kernels and documentation, llama.cpp's and Ollama's,

@@ -15,7 +15,10 @@ import pytest
 
 from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
-from workbench.errors import RequestError
+from workbench.bundles.prove import choose_engine
+from workbench.compress.format_check import really_quantized
+from workbench.compress.write import write_format
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.evaluation.scorers import of_a_package
 from workbench.formats import FORMATS, find_format, format_named
@@ -122,6 +125,29 @@ def test_a_format_without_an_engine_or_with_a_writer_that_is_not_there_says_so(s
     with pytest.raises(RequestError, match="No module named 'no_such_module'"):
         format_named("b").function("write")
     assert find_format("c") is None
+
+
+def test_a_packages_format_is_served_by_its_first_engine_and_by_none_that_does_not_take_it(
+    site: Path, tmp_path: Path
+) -> None:
+    code = "from workbench.formats import Format, Taker\n"
+    code += "MINE = Format('mine', 8, 1.0, (Taker('transformers', 'any'),), 'x:y')\n"
+    installed(site, "fine_one", code, {"formats.mine": "fine_one:MINE"})
+    assert choose_engine(tmp_path, "mine") == "transformers"
+    with pytest.raises(RequestError, match="vllm does not take mine"):
+        choose_engine(tmp_path, "mine", "vllm")
+    assert really_quantized(tmp_path, "mine") == {}, "its package has no check: a bundle says so"
+
+
+def test_a_writer_that_writes_no_weights_or_gives_no_facts_is_a_failure(site: Path, tmp_path: Path) -> None:
+    code = "from workbench.formats import Format, Taker\nT = (Taker('transformers', 'any'),)\n"
+    code += "def nothing(*_): return {}\ndef wrong(*_): return 'done'\n"
+    code += "A = Format('a', 8, 1.0, T, 'lazy_one:nothing')\nB = Format('b', 8, 1.0, T, 'lazy_one:wrong')\n"
+    installed(site, "lazy_one", code, {"formats.a": "lazy_one:A", "formats.b": "lazy_one:B"})
+    with pytest.raises(WorkbenchError, match=r"no \.safetensors or \.gguf file was written"):
+        write_format("a", tmp_path, tmp_path, [], rows=1, tokens=16)
+    with pytest.raises(RequestError, match="lazy_one:wrong gave a str"):
+        write_format("b", tmp_path, tmp_path, [], rows=1, tokens=16)
 
 
 def test_a_packages_scorer_is_versioned_with_its_package_and_carries_its_own_facts(site: Path) -> None:

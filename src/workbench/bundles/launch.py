@@ -70,16 +70,16 @@ def engine_table(about: About, folder: Path) -> str:
     rows += [Taker(v.engine, v.hardware) for v in about.verified if v.engine not in {t.engine for t in rows}]
     lines = ["| engine | hardware, at least | verified here | note |", "| --- | --- | --- | --- |"]
     for taker in rows:
-        proofs = [proof for proof in about.verified if proof.engine == taker.engine]
-        seen = "; ".join(told(proof) for proof in proofs) or "no"
+        loaded = [engine for engine in about.verified if engine.engine == taker.engine]
+        seen = "; ".join(seen_in(engine) for engine in loaded) or "no"
         lines.append(f"| {NAMES.get(taker.engine, taker.engine)} | {taker.hardware} | {seen} | {taker.note} |")
     refusal = vllm_refuses(folder) if about.kind == "adapter" else None
     return "\n".join(lines) + (f"\n\nvLLM does not take this adapter: {refusal}." if refusal else "")
 
 
-def told(proof: Verified) -> str:
+def seen_in(verified: Verified) -> str:
     """`yes (0.32.0, x86 CPU)`."""
-    facts = ", ".join(filter(None, (proof.version, proof.hardware)))
+    facts = ", ".join(filter(None, (verified.version, verified.hardware)))
     return f"yes ({facts})" if facts else "yes"
 
 

@@ -64,9 +64,9 @@ def really_quantized(folder: Path, format: str) -> dict[str, Any]:
     facts = find_format(format, f"{folder} ({format})")
     if facts is None:
         raise WorkbenchError(
-            "an unknown format",
+            f"no format is called {format}: no package that is installed here offers it",
             where=f"{folder} ({format})",
-            remedy=f"install the package that offers it; known are {', '.join([*FORMATS, *PLAIN])}",
+            remedy=f"install that package; known are {', '.join([*FORMATS, *PLAIN])}",
         )
     return dict(facts.function("check")(facts, folder)) if facts.check else {}
 

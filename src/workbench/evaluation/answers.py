@@ -53,9 +53,9 @@ def question_key(
     arm_digest: str, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None = None
 ) -> str:
     """What an answer depends on: the weights, the words, the length allowed, the schema, and greedy decoding."""
-    asked = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
-    asked |= {"schema": schema} if schema else {}
-    return digest(asked | {"decoding": "greedy"}, 32)
+    question = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
+    question |= {"schema": schema} if schema else {}
+    return digest(question | {"decoding": "greedy"}, 32)
 
 
 def ask_arm(
@@ -90,10 +90,10 @@ def ask_arm(
     if missing:
         waiting = list(missing.values())
         random.Random(seed).shuffle(waiting)
-        told = {"schema": schema} if schema else {}
+        options = {"schema": schema} if schema else {}
         with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
             task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
-            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **told):
+            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **options):
                 index = waiting[position]
                 known[keys[index]] = prediction = predict(items[index], keys[index], answer)
                 stream.write(canonical(asdict(prediction)) + "\n")
@@ -106,9 +106,9 @@ def ask_arm(
             where=f"arm {arm}",
             remedy="run the same command again: only these are asked",
         )
-    found = [retold(known[key], item) for item, key in zip(items, keys)]
-    write_predictions(found, out)
-    return found
+    predictions = [retold(known[key], item) for item, key in zip(items, keys)]
+    write_predictions(predictions, out)
+    return predictions
 
 
 def predict(item: Example, key: str, answer: Answer) -> Prediction:
@@ -230,7 +230,7 @@ def satisfies(schema: Mapping[str, Any], answer: str) -> bool:
     return value is not BROKEN and fits(schema, value)
 
 
-def fits(schema: Mapping[str, Any], value: Any) -> bool:
+def fits(schema: Mapping[str, Any], value: object) -> bool:
     """Whether a value fits one of the schemas that `common` makes."""
     if "enum" in schema:
         return value in schema["enum"]
@@ -243,8 +243,8 @@ def fits(schema: Mapping[str, Any], value: Any) -> bool:
             return all(fits(part, value[name]) for name, part in schema["properties"].items())
         case "array":
             return isinstance(value, list) and all(fits(schema.get("items", {}), item) for item in value)
-        case one:
-            kinds = [one] if isinstance(one, str) else list(one)
+        case kind:
+            kinds = [kind] if isinstance(kind, str) else list(kind)
             kinds += ["integer"] if "number" in kinds else []
             return JSON_TYPES.get(type(value)) in kinds
 

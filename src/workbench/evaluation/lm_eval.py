@@ -57,8 +57,8 @@ def export_task(
     text = yaml_of(name, {**generation, **(plain_greedy or {})}, means, classes)
     (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(readme(name, len(items), arm or {}, means, dtype, left_out, public), "utf-8")
-    said = [f"{FOLDER}/ holds the same rows as a task for lm-evaluation-harness"]
-    return said + ([f"without {', '.join(left_out)}, which it cannot express"] if left_out else [])
+    notes = [f"{FOLDER}/ holds the same rows as a task for lm-evaluation-harness"]
+    return notes + ([f"without {', '.join(left_out)}, which it cannot express"] if left_out else [])
 
 
 def expressed(evaluate: Evaluate) -> tuple[list[str], list[str]]:
@@ -87,8 +87,8 @@ def utils_of(evaluate: Evaluate) -> str:
         "LABELS: list[str] = []": f"LABELS: list[str] = {list(evaluate.labels)!r}",
     }
     for line, mine in known.items():
-        head, found, tail = text.partition(line)
-        assert found, line
+        head, separator, tail = text.partition(line)
+        assert separator, line
         text = head + mine + tail
     return text
 
@@ -125,8 +125,8 @@ def readme(
     public: bool,
 ) -> str:
     """What the folder is, the exact command, and the figures that it should give."""
-    told = "\n".join(f"| {title(m)} | {percent(arm[m]['value'])} |" for m in means if m in arm)
-    figures = f"\nThe run's own figures for `student`:\n\n| metric | value |\n|---|---|\n{told}\n" if told else ""
+    rows = "\n".join(f"| {title(m)} | {percent(arm[m]['value'])} |" for m in means if m in arm)
+    figures = f"\nThe run's own figures for `student`:\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     lacking = f"\nNot expressed here: {', '.join(left_out)}.\n" if left_out else ""
     warning = "" if public else "\n**The rows are not public (`data.privacy`): this folder stays where it is.**\n"
     return f"""# {name}: the test rows of this run for lm-evaluation-harness

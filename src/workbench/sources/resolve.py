@@ -274,7 +274,7 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     if scheme not in offered:
         raise RequestError(f"unknown kind of source {scheme!r}", where=source,
                            remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]))  # fmt: skip
-    fetch: Callable[[str, Path], Path] = loaded(offered[scheme], Callable, source)  # type: ignore[type-abstract]
+    fetch: Callable[[str, Path], Path] = loaded(offered[scheme], Callable, source)  # type: ignore[arg-type]
     return fetch
 
 

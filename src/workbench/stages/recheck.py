@@ -18,7 +18,7 @@ from rich.console import Console
 from workbench import errors
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import read_parity
-from workbench.bundles.prove import HERE, choose_engine, limits_of, stand, trusted_key
+from workbench.bundles.prove import HERE, choose_engine, limits_of, refuse_failed, trusted_key
 from workbench.data.load import Loaded, load, write_quarantine
 from workbench.data.prepare import describe
 from workbench.data.split import joined, normalised
@@ -55,7 +55,7 @@ def run(words: Mapping[str, Any]) -> int:
             "(a recipe's own stage is: evaluate recipe=NAME)",
         )
     with bundle_at(source, words["key"]) as (folder, version):
-        stand(bundle_checks(folder, words["key"]), source)
+        refuse_failed(bundle_checks(folder, words["key"]), source)
         found = read_production(folder, words["function"])
         version = version or registered_as(found)
         told = recheck(found, version, source, rows, words["engine"])

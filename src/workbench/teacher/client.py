@@ -193,7 +193,7 @@ async def open_client(teacher: Teacher, identity: str, base_url: str, choke: Cho
         if teacher.api not in found:
             known = ("openai", "anthropic", "local_gguf", *found)
             raise RequestError(f"no such API {teacher.api!r}", where="teacher.api", remedy=nearest(teacher.api, known))
-        opener = loaded(found[teacher.api], Callable, "teacher.api")  # type: ignore[type-abstract]
+        opener = loaded(found[teacher.api], Callable, "teacher.api")  # type: ignore[arg-type]
     timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
     async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
         post, api = opener(teacher, key_of(teacher, base_url), base_url, http)

@@ -228,13 +228,14 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 def about_bundles(recipe: Recipe) -> dict[str, str]:
     """In which engine each of them would be proven, if the gate lets it ship."""
     served = {name: format_named(q.format).served_by for name, q in recipe.quantize.items()}
-    here = ["student", *(name for name, engine in served.items() if engine != "llamacpp")]
+    of = {engine: [name for name in served if served[name] == engine] for engine in served.values()}
     missing = available("vllm")
     where = "vLLM" if missing is None else f"transformers, for vLLM cannot be started here: {missing}"
     if missing and not recipe.bundle.fallback:
         where = f"refused: vLLM cannot be started here: {missing}"
-    ggufs = [name for name, engine in served.items() if engine == "llamacpp"]
-    return {"llama.cpp": ", ".join(ggufs) or "none", "safetensors": f"{', '.join(here)} in {where}"}
+    lines = {"llama.cpp": ", ".join(of.pop("llamacpp", [])) or "none"}
+    lines["safetensors"] = f"{', '.join(['student', *of.pop('vllm', [])])} in {where}"
+    return lines | {engine: ", ".join(names) for engine, names in of.items()}
 
 
 def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
     return {name: number(name, given[name], expected, answer) for name in names}
 
 
-def number(name: str, value: Any, expected: str, answer: str) -> float:
+def number(name: str, value: object, expected: str, answer: str) -> float:
     """A finite number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         refuse(f"{name} is {value!r}, which is no finite number, for {row(expected, answer)}", "give a float")
