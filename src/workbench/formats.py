@@ -157,7 +157,7 @@ def compressed(
 SHIPPED = (
     gguf("gguf_f16", 16, 2.01, Gguf("F16", 1, plain="MOSTLY_F16")),
     gguf("gguf_q8_0", 8, 1.07, Gguf("Q8_0", 32, plain="MOSTLY_Q8_0")),
-    gguf("gguf_q6_k", 6, 1.02, Gguf("Q6_K", 256)),
+    gguf("gguf_q6_k", 6, 1.03, Gguf("Q6_K", 256)),
     gguf("gguf_q5_k_m", 5, 0.80, Gguf("Q5_K", 256)),
     gguf("gguf_q4_k_m", 4, 0.75, Gguf("Q4_K", 256)),
     compressed(
