@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workbench.bundles.parity import (
     Reference,
-    Said,
+    ServedRow,
     compare,
     kl_on_shared,
     parity_checks,
@@ -86,11 +86,11 @@ def row(name: str, score: float | None = 1.0) -> Reference:
     return Reference(name, asked, (1, 5, 6), (9, 2), ({9: -0.1, 4: -3.0}, SURE), "MIT", score)
 
 
-def said(prompt: tuple[int, ...] = (1, 5, 6), text: str = "MIT", finish: str = "stop") -> Said:
-    return Said(prompt, ({9: -0.1, 4: -3.0}, SURE), Answer(text, finish, len(prompt), 2, 0.1))  # type: ignore[arg-type]
+def said(prompt: tuple[int, ...] = (1, 5, 6), text: str = "MIT", finish: str = "stop") -> ServedRow:
+    return ServedRow(prompt, ({9: -0.1, 4: -3.0}, SURE), Answer(text, finish, len(prompt), 2, 0.1))  # type: ignore[arg-type]
 
 
-def verdicts(rows: Sequence[Reference], told: Sequence[Said], **limits: float) -> dict[str, tuple[bool, str]]:
+def verdicts(rows: Sequence[Reference], told: Sequence[ServedRow], **limits: float) -> dict[str, tuple[bool, str]]:
     wanted = compare(rows, told, lambda r, text: float(text == "MIT"))
     made = parity_checks(wanted, **({"most_kl": 0.1, "score_margin": 0.1} | limits), token_text=lambda i: f"t{i}")
     return {check.name: (check.passed, check.why) for check in made}
@@ -174,7 +174,7 @@ def test_a_score_may_lose_the_margin_and_no_more() -> None:
 
 
 def test_an_engine_that_tells_only_answers_is_held_to_its_answers() -> None:
-    silent = [Said(None, None, said().answer)] * 4
+    silent = [ServedRow(None, None, said().answer)] * 4
     assert list(verdicts(ROWS, silent)) == ["stops", "answers"]
     unscored = compare([replace(r, score=None) for r in ROWS], silent)
     assert [c.passed for c in parity_checks(unscored, most_kl=0.1, score_margin=0.1)] == [True, True]

@@ -11,6 +11,7 @@ import pytest
 from workbench.compress.gguf import joined
 from workbench.compress.preflight import converter_facts, known_tokenizer, preflight
 from workbench.errors import WorkbenchError
+from workbench.formats import format_named
 from workbench.records import TokenRow
 
 
@@ -217,11 +218,11 @@ def test_a_real_model_s_tokenizer_is_known_to_the_converter(small_model: Path) -
 
 @pytest.mark.slow
 def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_path: Path) -> None:
-    from workbench.compress.tensors import write_tensors
+    from workbench.compress.write import write_format
     from workbench.engines import transformers_engine
     from workbench.records import Message
 
-    facts = write_tensors(small_model, tmp_path, "w8a8", TEXTS, rows=16, tokens=64)
+    facts = write_format("w8a8", small_model, tmp_path, TEXTS, rows=16, tokens=64)
     assert 8 < facts["bits_per_weight"] < 8.1
     assert facts["dtypes"]["I8"] > 1e8
     size = sum(p.stat().st_size for p in tmp_path.glob("*.safetensors"))
@@ -235,11 +236,12 @@ def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_pa
 def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_the_same_token_count(
     small_model: Path, tmp_path: Path
 ) -> None:
-    from workbench.compress.gguf import inspect, write_gguf
+    from workbench.compress.gguf import inspect
+    from workbench.compress.write import write_format
     from workbench.engines import llamacpp_engine, transformers_engine
     from workbench.records import Message
 
-    facts = write_gguf(small_model, tmp_path, "gguf_q8_0", TEXTS, rows=96, tokens=64)
+    facts = write_format("gguf_q8_0", small_model, tmp_path, TEXTS, rows=96, tokens=64)
     assert facts["bits_per_weight"] == 8.5
     assert [p.name for p in tmp_path.iterdir()] == [facts["file"]]
     prompts = [(Message("user", text),) for text in ("What is the capital of France?", "v 2.0\n 5 x² ½", "利用 ☃")]
@@ -254,21 +256,23 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
     shutil.copytree(small_model, other)
     (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(WorkbenchError, match="chat template"):
-        inspect(tmp_path / facts["file"], other, "gguf_q8_0")
+        inspect(tmp_path / facts["file"], other, format_named("gguf_q8_0"))
     with pytest.raises(WorkbenchError, match="no Q4_K tensor"):
-        inspect(tmp_path / facts["file"], small_model, "gguf_q4_k_m")
+        inspect(tmp_path / facts["file"], small_model, format_named("gguf_q4_k_m"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q5_k_m", 5.5, 7)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q6_k", 6.5, 8.5), ("gguf_q5_k_m", 5.5, 7)]
+)
 def test_other_gguf_types_load_and_answer(
     small_model: Path, tmp_path: Path, name: str, least: float, most: float
 ) -> None:
-    from workbench.compress.gguf import write_gguf
+    from workbench.compress.write import write_format
     from workbench.engines import llamacpp_engine
     from workbench.records import Message
 
-    facts = write_gguf(small_model, tmp_path, name, TEXTS, rows=96, tokens=64)
+    facts = write_format(name, small_model, tmp_path, TEXTS, rows=96, tokens=64)
     assert least <= facts["bits_per_weight"] <= most
     with llamacpp_engine(tmp_path / facts["file"], parallel=1) as ask:
         ((_, answer),) = ask([(Message("user", "What is the capital of France?"),)], 24)

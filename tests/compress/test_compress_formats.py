@@ -11,6 +11,7 @@ import pytest
 
 from workbench.compress.format_check import really_quantized
 from workbench.compress.preflight import group_size
+from workbench.compress.write import write_format
 from workbench.errors import WorkbenchError
 from workbench.records import Message, TokenRow
 
@@ -30,13 +31,7 @@ def merged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(merged: Path, folder: Path, format: str) -> dict[str, Any]:
     """The format's own writer, on few short rows."""
-    if format == "nf4":
-        from workbench.compress.tensors import write_nf4
-
-        return write_nf4(merged, folder)
-    from workbench.compress.tensors import write_tensors
-
-    return write_tensors(merged, folder, format, TEXTS, rows=8, tokens=48)
+    return write_format(format, merged, folder, TEXTS, rows=8, tokens=48)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +203,13 @@ def gguf_of(folder: Path, kinds: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize(
     ("format", "kind", "bits"),
-    [("gguf_q8_0", "Q8_0", 8.5), ("gguf_q4_k_m", "Q4_K", 4.5), ("gguf_q5_k_m", "Q5_K", 5.5), ("gguf_f16", "F16", 16)],
+    [
+        ("gguf_q8_0", "Q8_0", 8.5),
+        ("gguf_q6_k", "Q6_K", 6.5625),
+        ("gguf_q4_k_m", "Q4_K", 4.5),
+        ("gguf_q5_k_m", "Q5_K", 5.5),
+        ("gguf_f16", "F16", 16),
+    ],
 )
 def test_a_gguf_file_is_proven_by_the_types_of_its_linear_layers(
     tmp_path: Path, format: str, kind: str, bits: float
@@ -216,17 +217,17 @@ def test_a_gguf_file_is_proven_by_the_types_of_its_linear_layers(
     one, two = "blk.0.attn_q.weight", "blk.0.ffn_up.weight"
     folder = gguf_of(tmp_path / "good", {"token_embd.weight": "F16", one: kind, two: kind})
     facts = really_quantized(folder, format)
-    assert facts["bits_per_weight"] == bits
+    assert facts["bits_per_weight"] == pytest.approx(bits, abs=0.001)
     assert facts["fallback"] == []
-    other = "Q6_K" if format != "gguf_f16" else "Q8_0"
+    other = "Q8_0" if format in ("gguf_f16", "gguf_q6_k") else "Q6_K"
     with pytest.raises(WorkbenchError, match=f"no {kind} tensor"):
         really_quantized(gguf_of(tmp_path / "other", {"token_embd.weight": kind, one: other}), format)
     if format != "gguf_f16":
         with pytest.raises(WorkbenchError, match="not quantized: linear layers are still wide"):
             really_quantized(gguf_of(tmp_path / "wide", {one: kind, two: "BF16"}), format)
     mixed = gguf_of(tmp_path / "mixed", {one: kind, two: other})
-    if format.endswith("_m"):
-        assert really_quantized(mixed, format)["fallback"] == ["Q6_K"]
+    if "_k" in format:
+        assert really_quantized(mixed, format)["fallback"] == [other]
     else:
         with pytest.raises(WorkbenchError, match=f"{other} beside {kind}|still wide"):
             really_quantized(mixed, format)

@@ -42,14 +42,14 @@ def test_a_model_without_quantized_layers_is_left_alone() -> None:
 def test_a_real_w8a8_folder_runs_in_int8_as_near_to_its_model_as_compressed_tensors_own_way(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.compress.tensors import write_tensors
+    from workbench.compress.write import write_format
     from workbench.engines import int8
     from workbench.engines.transformers import load
 
     texts = ["Permission is hereby granted, free of charge, to any person obtaining a copy of this software."] * 4
     for name in ("w8a8", "w4a16"):
         (tmp_path / name).mkdir()
-        write_tensors(small_model, tmp_path / name, name, texts, rows=4, tokens=32)
+        write_format(name, small_model, tmp_path / name, texts, rows=4, tokens=32)
     place = torch.device("cpu")
 
     def said(folder: Path) -> tuple[torch.Tensor, type]:

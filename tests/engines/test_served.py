@@ -305,9 +305,9 @@ def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -> None:
-    from workbench.compress.tensors import write_tensors
+    from workbench.compress.write import write_format
 
-    write_tensors(real_model, tmp_path, "w8a8", ["permission is hereby granted, free of charge"] * 4, rows=4, tokens=32)
+    write_format("w8a8", real_model, tmp_path, ["permission is hereby granted, free of charge"] * 4, rows=4, tokens=32)
     rows = references(tmp_path, QUESTIONS, 12)
     with serve_bundle(tmp_path, "vllm", context=256, parallel=2) as server:
         checks = verdicts(server, rows, most_kl=0.1)  # open questions: eight-bit inputs tip near ties

@@ -104,20 +104,20 @@ def card(about: About) -> dict[str, Any]:
             {"name": f"{duty.kind} ({duty.origin})", "mitigationStrategy": duty.text} for duty in about.duties
         ],
     }
-    told: dict[str, Any] = {"modelParameters": {key: value for key, value in parameters.items() if value}}
+    facts: dict[str, Any] = {"modelParameters": {key: value for key, value in parameters.items() if value}}
     figures = [metric(score, about.confidence) for score in about.own_scores]
-    told |= {"quantitativeAnalysis": {"performanceMetrics": figures}} if figures else {}
+    facts |= {"quantitativeAnalysis": {"performanceMetrics": figures}} if figures else {}
     considered = {key: value for key, value in considered.items() if value}
-    return told | ({"considerations": considered} if considered else {})
+    return facts | ({"considerations": considered} if considered else {})
 
 
 def metric(score: Score, confidence: float) -> dict[str, Any]:
     """One figure with its interval; all values are text in CycloneDX."""
-    found: dict[str, Any] = {"type": score.metric, "value": f"{score.value:.6g}"}
+    entry: dict[str, Any] = {"type": score.metric, "value": f"{score.value:.6g}"}
     if score.ci_low is not None and score.ci_high is not None:
         ends = {"lowerBound": f"{score.ci_low:.6g}", "upperBound": f"{score.ci_high:.6g}"}
-        found |= {"confidenceInterval": ends, "slice": f"all test rows, {confidence:.0%} interval"}
-    return found
+        entry |= {"confidenceInterval": ends, "slice": f"all test rows, {confidence:.0%} interval"}
+    return entry
 
 
 def base_model(about: About) -> dict[str, Any]:
@@ -145,14 +145,14 @@ def data_reference(data: DataSet) -> str:
 
 def data_set(data: DataSet) -> dict[str, Any]:
     """A data set as a component."""
-    told = f"{data.rows} rows for {data.role}" + (f"; {data.attribution}" if data.attribution else "")
+    description = f"{data.rows} rows for {data.role}" + (f"; {data.attribution}" if data.attribution else "")
     part = {
         "type": "data",
         "bom-ref": data_reference(data),
         "name": data.name,
         "version": data.digest[:12],
         "licenses": licences(data.licence, ""),
-        "data": [{"type": "dataset", "name": data.name, "description": told}],
+        "data": [{"type": "dataset", "name": data.name, "description": description}],
         "properties": [{"name": "workbench:source", "value": data.source}, {"name": "rows", "value": str(data.rows)}],
     }
     return {key: value for key, value in part.items() if value}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.bundles.facts import NOT_STATED, About, DataSet, Score, hub_licence, hub_name
+from workbench.bundles.facts import NOT_STATED, About, DataSet, Score, gguf_file, hub_licence, hub_name
 from workbench.bundles.launch import ENGINES, engine_table, how_to_start
 from workbench.signing_keys import SHORT
 
@@ -100,8 +100,8 @@ def data(about: About) -> str:
         return d.name, d.role, f"{d.rows:,}", f"`{d.source}`", licence, f"`{d.digest[:12]}`"
 
     text = table(("data set", "used for", "rows", "source", "licence", "digest"), map(row, about.data))
-    said = dict.fromkeys(f"{d.name}: {d.attribution}" for d in about.data if d.attribution)
-    return text + (f"\n\n{bullets(said)}" if said else "")
+    attributions = dict.fromkeys(f"{d.name}: {d.attribution}" for d in about.data if d.attribution)
+    return text + (f"\n\n{bullets(attributions)}" if attributions else "")
 
 
 def teacher(about: About) -> str:
@@ -133,12 +133,12 @@ def scores(about: About) -> str:
         return f"{NOT_STATED} (run the stage `evaluate`)"
     metrics = list(dict.fromkeys(s.metric for s in about.scores))
     metrics.sort(key=lambda name: name != about.primary)
-    found = {(s.arm, s.metric): s for s in about.scores}
+    by_metric = {(s.arm, s.metric): s for s in about.scores}
     rows = []
     for arm in dict.fromkeys(s.arm for s in about.scores):
         engine = next((s.engine for s in about.scores if s.arm == arm and s.engine), NOT_STATED)
         name = f"**{arm}** (this one)" if arm == about.arm else arm
-        rows.append((name, engine, *(figure(found.get((arm, metric))) for metric in metrics)))
+        rows.append((name, engine, *(figure(by_metric.get((arm, metric))) for metric in metrics)))
     meanings = {s.metric: s.meaning for s in about.scores if s.meaning}
     rows_told = f"{about.n} rows of {test_set(about)}" if about.n else test_set(about)
     return (
@@ -156,11 +156,11 @@ def figure(score: Score | None) -> str:
         score.kind, (1, "", 2)
     )
 
-    def told(value: float) -> str:
+    def formatted(value: float) -> str:
         return f"{value * factor:.{digits}f}"
 
-    interval = f" ({told(score.ci_low)} to {told(score.ci_high)})" if None not in (score.ci_low, score.ci_high) else ""  # type: ignore[arg-type]
-    return told(score.value) + unit + interval
+    ends = [formatted(end) for end in (score.ci_low, score.ci_high) if end is not None]
+    return formatted(score.value) + unit + (f" ({' to '.join(ends)})" if len(ends) == 2 else "")
 
 
 def steps(about: About) -> str:
@@ -234,7 +234,7 @@ def front_matter(about: About) -> ModelCardData:
 
     licence = hub_licence(about.base.licence)
     other = licence == "other"
-    family = "gguf" if about.format.startswith("gguf") else about.kind
+    family = "gguf" if gguf_file(about) else about.kind
     figures = [
         EvalResult(
             task_type="text-generation",

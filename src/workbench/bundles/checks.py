@@ -105,7 +105,7 @@ def no_code(folder: Path) -> str:
     return f"none in {len(names)} files"
 
 
-def code_keys(value: Any) -> Iterator[str]:
+def code_keys(value: object) -> Iterator[str]:
     """Keys anywhere in a JSON value that make a loader import code; a vocabulary's words have numbers as values."""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -120,25 +120,25 @@ def code_keys(value: Any) -> Iterator[str]:
 def template(folder: Path, manifest: Mapping[str, Any]) -> str:
     """That every chat template in the folder is the one that was trained with."""
     wanted = manifest["template_sha256"]
-    found = {TEMPLATE: (folder / TEMPLATE).read_text(encoding="utf-8")} if (folder / TEMPLATE).is_file() else {}
-    if not found:
+    templates = {TEMPLATE: (folder / TEMPLATE).read_text(encoding="utf-8")} if (folder / TEMPLATE).is_file() else {}
+    if not templates:
         raise WorkbenchError(f"there is no {TEMPLATE}", where=str(folder))
     for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
         if (folder / name).is_file():
-            found |= templates_in(name, read_json(folder / name).get("chat_template"))
+            templates |= templates_in(name, read_json(folder / name).get("chat_template"))
     for path in sorted((folder / "additional_chat_templates").glob("*")):
-        found[f"additional_chat_templates/{path.name}"] = path.read_text(encoding="utf-8")
+        templates[f"additional_chat_templates/{path.name}"] = path.read_text(encoding="utf-8")
     for path in sorted(folder.glob("*.gguf")):
         fields = gguf_header(path)
         if "tokenizer.chat_template" not in fields:
             raise WorkbenchError(f"{path.name} has no chat template", where=str(folder))
         for key in fields:
             if key.startswith("tokenizer.chat_template") and key != "tokenizer.chat_templates":
-                found[f"{path.name} ({key})"] = str(fields[key])
-    strangers = [name for name, text in found.items() if template_digest(text) != wanted]
+                templates[f"{path.name} ({key})"] = str(fields[key])
+    strangers = [name for name, text in templates.items() if template_digest(text) != wanted]
     if strangers:
         raise WorkbenchError(f"not the template of training: {listed_names(strangers)}", where=str(folder))
-    return f"the one of training ({wanted[:8]}) in {', '.join(sorted(found))}"
+    return f"the one of training ({wanted[:8]}) in {', '.join(sorted(templates))}"
 
 
 def templates_in(name: str, value: Any) -> dict[str, str]:
@@ -180,7 +180,7 @@ def stop_tokens(folder: Path, manifest: Mapping[str, Any]) -> str:
     return f"{', '.join(map(str, sorted(wanted)))} in {', '.join(places)}"
 
 
-def token_text(token: Any) -> str | None:
+def token_text(token: dict[str, str] | str | None) -> str | None:
     """A special token's text: plain, or inside the object that older tokenizers write."""
     return token.get("content") if isinstance(token, dict) else token
 
@@ -205,8 +205,10 @@ def quantized(
         raise WorkbenchError(f"no weights: {listed_names(missing) or 'the manifest names none'}", where=str(folder))
     if manifest["kind"] == "adapter":
         return "an adapter: its base's weights are not in the folder"
-    bits = really_quantized(folder, manifest["format"]).get("bits_per_weight")
-    return f"{manifest['format']}" + (f", {bits} bits a weight" if bits else "")
+    facts = really_quantized(folder, manifest["format"])
+    if not facts:
+        return f"{manifest['format']} by its manifest alone: the package that offers the format has no check of it"
+    return f"{manifest['format']}, {facts['bits_per_weight']} bits a weight"
 
 
 def read_json(path: Path) -> Any:

@@ -85,7 +85,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def wrong_content(content: Any) -> str | None:
+def wrong_content(content: object) -> str | None:
     """What is wrong with a manifest's content, or None."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         return f"schema {SCHEMA} was wanted"
@@ -105,8 +105,8 @@ def wrong_content(content: Any) -> str | None:
     for name, facts in files.items():
         if not is_inside(name) or name in (MANIFEST, SIGNATURE):
             return f"{name!r} is no file's path below the folder"
-        told = (facts.get("sha256"), facts.get("bytes")) if isinstance(facts, dict) else (None, None)
-        if not isinstance(told[0], str) or type(told[1]) is not int:
+        listed = (facts.get("sha256"), facts.get("bytes")) if isinstance(facts, dict) else (None, None)
+        if not isinstance(listed[0], str) or type(listed[1]) is not int:
             return f"{name} has no sha256 and bytes"
     stray = [name for name in content["weights"] if name not in files]
     return f"the weights {listed_names(stray)} are not among its files" if stray else None
@@ -139,14 +139,14 @@ def hash_files(folder: Path, names: Iterable[str] | None = None) -> dict[str, Fi
     """SHA-256 and size of the named files, or of all but the signature; several at once, each read in pieces."""
     wanted = [n for n in bundle_files(folder) if n != SIGNATURE] if names is None else list(names)
 
-    def one(name: str) -> tuple[str, FileFacts]:
+    def facts_of(name: str) -> tuple[str, FileFacts]:
         path = folder / name
         return name, FileFacts(file_sha256(path), path.stat().st_size)
 
     # hashlib gives up the interpreter's lock while it hashes; the largest first, so that none is left for the end.
     wanted.sort(key=lambda name: -(folder / name).stat().st_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(pool.map(one, wanted))
+        return dict(pool.map(facts_of, wanted))
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], hashed: Mapping[str, FileFacts] | None = None) -> str:
@@ -154,23 +154,25 @@ def check_files(folder: Path, manifest: Mapping[str, Any], hashed: Mapping[str, 
 
     Returns a sentence; WorkbenchError naming files that have changed, are missing, or are not listed.
     """
-    found = dict(hash_files(folder) if hashed is None else hashed)
-    found.pop(MANIFEST, None)
+    present = dict(hash_files(folder) if hashed is None else hashed)
+    present.pop(MANIFEST, None)
     listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
     faults = {
-        "changed": [n for n in listed if n in found and differs(found[n], listed[n])],
-        "missing": [n for n in listed if n not in found],
-        "not in the manifest": [n for n in found if n not in listed],
+        "changed": [n for n in listed if n in present and differs(present[n], listed[n])],
+        "missing": [n for n in listed if n not in present],
+        "not in the manifest": [n for n in present if n not in listed],
     }
-    told = [f"{what}: {listed_names(names)}" for what, names in faults.items() if names]
-    if told:
-        raise WorkbenchError("; ".join(told), where=str(folder), remedy="fetch the bundle again from where it was made")
+    problems = [f"{what}: {listed_names(names)}" for what, names in faults.items() if names]
+    if problems:
+        raise WorkbenchError(
+            "; ".join(problems), where=str(folder), remedy="fetch the bundle again from where it was made"
+        )
     return f"{len(listed)} files, {sum(facts['bytes'] for facts in listed.values()) / 1e6:.1f} MB, as listed"
 
 
-def differs(found: FileFacts, listed: Mapping[str, Any]) -> bool:
+def differs(present: FileFacts, listed: Mapping[str, Any]) -> bool:
     """Whether a file is another one than the manifest lists."""
-    return found.bytes != listed["bytes"] or found.sha256 != listed["sha256"]
+    return present.bytes != listed["bytes"] or present.sha256 != listed["sha256"]
 
 
 def listed_names(names: Iterable[str]) -> str:
@@ -227,7 +229,7 @@ def check_signature(folder: Path, public_key: Path, hashed: Mapping[str, FileFac
         raise WorkbenchError(f"the signature was not made by the key {wanted[:SHORT]} it names", where=where) from None
     except ValueError as error:
         what = str(error)
-        problem = f"other files were signed: {told(what)}" if "Signature mismatch" in what else what
+        problem = f"other files were signed: {mismatch_in_short(what)}" if "Signature mismatch" in what else what
         raise WorkbenchError(problem, where=where) from None
     return f"signed by {wanted[:SHORT]}"
 
@@ -243,7 +245,7 @@ def signed_by(path: Path) -> str:
     return hint
 
 
-def told(mismatch: str, most: int = 200) -> str:
+def mismatch_in_short(mismatch: str, most: int = 200) -> str:
     """model-signing's account of a mismatch, short enough for one line."""
     text = mismatch.partition("Signature mismatch:")[2].strip(" []'\"")
     return text if len(text) <= most else text[:most] + " …"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,9 @@ from workbench.bundles.checks import Check
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
 from workbench.records import Answer, Message, message_dicts
+
+if TYPE_CHECKING:
+    import torch
 
 PARITY = "parity.json"
 TOP = 20  # alternatives a position: as many as vLLM gives without being told otherwise
@@ -45,7 +48,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Said:
+class ServedRow:
     """What a served engine made of one row. Ids and probabilities are None where the engine does not tell them."""
 
     prompt_ids: tuple[int, ...] | None
@@ -108,14 +111,14 @@ def kl_on_shared(reference: Mapping[int, float], served: Mapping[int, float]) ->
     return max(0.0, total)
 
 
-def compare(references: Sequence[Reference], said: Sequence[Said], scorer: Scorer | None = None) -> Parity:
+def compare(references: Sequence[Reference], served: Sequence[ServedRow], scorer: Scorer | None = None) -> Parity:
     """Hold what an engine said against the references, row by row.
 
     A row's KL is the mean over its answer's positions, `kl_mean` the mean over all positions of all rows.
     """
-    pairs = list(zip(references, said, strict=True))
-    told = [(r, s.prompt_ids) for r, s in pairs if s.prompt_ids is not None]
-    differing = [first_difference(r, ids) for r, ids in told if tuple(ids) != r.prompt_ids]
+    pairs = list(zip(references, served, strict=True))
+    tokenized = [(r, s.prompt_ids) for r, s in pairs if s.prompt_ids is not None]
+    differing = [first_difference(r, ids) for r, ids in tokenized if tuple(ids) != r.prompt_ids]
     divergence = {
         r.id: [kl_on_shared(mine, theirs) for mine, theirs in zip(r.top, s.top, strict=True)]
         for r, s in pairs
@@ -129,7 +132,7 @@ def compare(references: Sequence[Reference], said: Sequence[Said], scorer: Score
     scored = [r.score for r, _ in pairs if r.score is not None]
     return Parity(
         n=len(pairs),
-        prompts_equal=len(told) - len(differing) if told else None,
+        prompts_equal=len(tokenized) - len(differing) if tokenized else None,
         difference=differing[0] if differing else None,
         miscounted=sum(s.answer.tokens_in != len(s.prompt_ids) for _, s in pairs if s.prompt_ids is not None),
         kl_mean=mean(positions),
@@ -165,26 +168,26 @@ def first_difference(row: Reference, ids: Sequence[int]) -> Difference:
     )  # fmt: skip
 
 
-def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, max_new_tokens: int) -> list[Said]:
+def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, max_new_tokens: int) -> list[ServedRow]:
     """Ask a running engine for every row's prompt ids, answer probabilities and answer, as many at once as it takes."""
     columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     exact = server.engine in EXACT
 
-    def one(row: Reference, slot: int) -> Said:
+    def measure_row(row: Reference, slot: int) -> ServedRow:
         ids = tuple(prompt_ids(server, row.messages)) if exact else None
         likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
-        return Said(ids, likely, chat(server, row.messages, max_new_tokens, slot))
+        return ServedRow(ids, likely, chat(server, row.messages, max_new_tokens, slot))
 
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("parity", total=len(references))
-        found = []
-        for said in in_slots(server, one, references):
-            found.append(said)
+        rows = []
+        for row_served in in_slots(server, measure_row, references):
+            rows.append(row_served)
             bar.advance(task)
-        return found
+        return rows
 
 
-def top_of(logprobs_NV: Any, top: int = TOP) -> list[dict[int, float]]:
+def top_of(logprobs_NV: torch.Tensor, top: int = TOP) -> list[dict[int, float]]:
     """The most likely tokens of every row of a tensor of log-probabilities: token id → log-probability."""
     values, ids = logprobs_NV.topk(min(top, logprobs_NV.shape[-1]))
     return [dict(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)]

@@ -11,17 +11,16 @@ from typing import Any
 
 from workbench.bundles.checks import Check
 from workbench.bundles.facts import Verified
-from workbench.bundles.parity import TOP, Parity, Reference, Said, compare, measure, parity_checks, top_of
+from workbench.bundles.parity import TOP, Parity, Reference, ServedRow, compare, measure, parity_checks, top_of
 from workbench.engines.device import device_of, keep_freed_memory
 from workbench.engines.served import EXACT, available, engine_for, serve_bundle
 from workbench.engines.transformers import answers_of, load
 from workbench.errors import GateError, RequestError
+from workbench.formats import find_format
 from workbench.records import message_dicts
 from workbench.signing_keys import public_key_of, signing_key
 
 HERE = "transformers"
-# Formats that vLLM's CPU build has no kernels for, and the one whose adapter it may refuse.
-GPU_ONLY_IN_VLLM = ("fp8_dynamic", "nf4", "awq")
 Score = Callable[[str, str], float]  # (expected, answer) → the deciding metric
 
 
@@ -38,13 +37,13 @@ class Limits:
 
 def limits_of(manifest: Mapping[str, Any]) -> Limits:
     """The limits that a bundle was proven by when it was made."""
-    found = manifest.get("limits") or {}
+    limits = manifest.get("limits") or {}
     return Limits(
-        float(found.get("most_kl", 0.02)),
-        float(found.get("least_agreement", 0.8)),
-        float(found.get("score_margin", 0.1)),
-        int(found.get("max_new_tokens", 64)),
-        int(found.get("context", 2048)),
+        float(limits.get("most_kl", 0.02)),
+        float(limits.get("least_agreement", 0.8)),
+        float(limits.get("score_margin", 0.1)),
+        int(limits.get("max_new_tokens", 64)),
+        int(limits.get("context", 2048)),
     )
 
 
@@ -58,17 +57,23 @@ def choose_engine(folder: Path, format: str, wanted: str = "auto") -> str:
 
     RequestError when the one asked for cannot be started here.
     """
-    engine = engine_for(folder) if wanted == "auto" else wanted
+    known = find_format(format)  # None for a model in 16 bits, and for an adapter
+    takers = {taker.engine: taker for taker in known.takers} if known else {}
+    engine = wanted
+    if wanted == "auto":
+        engine = known.served_by if known else engine_for(folder)
     if engine == HERE:
         return HERE
+    if known and engine not in takers:
+        raise RequestError(f"{engine} does not take {format}", where="engine", remedy=f"take {' or '.join(takers)}")
     missing = available(engine)
-    if engine == "vllm" and missing is None and format in GPU_ONLY_IN_VLLM and not vllm_has_gpu():
+    if missing is None and engine in takers and takers[engine].gpu_only and engine == "vllm" and not vllm_has_gpu():
         missing = f"vLLM has no CPU kernels for {format}"
     if missing is None:
         return engine
-    if wanted != "auto" or engine != "vllm":
-        raise RequestError(f"{engine} cannot be started here", where="engine", remedy=missing)
-    return HERE
+    if wanted == "auto" and (HERE in takers if known else engine == "vllm"):
+        return HERE
+    raise RequestError(f"{engine} cannot be started here", where="engine", remedy=missing)
 
 
 def vllm_has_gpu() -> bool:
@@ -93,15 +98,15 @@ def ask_engine(
 ) -> tuple[Parity, list[Check]]:
     """Load the bundle in the engine, ask it every reference, and hold it against them."""
     if engine == HERE:
-        said = measure_here(folder, references, max_new_tokens=limits.max_new_tokens, base=base)
+        served = measure_here(folder, references, max_new_tokens=limits.max_new_tokens, base=base)
     else:
         parallel = 4 if engine in EXACT else 1
         options: dict[str, Any] = {"context": limits.context, "parallel": parallel, "threads": threads, "base": base}
         with serve_bundle(folder, engine, **options) as server:
-            said = measure(server, references, max_new_tokens=limits.max_new_tokens)
+            served = measure(server, references, max_new_tokens=limits.max_new_tokens)
     scored = any(row.score is not None for row in references)
     judge = (lambda row, answer: score(row.expected, answer)) if scored else None
-    parity = compare(references, said, judge)
+    parity = compare(references, served, judge)
     checks = parity_checks(
         parity,
         most_kl=limits.most_kl,
@@ -112,13 +117,13 @@ def ask_engine(
     return parity, [Check("loads", True, f"{engine} {version_of(engine)} loaded it and answered"), *checks]
 
 
-def stand(checks: Sequence[Check], where: str) -> None:
+def refuse_failed(checks: Sequence[Check], where: str) -> None:
     """GateError naming every check that failed; nothing when all passed."""
     failed = [check for check in checks if not check.passed]
     if failed:
-        told = "; ".join(f"{check.name}: {check.why}" for check in failed)
+        reasons = "; ".join(f"{check.name}: {check.why}" for check in failed)
         raise GateError(
-            f"the bundle does not stand: {told}",
+            f"the bundle does not stand: {reasons}",
             where=where,
             remedy="fetch or make it again: nothing is served, sent or registered from this one",
         )
@@ -161,7 +166,7 @@ def measure_here(
     top: int = TOP,
     max_new_tokens: int,
     base: Path | None = None,
-) -> list[Said]:
+) -> list[ServedRow]:
     """As `parity.measure`, in transformers; `base` is the folder of the model under an unmerged adapter."""
     import torch
     from torch.nn import functional
@@ -171,12 +176,12 @@ def measure_here(
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8") if base else None
     adapter = folder if base else None
     model, tokenizer = load(base or folder, adapter, place, template)
-    told = []
+    measured = []
     for row in references:
         ids = tokenizer.apply_chat_template(message_dicts(row.messages), add_generation_prompt=True, return_dict=False)
         whole = torch.tensor([[*row.prompt_ids, *row.answer_ids]], device=place)
         with torch.no_grad():
             logits = model(input_ids=whole, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
-        told.append((tuple(ids), tuple(top_of(functional.log_softmax(logits.float(), dim=-1), top))))
+        measured.append((tuple(ids), tuple(top_of(functional.log_softmax(logits.float(), dim=-1), top))))
     answers = dict(answers_of(model, tokenizer, [row.messages for row in references], max_new_tokens))
-    return [Said(ids, likely, answers[index]) for index, (ids, likely) in enumerate(told)]
+    return [ServedRow(ids, likely, answers[index]) for index, (ids, likely) in enumerate(measured)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +19,10 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.permissions import hand_out
 from workbench.privacy.secrets import masked
 from workbench.runs import flush_tree, sync_folder
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+    from fsspec.callbacks import Callback
 
 SCREEN = Console(stderr=True, highlight=False)
 DRIVERS = {
@@ -61,7 +65,7 @@ def copy_bundle(folder: Path, to: str) -> None:
         SCREEN.print(f"{shown(to)} already holds this very bundle", markup=False, soft_wrap=True)
 
 
-def in_order(folder: Path, listed: Any) -> list[str]:
+def in_order(folder: Path, listed: Iterable[str]) -> list[str]:
     """The files to send, manifest and signature last; WorkbenchError when the folder holds others than it lists."""
     here = bundle_files(folder)
     last = [name for name in (MANIFEST, SIGNATURE) if name in here]
@@ -140,7 +144,7 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
     return len(names)
 
 
-def refuse_another(fs: Any, root: str, folder: Path, names: Sequence[str], where: str) -> None:
+def refuse_another(fs: AbstractFileSystem, root: str, folder: Path, names: Sequence[str], where: str) -> None:
     """RequestError when the target holds another bundle, or files that are not this one's."""
     remedy = "name another place, or empty this one first"
     for name in (MANIFEST, SIGNATURE):
@@ -148,13 +152,13 @@ def refuse_another(fs: Any, root: str, folder: Path, names: Sequence[str], where
         if there is not None and (name not in names or there != (folder / name).read_bytes()):
             raise RequestError(f"another bundle is there: its {name} differs", where=where, remedy=remedy)
     prefix = fs._strip_protocol(root).rstrip("/") + "/"
-    found = {str(path).removeprefix(prefix) for path in fs.find(root)} if fs.exists(root) else set()
-    stray = {name for name in found if name not in names}
+    present = {str(path).removeprefix(prefix) for path in fs.find(root)} if fs.exists(root) else set()
+    stray = {name for name in present if name not in names}
     if stray:
         raise RequestError(f"other files are there: {listed_names(stray)}", where=where, remedy=remedy)
 
 
-def send(folder: Path, names: Sequence[str], fs: Any, root: str) -> int:
+def send(folder: Path, names: Sequence[str], fs: AbstractFileSystem, root: str) -> int:
     """Send what is not there yet, read everything back, and return how many files were sent.
 
     WorkbenchError when what is read back is not what was sent.
@@ -179,15 +183,15 @@ def send(folder: Path, names: Sequence[str], fs: Any, root: str) -> int:
 
 def digest_of(open_as: Callable[[str], Any]) -> str:
     """SHA-256 of what a file's opener gives."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     with open_as("rb") as stream:
         while piece := stream.read(PIECE):
-            found.update(piece)
-    return found.hexdigest()
+            hashed.update(piece)
+    return hashed.hexdigest()
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[str, int], Any]]:
+def progress_bar(total: int) -> Iterator[Callable[[str, int], Callback]]:
     """A bar on stderr over all bytes; gives the function that makes a file's fsspec callback."""
     from fsspec.callbacks import Callback
 
@@ -196,8 +200,8 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], Any]]:
     with Progress(*columns, console=SCREEN, transient=True) as bar:
         task = bar.add_task("sending", total=total)
 
-        def step(name: str, size: int) -> Any:
-            def moved(_size: int | None, value: int, **_: Any) -> None:
+        def step(name: str, size: int) -> Callback:
+            def moved(_size: int | None, value: int, **_: object) -> None:
                 done[name] = min(value, size)
                 bar.update(task, completed=sum(done.values()), description=name)
 

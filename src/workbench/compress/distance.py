@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -12,8 +12,11 @@ from torch.nn import functional
 from workbench.engines.device import device_of
 from workbench.records import TokenRow
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def answer_logprobs(model: Any, row: TokenRow) -> torch.Tensor:
+
+def answer_logprobs(model: PreTrainedModel, row: TokenRow) -> torch.Tensor:
     """Log-probabilities [N, V] in fp32, on the CPU, at the positions that predict the row's N trained tokens."""
     ids = torch.tensor([row.input_ids], device=model.device)
     with torch.no_grad():

@@ -6,20 +6,18 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.preflight import SCHEMES, Scheme
 from workbench.errors import WorkbenchError
+from workbench.formats import FORMATS, Format, Gguf, Scheme, find_format
 from workbench.sources.gguf_header import read_gguf
 
 PLAIN = {"bf16": "BF16", "bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 WIDE = {"F64", "F32", "F16", "BF16"}
-# The type most weights of a GGUF format have; rows that its blocks do not divide fall back to a larger one.
-MAIN_TYPES = {"gguf_q8_0": "Q8_0", "gguf_q4_k_m": "Q4_K", "gguf_q5_k_m": "Q5_K", "gguf_f16": "F16"}
 WIDE_SHARE = 0.01  # of a quantized GGUF's weights that may stay wide: routers of mixtures do
 
 
@@ -48,6 +46,7 @@ class Stored:
 
 # A layer's tensors by what follows ".weight" in their names: "" the weights, "_scale", "_packed", ".absmax" …
 Layer = dict[str, Stored]
+Config = Mapping[str, Any] | None  # config.json's quantization_config
 
 
 def really_quantized(folder: Path, format: str) -> dict[str, Any]:
@@ -57,25 +56,47 @@ def really_quantized(folder: Path, format: str) -> dict[str, Any]:
     quantized. Returns `bits_per_weight` (bits stored for the linear layers, their scales included, over the number
     of their weights; embeddings, head and norms do not count), `file_bits_per_weight` (bits of the weight files over
     all weights), `bytes` of the weight files, and bytes by type: `dtypes`, or for GGUF the number of tensors by type,
-    `tensor_types`, and `fallback`, the larger types that some linear layers have.
+    `tensor_types`, and `fallback`, the larger types that some linear layers have. Nothing, where the format is an
+    installed package's that has no check.
     """
-    where = f"{folder} ({format})"
-    if format in MAIN_TYPES:
-        return gguf_facts(the_gguf(folder, where), format, where)
+    if format in PLAIN:
+        return folder_facts(folder, f"{folder} ({format})", lambda *parts: plain_weights(PLAIN[format], *parts))
+    facts = find_format(format, f"{folder} ({format})")
+    if facts is None:
+        raise WorkbenchError(
+            f"no format is called {format}: no package that is installed here offers it",
+            where=f"{folder} ({format})",
+            remedy=f"install that package; known are {', '.join([*FORMATS, *PLAIN])}",
+        )
+    return dict(facts.function("check")(facts, folder)) if facts.check else {}
+
+
+def gguf_folder(format: Format, folder: Path) -> dict[str, Any]:
+    """`really_quantized` of a folder with one GGUF file."""
+    where = f"{folder} ({format.name})"
+    return gguf_facts(the_gguf(folder, where), format, where)
+
+
+def compressed_folder(format: Format, folder: Path) -> dict[str, Any]:
+    """`really_quantized` of a folder in compressed-tensors form."""
+    return folder_facts(folder, f"{folder} ({format.name})", lambda *parts: compressed_weights(format, *parts))
+
+
+def nf4_folder(format: Format, folder: Path) -> dict[str, Any]:
+    """`really_quantized` of a bitsandbytes folder."""
+    return folder_facts(folder, f"{folder} ({format.name})", nf4_weights)
+
+
+Weights = Callable[[Config, Mapping[str, Layer], str], dict[str, int]]
+
+
+def folder_facts(folder: Path, where: str, weights_of: Weights) -> dict[str, Any]:
+    """A safetensors folder's facts, once `weights_of` has found the number of weights of each linear layer."""
     if not (folder / "config.json").is_file():
         raise WorkbenchError("no config.json: not a model folder", where=where)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
     layers = layers_of(folder, where)
-    if format in PLAIN:
-        counts = plain_weights(config, layers, PLAIN[format], where)
-    elif config is None:
-        raise WorkbenchError("config.json has no quantization_config: engines would take it for 16-bit", where=where)
-    elif format == "nf4":
-        counts = nf4_weights(config, layers, where)
-    elif format in SCHEMES:
-        counts = compressed_weights(config, layers, SCHEMES[format], where)
-    else:
-        raise WorkbenchError("an unknown format", where=where, remedy=f"known are {', '.join(known_formats())}")
+    counts = weights_of(config, layers, where)
     if not counts:
         raise WorkbenchError("no linear layer in the folder", where=where)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -92,11 +113,6 @@ def really_quantized(folder: Path, format: str) -> dict[str, Any]:
     }
 
 
-def known_formats() -> list[str]:
-    """Every format that can be proven."""
-    return [*SCHEMES, "nf4", *MAIN_TYPES, *PLAIN]
-
-
 def layers_of(folder: Path, where: str) -> dict[str, Layer]:
     """Every tensor of the folder's safetensors, gathered by layer."""
     from safetensors import SafetensorError
@@ -104,10 +120,10 @@ def layers_of(folder: Path, where: str) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            found = list(headers(path))
+            tensors = list(headers(path))
         except SafetensorError as error:
             raise WorkbenchError(f"{path.name} has no safetensors header: {error}", where=where) from error
-        for tensor in found:
+        for tensor in tensors:
             layer, _, part = tensor.name.rpartition(".weight")
             if layer:
                 layers.setdefault(layer, {})[part] = tensor
@@ -136,7 +152,7 @@ def is_linear(name: str, layer: Layer) -> bool:
     return not table and weight is not None and (len(layer) > 1 or (len(weight.shape) > 1 and min(weight.shape) > 1))
 
 
-def plain_weights(config: Any, layers: Mapping[str, Layer], dtype: str, where: str) -> dict[str, int]:
+def plain_weights(dtype: str, config: Config, layers: Mapping[str, Layer], where: str) -> dict[str, int]:
     """Weights of each linear layer of a folder that must not be quantized."""
     if config is not None:
         raise WorkbenchError(f"config.json says quantized: {config.get('quant_method')}", where=where)
@@ -150,21 +166,28 @@ def plain_weights(config: Any, layers: Mapping[str, Layer], dtype: str, where: s
     return {name: prod(tensor.shape) for name, tensor in linear.items()}
 
 
-def compressed_weights(
-    config: Mapping[str, Any], layers: Mapping[str, Layer], scheme: Scheme, where: str
-) -> dict[str, int]:
+def quantized_by(config: Config, where: str) -> Mapping[str, Any]:
+    """What config.json says of its quantization; WorkbenchError when it says nothing."""
+    if config is None:
+        raise WorkbenchError("config.json has no quantization_config: engines would take it for 16-bit", where=where)
+    return config
+
+
+def compressed_weights(format: Format, config: Config, layers: Mapping[str, Layer], where: str) -> dict[str, int]:
     """Weights of each quantized layer of a compressed-tensors folder."""
+    scheme, config = format.stored, quantized_by(config, where)
+    assert isinstance(scheme, Scheme)
     if config.get("quant_method") != "compressed-tensors":
         raise WorkbenchError(
             f"quantization_config is {config.get('quant_method')}'s, not compressed-tensors'", where=where
         )
     for group in (config.get("config_groups") or {"": {}}).values():
         weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-        said = (weights.get("num_bits"), weights.get("type"), weights.get("symmetric"), inputs.get("num_bits"))
-        wanted = (scheme.bits, scheme.kind, scheme.symmetric, scheme.input_bits)
-        if said != wanted:
+        stated = (weights.get("num_bits"), weights.get("type"), weights.get("symmetric"), inputs.get("num_bits"))
+        wanted = (format.bits, scheme.kind, scheme.symmetric, scheme.input_bits)
+        if stated != wanted:
             raise WorkbenchError(
-                f"quantization_config says (weight bits, type, symmetric, input bits) {said}, wanted is {wanted}",
+                f"quantization_config says (weight bits, type, symmetric, input bits) {stated}, wanted is {wanted}",
                 where=where,
             )
     ignored = set(config.get("ignore") or ())
@@ -182,18 +205,19 @@ def compressed_weights(
             )
         shape = layer.get("_shape")
         counts[name] = prod(struct.unpack(f"<{shape.shape[0]}q", shape.read())) if shape else prod(weight.shape)
-        check_bits(name, weight.size, counts[name], scheme.bits, where)
+        check_bits(name, weight.size, counts[name], format.bits, where)
     return counts
 
 
-def nf4_weights(config: Mapping[str, Any], layers: Mapping[str, Layer], where: str) -> dict[str, int]:
+def nf4_weights(config: Config, layers: Mapping[str, Layer], where: str) -> dict[str, int]:
     """Weights of each quantized layer of a bitsandbytes folder."""
+    config = quantized_by(config, where)
     if config.get("quant_method") != "bitsandbytes":
         raise WorkbenchError(f"quantization_config is {config.get('quant_method')}'s, not bitsandbytes'", where=where)
-    said = tuple(config.get(f"bnb_4bit_{key}") for key in ("quant_type", "use_double_quant"))
-    if not config.get("load_in_4bit") or said != ("nf4", True):
+    stated = tuple(config.get(f"bnb_4bit_{key}") for key in ("quant_type", "use_double_quant"))
+    if not config.get("load_in_4bit") or stated != ("nf4", True):
         raise WorkbenchError(
-            f"quantization_config says (type, double quantization) {said}, not ('nf4', True)", where=where
+            f"quantization_config says (type, double quantization) {stated}, not ('nf4', True)", where=where
         )
     counts = {}
     for name, layer in layers.items():
@@ -214,7 +238,7 @@ def still_wide(name: str, weight: Stored, where: str) -> WorkbenchError:
     return WorkbenchError(f"not quantized: the linear layer {name} is still {weight.dtype}", where=where)
 
 
-def check_bits(name: str, size: int, weights: int, wanted: int, where: str) -> None:
+def check_bits(name: str, size: int, weights: int, wanted: float, where: str) -> None:
     """Whether a layer's stored weights, without scales, take the wanted bits each."""
     bits = size * 8 / weights
     if round(bits, 1) != wanted:
@@ -223,14 +247,15 @@ def check_bits(name: str, size: int, weights: int, wanted: int, where: str) -> N
 
 def the_gguf(folder: Path, where: str) -> Path:
     """The one GGUF file of a folder."""
-    found = sorted(folder.glob("*.gguf"))
-    if len(found) != 1:
-        raise WorkbenchError(f"{len(found)} .gguf files in the folder, one was wanted", where=where)
-    return found[0]
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
+        raise WorkbenchError(f"{len(files)} .gguf files in the folder, one was wanted", where=where)
+    return files[0]
 
 
-def gguf_facts(path: Path, format: str, where: str) -> dict[str, Any]:
+def gguf_facts(path: Path, format: Format, where: str) -> dict[str, Any]:
     """`really_quantized` of one GGUF file."""
+    assert isinstance(format.stored, Gguf)
     tensors = read_gguf(path).tensors
     linear = [
         t for t in tensors if sum(n > 1 for n in t.shape) > 1 and not t.name.startswith(("token_embd", "output."))
@@ -238,14 +263,14 @@ def gguf_facts(path: Path, format: str, where: str) -> dict[str, Any]:
     weights: Counter[str] = Counter()
     for tensor in linear:
         weights[tensor.tensor_type.name] += int(tensor.n_elements)
-    wanted, total = MAIN_TYPES[format], sum(weights.values())
+    wanted, total = format.stored.kind, sum(weights.values())
     if wanted not in weights:
         raise WorkbenchError(f"no {wanted} tensor among the linear layers: {dict(weights)}", where=where)
     wide = WIDE - {wanted}
     if sum(weights[kind] for kind in wide) > WIDE_SHARE * total:
         raise WorkbenchError(f"not quantized: linear layers are still wide: {dict(weights)}", where=where)
     others = sorted(weights.keys() - wide - {wanted})
-    if others and not format.endswith("_m"):  # only the K-quants mix types
+    if others and format.stored.block <= 32:  # only K-quants mix types, or fall back to a larger one
         raise WorkbenchError(f"linear layers in {', '.join(others)} beside {wanted}", where=where)
     size = path.stat().st_size
     return {

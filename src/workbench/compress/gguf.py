@@ -6,7 +6,6 @@ import gc
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,37 @@ from typing import Any
 from workbench.compress.format_check import gguf_facts
 from workbench.engines.child import call
 from workbench.errors import WorkbenchError
+from workbench.formats import Format, Gguf
 from workbench.sources.gguf_header import read_gguf
 
 CALIBRATION_TOKENS = 64
-# Formats that need to see no rows, by llama.cpp's name; its own converter rounds to them.
-PLAIN = {"gguf_f16": "MOSTLY_F16", "gguf_q8_0": "MOSTLY_Q8_0"}
 
 
-def write_gguf(
-    model_dir: Path, out_dir: Path, format: str, texts: Sequence[str], *, rows: int, tokens: int
-) -> dict[str, Any]:
-    """Write one `.gguf` into `out_dir` and prove what it holds.
+def write_gguf(format: Format, model_dir: Path, out_dir: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
+    """Write one `.gguf` into `out_dir` and hold it against the model it was made from; returns its file name.
 
-    `texts` are rendered training rows for calibration; the formats of PLAIN are written without. Returns file name,
-    seconds and the proof's facts. Raises WorkbenchError when the file's types, chat template or stop token are not
-    the wanted ones.
+    `texts` are rendered training rows for calibration. Raises WorkbenchError when the file's types, chat template or
+    stop token are not the wanted ones.
     """
-    started, shown = time.monotonic(), [] if format in PLAIN else list(texts[:rows])
+    assert isinstance(format.stored, Gguf)
     with tempfile.TemporaryDirectory(dir=out_dir) as temporary:
         folder = Path(temporary)
-        paths = {"model": model_dir, "out": folder / "out"}
-        if format in PLAIN:
-            request = {key: str(path.resolve()) for key, path in paths.items()} | {"kind": PLAIN[format]}
-            call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format})")
+        request = {"model": str(model_dir.resolve()), "out": str((folder / "out").resolve())}
+        if format.stored.plain:
+            request |= {"kind": format.stored.plain}
+            call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format.name})")
         else:
             samples = folder / "calibration.json"
-            samples.write_text(json.dumps([{"text": text} for text in joined(shown, tokens)]), encoding="utf-8")
-            request = {key: str(path.resolve()) for key, path in (paths | {"samples": samples}).items()}
-            call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
+            samples.write_text(json.dumps([{"text": text} for text in joined(texts, tokens)]), encoding="utf-8")
+            request |= {"samples": str(samples.resolve()), "format": format.name}
+            call("workbench.compress.gguf:convert_here", request, what=f"AutoRound ({format.name})")
         made = sorted((folder / "out").rglob("*.gguf"))
         if len(made) != 1:
-            raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format}")
-        name = f"model-{format.removeprefix('gguf_')}.gguf"
+            raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format.name}")
+        name = f"model-{format.name.removeprefix('gguf_')}.gguf"
         shutil.move(made[0], out_dir / name)
-    facts = inspect(out_dir / name, model_dir, format)
-    return facts | {"file": name, "calibration_rows": len(shown), "seconds": round(time.monotonic() - started, 1)}
+    inspect(out_dir / name, model_dir, format)
+    return {"file": name}
 
 
 def joined(texts: Sequence[str], tokens: int) -> list[str]:
@@ -62,10 +57,10 @@ def joined(texts: Sequence[str], tokens: int) -> list[str]:
     return samples or [current]
 
 
-def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
+def inspect(path: Path, model_dir: Path, format: Format) -> None:
     """Read a GGUF file back and hold it against the model it was made from."""
-    where = f"quantize.{format}"
-    facts = gguf_facts(path, format, where)
+    where = f"quantize.{format.name}"
+    gguf_facts(path, format, where)
     fields = read_gguf(path).fields
     template = fields["tokenizer.chat_template"].contents() if "tokenizer.chat_template" in fields else None
     trained = (model_dir / "chat_template.jinja").read_text(encoding="utf-8")
@@ -76,7 +71,6 @@ def inspect(path: Path, model_dir: Path, format: str) -> dict[str, Any]:
     eos = fields["tokenizer.ggml.eos_token_id"].contents()
     if eos not in stops:
         raise WorkbenchError(f"the file's stop token is {eos}, trained were {stops}", where=where)
-    return facts
 
 
 def convert_here(model: str, out: str, samples: str, format: str) -> None:

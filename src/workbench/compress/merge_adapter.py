@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,10 @@ from workbench.engines.device import keep_unpacked, nf4_config
 from workbench.errors import WorkbenchError
 from workbench.records import TokenRow
 from workbench.sources import refuse_code
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Rounding merged weights to bfloat16 costs some 4e-4 nats on a tuned SmolLM2; its adapter merged twice cost 5e-2, and
 # another base or a wrong scale costs more.
@@ -26,7 +30,7 @@ def merge(
     adapter_dir: Path,
     out_dir: Path,
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     probe: Sequence[TokenRow],
     dtype: str,
     kind: str = "lora",
@@ -86,14 +90,14 @@ def closer(
     return kept[0], kept[1] | {"merges": merges}
 
 
-def plain_base(base_dir: Path, dtype: torch.dtype) -> Any:
+def plain_base(base_dir: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base model in 16 bits."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(base_dir, dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
-def nf4_base(base_dir: Path, dtype: torch.dtype) -> Any:
+def nf4_base(base_dir: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base model as a qlora sees it in training."""
     from transformers import AutoModelForCausalLM
 
@@ -104,24 +108,24 @@ def nf4_base(base_dir: Path, dtype: torch.dtype) -> Any:
     return keep_unpacked(model)
 
 
-def dequantized_base(base_dir: Path, dtype: torch.dtype) -> Any:
+def dequantized_base(base_dir: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The base model in 16 bits, its linear layers with the values that NF4 left them."""
     return nf4_base(base_dir, dtype).dequantize(dtype)
 
 
-def adapted(base: Any, adapter_dir: Path) -> Any:
+def adapted(base: PreTrainedModel, adapter_dir: Path) -> PeftModel:
     """The base with the unmerged adapter on it, in evaluation mode."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(adapter_dir), local_files_only=True).eval()
 
 
-def merged_in_fp32(model: Any, dtype: torch.dtype) -> Any:
+def merged_in_fp32(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Merge with fp32 arithmetic, so that each weight is rounded once."""
     return model.float().merge_and_unload().to(dtype)
 
 
-def pin_stop_tokens(folder: Path, stops: set[int], tokenizer: Any) -> None:
+def pin_stop_tokens(folder: Path, stops: set[int], tokenizer: PreTrainedTokenizerBase) -> None:
     """Write into generation_config.json every token that ends an answer: an engine that knows fewer never stops.
 
     `stops` are those that were trained; some families' end-of-turn token is not the tokenizer's eos.

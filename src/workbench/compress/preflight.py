@@ -13,13 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from workbench.errors import RequestError
 from workbench.extras import install_line
+from workbench.formats import Format, Gguf, Scheme, format_named
 
-K_BLOCK = 256  # weights in a block of llama.cpp's K-quants
-SMALL_BLOCK = 32  # weights in a block of its older types, Q8_0 among them
-ROW_STEP = 16  # kernels for 8-bit and 4-bit rows read so many weights at a time
 TO_CONVERT = install_line("quantize")
-NF4_BLOCK = 64  # weights that share a scale in bitsandbytes' NF4
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,30 @@ def preflight(shape: Mapping[str, Any], tokenizer_json: Path | None, formats: Se
     `shape` is the model's config.json, or its `hidden_size` and `intermediate_size`; `tokenizer_json` is null
     before the model is fetched, and then nothing is said against a tokenizer.
     """
-    return [gguf(shape, tokenizer_json, f) if f.startswith("gguf_") else tensors(shape, f) for f in formats]
+    return [verdict_on(format_named(name), shape, tokenizer_json) for name in formats]
+
+
+def verdict_on(format: Format, shape: Mapping[str, Any], tokenizer_json: Path | None) -> Verdict:
+    """The device and the row lengths by the format's facts, then whatever else its own function looks at."""
+    try:
+        if format.without_gpu and not cuda_is_here():
+            raise RequestError(
+                "it is written on a CUDA device, and none is here",
+                remedy=f"take {format.without_gpu}, or run quantize on a machine with a GPU",
+            )
+        odd = rows_past(shape, format.row_step)
+        if odd:
+            raise RequestError(f"{odd[0]} is no multiple of {format.row_step}")
+        if format.fits:
+            return Verdict(format.name, True, format.function("fits")(format, shape, tokenizer_json))
+        return Verdict(format.name, True, f"blocks of {format.row_step} divide every row")
+    except RequestError as error:
+        return Verdict(format.name, False, error.what, error.remedy or f"leave {format.name} out of quantize")
+
+
+def rows_past(shape: Mapping[str, Any], step: int) -> list[str]:
+    """The linear layers' widths, with their names, that `step` does not divide."""
+    return [f"{name} {width}" for name, width in widths_of(shape).items() if width % step]
 
 
 def widths_of(shape: Mapping[str, Any]) -> dict[str, int]:
@@ -51,35 +72,18 @@ def widths_of(shape: Mapping[str, Any]) -> dict[str, int]:
     return {name: width for name, width in widths.items() if width or name != "moe_intermediate_size"}
 
 
-def refused(format: str, why: str, remedy: str = "") -> Verdict:
-    """The verdict that a format cannot be made."""
-    return Verdict(format, False, why, remedy or f"leave {format} out of quantize")
-
-
-def tensors(shape: Mapping[str, Any], format: str) -> Verdict:
-    """Row lengths against what kernels read at once, the group that 4-bit weights will take, and the device."""
+def group_fits(format: Format, shape: Mapping[str, Any], tokenizer_json: Path | None) -> str:
+    """The group of weights that will share a scale."""
+    assert isinstance(format.stored, Scheme)
     widths = widths_of(shape)
-    if format == "awq" and not cuda_is_here():
-        return refused(
-            format, "llm-compressor's AWQ needs a CUDA device, and none is here",
-            "take w4a16 (GPTQ, 4 bits too), or run quantize on a machine with a GPU",
-        )  # fmt: skip
-    odd = [f"{name} {width}" for name, width in widths.items() if width % ROW_STEP]
-    if odd:
-        return refused(format, f"{odd[0]} is no multiple of {ROW_STEP}")
-    if format == "nf4":
-        ragged = [f"{name} {width}" for name, width in widths.items() if width % NF4_BLOCK]
-        if ragged:  # bitsandbytes' product on a CPU with AVX512-BF16 fails at such a row
-            return refused(format, f"{ragged[0]} is no multiple of {NF4_BLOCK}: a block would run into the next row")
-        return Verdict(format, True, f"blocks of {NF4_BLOCK} divide every row")
-    if not SCHEMES[format].grouped:
-        return Verdict(format, True, "one scale a channel, no group to divide")
+    if not format.stored.grouped:
+        return "one scale a channel, no group to divide"
     if not all(widths.values()):
-        return Verdict(format, True, "the group is chosen once the model's widths are known")
-    group, told = group_size(widths.values()), ", ".join(map(str, sorted(set(widths.values()))))
+        return "the group is chosen once the model's widths are known"
+    group, listed = group_size(widths.values()), ", ".join(map(str, sorted(set(widths.values()))))
     if group is None:
-        return Verdict(format, True, f"no group of {', '.join(map(str, GROUPS))} divides {told}: one scale a channel")
-    return Verdict(format, True, f"groups of {group}, the largest of {', '.join(map(str, GROUPS))} to divide {told}")
+        return f"no group of {', '.join(map(str, GROUPS))} divides {listed}: one scale a channel"
+    return f"groups of {group}, the largest of {', '.join(map(str, GROUPS))} to divide {listed}"
 
 
 def cuda_is_here() -> bool:
@@ -88,32 +92,30 @@ def cuda_is_here() -> bool:
     return not hidden and (Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists())
 
 
-def gguf(shape: Mapping[str, Any], tokenizer_json: Path | None, format: str) -> Verdict:
-    """Block sizes against row lengths, and the tokenizer against those the converter knows."""
-    widths = {} if format == "gguf_f16" else widths_of(shape)
-    odd = [f"{name} {width}" for name, width in widths.items() if width % SMALL_BLOCK]
-    if odd:
-        return refused(format, f"{odd[0]} is no multiple of {SMALL_BLOCK}")
-    wide = [f"{name} {width}" for name, width in widths.items() if width % K_BLOCK]
-    if "_k" in format and wide and len(wide) == len(widths):
-        return refused(
-            format, f"none of {', '.join(wide)} is a multiple of {K_BLOCK}: no row could have the format's own type",
-            "take gguf_q8_0, whose blocks are of 32",
-        )  # fmt: skip
+def gguf_fits(format: Format, shape: Mapping[str, Any], tokenizer_json: Path | None) -> str:
+    """K-quants' blocks against row lengths, and the tokenizer against those the converter knows."""
+    assert isinstance(format.stored, Gguf)
+    wide = rows_past(shape, format.stored.block)
+    if wide and len(wide) == len(widths_of(shape)):
+        raise RequestError(
+            f"none of {', '.join(wide)} is a multiple of {format.stored.block}: no row could have the format's own "
+            "type",
+            remedy="take gguf_q8_0, whose blocks are of 32",
+        )
     here = converter_is_here()
     if tokenizer_json is not None and here and not known_tokenizer(tokenizer_json):
-        return refused(
-            format, "the GGUF converter does not know this tokenizer's pre-tokenizer",
-            f"leave {format} out of quantize, or take a model whose tokenizer is unchanged",
-        )  # fmt: skip
-    if wide and "_k" in format:
-        return Verdict(format, True, f"{wide[0]} is no multiple of {K_BLOCK}: such rows fall back to q5_0 and q8_0")
-    fit = "shapes fit" if widths else "no blocks to divide"
+        raise RequestError(
+            "the GGUF converter does not know this tokenizer's pre-tokenizer",
+            remedy=f"leave {format.name} out of quantize, or take a model whose tokenizer is unchanged",
+        )
+    if wide:
+        return f"{wide[0]} is no multiple of {format.stored.block}: such rows fall back to q5_0 and q8_0"
+    fit = "shapes fit" if format.stored.block > 1 else "no blocks to divide"
     if tokenizer_json is None:
-        return Verdict(format, True, f"{fit}; the tokenizer is checked once the model is here")
+        return f"{fit}; the tokenizer is checked once the model is here"
     if not here:
-        return Verdict(format, True, f"{fit}; the tokenizer is checked once the converter is here: {TO_CONVERT}")
-    return Verdict(format, True, f"{fit}, and the tokenizer is known")
+        return f"{fit}; the tokenizer is checked once the converter is here: {TO_CONVERT}"
+    return f"{fit}, and the tokenizer is known"
 
 
 def converter_is_here() -> bool:
@@ -146,31 +148,7 @@ def converter_facts() -> tuple[str, frozenset[str]]:
     return (ast.literal_eval(literal[1]) if literal else ""), digests
 
 
-# The formats in compressed-tensors form, side by side: how weights are stored, what shares a scale, what is seen.
-
 GROUPS = (128, 64, 32)  # weights that share a scale, the most compact first; the sizes that serving kernels know
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How every linear layer but the head is stored, and how it is run."""
-
-    bits: int  # of a weight
-    kind: str  # "int" or "float"
-    dtype: str  # what safetensors calls the stored weights; eight 4-bit weights lie in one I32
-    input_bits: int | None  # inputs are rounded to these at run time, one scale a token; None: they stay as they are
-    grouped: bool  # groups of weights share a scale, else a whole row does
-    symmetric: bool  # no zero point
-    method: str  # how the weights are rounded: gptq, awq, or nearest (which needs to see no rows)
-
-
-SCHEMES = {
-    # GPTQ gains nothing in eight bits: KL 0.0039 from the student against 0.0038, for nine times the time.
-    "w8a8": Scheme(8, "int", "I8", 8, grouped=False, symmetric=True, method="nearest"),
-    "fp8_dynamic": Scheme(8, "float", "F8_E4M3", 8, grouped=False, symmetric=True, method="nearest"),
-    "w4a16": Scheme(4, "int", "I32", None, grouped=True, symmetric=True, method="gptq"),
-    "awq": Scheme(4, "int", "I32", None, grouped=True, symmetric=False, method="awq"),
-}
 
 
 def group_size(widths: Iterable[int]) -> int | None:

@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.format_check import really_quantized
-from workbench.compress.preflight import SCHEMES, group_size
+from workbench.compress.preflight import group_size
 from workbench.engines.child import call
+from workbench.formats import Format, Scheme
 
 REQUEST = ".request.json"
 # What a library writes anew, or is no part of the model: all else beside the weights is its parent's, byte for byte.
 OWN = ("config.json", "duties.json", "model.safetensors.index.json")
 
 
-def write_tensors(
-    model_dir: Path, out_dir: Path, format: str, texts: Sequence[str], *, rows: int, tokens: int
-) -> dict[str, Any]:
-    """Quantize every linear layer but the head as `SCHEMES[format]` says, and prove what was written.
+def write_tensors(format: Format, model_dir: Path, out_dir: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
+    """Quantize every linear layer but the head as `format.stored` says; returns the group size.
 
-    `texts` are rendered training rows; `rows` of them, cut at `tokens` tokens, are shown to GPTQ (arXiv 2210.17323)
-    and AWQ (arXiv 2306.00978), none where weights go to their nearest value. Returns seconds, the group size (null:
-    a whole row shares a scale), and the proof's facts. Raises WorkbenchError when what was written is not `format`.
+    `texts` are rendered training rows; they are cut at `tokens` tokens and shown to GPTQ (arXiv 2210.17323) and AWQ
+    (arXiv 2306.00978), none where weights go to their nearest value. The group size is null where a whole row shares
+    a scale.
     """
-    started = time.monotonic()
-    shown = [] if SCHEMES[format].method == "nearest" else list(texts[:rows])
-    request = {"model": str(model_dir.resolve()), "out": str(out_dir.resolve()), "format": format}
-    told = call(
+    assert isinstance(format.stored, Scheme)
+    request = {
+        "model": str(model_dir.resolve()),
+        "out": str(out_dir.resolve()),
+        "bits": format.bits,
+        "scheme": asdict(format.stored),
+        "texts": list(texts),
+        "tokens": tokens,
+    }
+    facts: dict[str, Any] = call(
         "workbench.compress.tensors:quantize_here",
-        {"request_file": written(request | {"texts": shown, "tokens": tokens}, out_dir)},
-        what=f"llm-compressor ({format})",
+        {"request_file": written(request, out_dir)},
+        what=f"llm-compressor ({format.name})",
     )
     for name in (REQUEST, "recipe.yaml"):  # the library's own record; what it did stands in config.json
         (out_dir / name).unlink(missing_ok=True)
-    keep_company(model_dir, out_dir)
-    facts = really_quantized(out_dir, format)
-    return facts | told | {"calibration_rows": len(shown), "seconds": round(time.monotonic() - started, 1)}
+    copy_beside_weights(model_dir, out_dir)
+    return facts
 
 
-def keep_company(model_dir: Path, out_dir: Path) -> None:
+def copy_beside_weights(model_dir: Path, out_dir: Path) -> None:
     """Copy tokenizer, chat template and generation_config.json: rewritten by a library, stop tokens can get lost."""
     for path in sorted(model_dir.iterdir()):
         if path.is_file() and path.suffix != ".safetensors" and path.name not in OWN:
@@ -69,7 +72,8 @@ def quantize_here(request_file: str) -> dict[str, Any]:
     )
     tokenizer = AutoTokenizer.from_pretrained(request["model"], local_files_only=True)
     linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"}
-    group = group_size(m.in_features for m in linear.values()) if SCHEMES[request["format"]].grouped else None
+    scheme = Scheme(**request["scheme"])
+    group = group_size(m.in_features for m in linear.values()) if scheme.grouped else None
     shown = [
         tokenizer(text, add_special_tokens=False, truncation=True, max_length=request["tokens"])
         for text in request["texts"]
@@ -78,20 +82,19 @@ def quantize_here(request_file: str) -> dict[str, Any]:
     if shown:
         rows = Dataset.from_list([dict(row) for row in shown])
         seen = {"dataset": rows, "max_seq_length": request["tokens"], "num_calibration_samples": len(shown)}
-    oneshot(model=model, recipe=modifiers(request["format"], group), **seen)
+    oneshot(model=model, recipe=modifiers(scheme, request["bits"], group), **seen)
     model.save_pretrained(request["out"], save_compressed=True)
     return {"group_size": group}
 
 
-def modifiers(format: str, group: int | None) -> list[Any]:
+def modifiers(of: Scheme, bits: int, group: int | None) -> list[Any]:
     """What llm-compressor is to do, in its own words."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    of = SCHEMES[format]
     weights = QuantizationArgs(
-        num_bits=of.bits, type=of.kind, symmetric=of.symmetric, strategy="group" if group else "channel",
+        num_bits=bits, type=of.kind, symmetric=of.symmetric, strategy="group" if group else "channel",
         group_size=group,
     )  # fmt: skip
     inputs = None
@@ -111,23 +114,16 @@ def modifiers(format: str, group: int | None) -> list[Any]:
 # 4-bit weights in bitsandbytes' NF4 form; transformers and vLLM load it, no calibration row is seen.
 
 
-def write_nf4(model_dir: Path, out_dir: Path) -> dict[str, Any]:
-    """Quantize every linear layer but the head, and prove what was written; returns seconds and the proof's facts.
-
-    Raises WorkbenchError when what was written is not NF4.
-    """
-    started = time.monotonic()
+def write_nf4(format: Format, model_dir: Path, out_dir: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
+    """Quantize every linear layer but the head; no row is shown."""
     paths = {"model": str(model_dir.resolve()), "out": str(out_dir.resolve())}
     call("workbench.compress.tensors:quantize_nf4_here", paths, what="bitsandbytes (nf4)")
-    keep_company(model_dir, out_dir)
-    facts = really_quantized(out_dir, "nf4")
-    return facts | {"calibration_rows": 0, "seconds": round(time.monotonic() - started, 1)}
+    copy_beside_weights(model_dir, out_dir)
+    return {}
 
 
 def quantize_nf4_here(model: str, out: str) -> None:
     """In a child process: one quantization, on the CPU, where bitsandbytes has NF4 too."""
-    import json
-
     import torch
     from transformers import AutoModelForCausalLM
 

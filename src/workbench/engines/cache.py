@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 32  # tokens that a layer is made longer by than it must be
@@ -18,7 +18,9 @@ class RoomyLayer(DynamicLayer):
     values: torch.Tensor
     _held: tuple[torch.Tensor, torch.Tensor]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new tokens' keys and values; gives all of them."""
         before = self.get_seq_length()
         after = before + key_states.shape[-2]
@@ -48,7 +50,7 @@ def longer(old: torch.Tensor, new: torch.Tensor, room: int) -> torch.Tensor:
     return buffer
 
 
-def new_cache(config: Any) -> DynamicCache:
+def new_cache(config: PretrainedConfig) -> DynamicCache:
     """An empty cache for a model; layers that keep more than all keys and values stay as transformers has them."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]

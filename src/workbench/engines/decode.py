@@ -11,17 +11,22 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.engines.device import keep_at_most
 from workbench.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from llguidance import LLMatcher
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 MIN_PREFIX = 16  # tokens; a shorter one saves too little to be worth a second path
 ATTENTION = "workbench_shared_prefix"
 
 
 @dataclass(frozen=True)
-class Said:
+class Decoded:
     """What one row said: its new ids with the stop token if one came, their log-probability in nats, and the times.
 
     `seconds` is the row's share of its batch and of the shared start; `latency` the whole batch's wall time, since a
@@ -45,13 +50,13 @@ class Prefix:
 
 
 def answer_ids(
-    model: Any,
+    model: PreTrainedModel,
     rows: Sequence[list[int]],
     max_new_tokens: int,
     stops: frozenset[int],
     batch_tokens: int,
     grammar: Grammar | None = None,
-) -> Iterator[tuple[int, Said]]:
+) -> Iterator[tuple[int, Decoded]]:
     """(index, what that row said), batch by batch, the longest rows first; with a grammar nothing leaves it."""
     import torch
 
@@ -63,12 +68,14 @@ def answer_ids(
     for batch in batches([len(row) - skip + max_new_tokens for row in rows], batch_tokens):
         started = time.perf_counter()
         with torch.inference_mode():
-            told, sums, first = _greedy(model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops, grammar)
+            new_ids, sums, first = _greedy(
+                model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops, grammar
+            )
         keep_at_most()
         latency = time.perf_counter() - started
         seconds = latency / len(batch) + shared
-        for i, ids, logprob in zip(batch, told, sums, strict=True):
-            yield i, Said(ids, logprob, seconds, latency, first - started)
+        for i, ids, logprob in zip(batch, new_ids, sums, strict=True):
+            yield i, Decoded(ids, logprob, seconds, latency, first - started)
 
 
 def common_prefix(rows: Sequence[list[int]]) -> int:
@@ -89,7 +96,7 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         order = order[take:]
 
 
-def read_prefix(model: Any, rows: Sequence[list[int]]) -> Prefix | None:
+def read_prefix(model: PreTrainedModel, rows: Sequence[list[int]]) -> Prefix | None:
     """Read the start that all rows share; None when it is short, or the model's attention cannot share it.
 
     That is so for attention other than ours, and for sliding windows, which would count tokens across the seam.
@@ -111,7 +118,9 @@ def read_prefix(model: Any, rows: Sequence[list[int]]) -> Prefix | None:
     return prefix if prefix.read == set(range(len(prefix.layers))) else None
 
 
-def prefill(model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None) -> tuple[Any, Any, Any, Any]:
+def prefill(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix: Prefix | None
+) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
     """Read rows that follow the prefix, padded on the left.
 
     Gives the last position's logits [B, V], the cache of the rows' own tokens, their mask [B, T] and the last
@@ -133,7 +142,14 @@ def prefill(model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None) ->
     return _step(model, ids_BT, mask_BT, position_BT, cache, prefix), cache, mask_BT, position_BT[:, -1:]
 
 
-def _step(model: Any, ids_BT: Any, mask: Any, position_BT: Any, cache: Any, prefix: Prefix | None) -> Any:
+def _step(
+    model: PreTrainedModel,
+    ids_BT: torch.Tensor,
+    mask: torch.Tensor,
+    position_BT: torch.Tensor,
+    cache: DynamicCache,
+    prefix: Prefix | None,
+) -> torch.Tensor:
     """Logits [B, V] of the last position."""
     more = {"shared_prefix": prefix} if prefix else {}
     out = model(
@@ -143,7 +159,7 @@ def _step(model: Any, ids_BT: Any, mask: Any, position_BT: Any, cache: Any, pref
 
 
 def _greedy(
-    model: Any,
+    model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
     prefix: Prefix | None,
     max_new_tokens: int,
@@ -154,7 +170,7 @@ def _greedy(
     import torch
 
     logits, cache, mask, position = prefill(model, rows, prefix)
-    told: list[list[int]] = [[] for _ in rows]
+    new_ids: list[list[int]] = [[] for _ in rows]
     sums = [0.0] * len(rows)
     live = list(range(len(rows)))  # row of the batch → row asked for; shrinks as rows finish
     done: set[int] = set()
@@ -167,15 +183,15 @@ def _greedy(
         logprobs = whole.gather(1, new[:, None])[:, 0] - whole.logsumexp(-1)
         for row, token, logprob in zip(live, new.tolist(), logprobs.tolist(), strict=True):
             if row not in done:
-                told[row].append(token)
+                new_ids[row].append(token)
                 sums[row] += logprob
                 if grammar and token not in stops:
                     matchers[row].consume_token(token)
-                if token in stops or len(told[row]) == max_new_tokens:
+                if token in stops or len(new_ids[row]) == max_new_tokens:
                     done.add(row)
         first = first or time.perf_counter()
         if len(done) == len(rows):
-            return told, sums, first
+            return new_ids, sums, first
         keep = [at for at, row in enumerate(live) if row not in done]
         # Leaving rows out copies the cache: worth it once an eighth of the batch would be computed for nothing.
         if len(keep) <= len(live) * 7 // 8:
@@ -198,9 +214,10 @@ def register_attention() -> None:
 
 
 def _attention(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None,
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None, scaling: float | None = None,
     shared_prefix: Prefix | None = None, **kwargs: Any,
-) -> tuple[Any, None]:  # fmt: skip
+) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Attention of rows' queries to the shared prefix (always visible) and to their own keys (by the mask).
 
     The query heads that share a key head are taken together, and all rows meet the prefix in one product: nothing
@@ -245,7 +262,7 @@ SPACE = r"( |\n[ \t]{0,20})?"
 class Grammar:
     """The schema, compiled once for a tokenizer; `rows` starts it anew for so many rows."""
 
-    def __init__(self, tokenizer: Any, schema: Mapping[str, Any], vocabulary: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, schema: Mapping[str, Any], vocabulary: int):
         import llguidance
         from llguidance import hf
 
@@ -264,7 +281,7 @@ class Grammar:
         """A fresh matcher for each row."""
         return [self.first.deep_copy() for _ in range(count)]
 
-    def mask(self, logits_BV: Any, matchers: Sequence[Any]) -> Any:
+    def mask(self, logits_BV: torch.Tensor, matchers: Sequence[LLMatcher]) -> torch.Tensor:
         """The logits with every token that the grammar forbids at -inf; at the end only the stop token is left."""
         import torch
 

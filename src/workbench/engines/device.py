@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def device_of(wanted: str = "auto") -> str:
@@ -20,9 +24,9 @@ def threads_of(wanted: int | None = None) -> int:
 
     Two programs that each take all cores wait for each other by spinning, and both become many times slower.
     """
-    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if wanted or said.isdecimal():
-        return wanted or max(1, int(said))
+    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if wanted or from_environment.isdecimal():
+        return wanted or max(1, int(from_environment))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -55,10 +59,10 @@ def keep_freed_memory() -> None:
 
 def keep_at_most(most: int = MOST_KEPT) -> None:
     """Give what is free back once it is more than so many bytes: looked at after each step or batch."""
-    told = of_glibc("mallinfo2")
-    if told:
-        told.restype = Mallinfo2
-        if told().fordblks > most:
+    usage = of_glibc("mallinfo2")
+    if usage:
+        usage.restype = Mallinfo2
+        if usage().fordblks > most:
             release_freed_memory()
 
 
@@ -82,7 +86,7 @@ def of_glibc(name: str) -> Any:
 # NF4 with double quantization (arXiv 2305.14314): one setting for training, merging and the nf4 format.
 
 
-def nf4_config(dtype: Any) -> Any:
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """bitsandbytes' configuration; products are taken in `dtype`, a torch dtype."""
     from transformers import BitsAndBytesConfig
 
@@ -91,7 +95,7 @@ def nf4_config(dtype: Any) -> Any:
     )
 
 
-def keep_unpacked(model: Any) -> Any:
+def keep_unpacked(model: PreTrainedModel) -> PreTrainedModel:
     """Leave the 4-bit weights in their own layout, and give the model back.
 
     bitsandbytes repacks its weights at the first forward in evaluation mode on a CPU with AVX512-BF16, and the packed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -17,7 +15,7 @@ class Int8Linear(nn.Module):
     it. `layer` is a linear layer with int8 weights [out, in] and their scales [out, 1].
     """
 
-    def __init__(self, layer: Any):
+    def __init__(self, layer: nn.Module):
         super().__init__()
         self.weight_KN: torch.Tensor
         self.scale_N: torch.Tensor
@@ -35,7 +33,7 @@ class Int8Linear(nn.Module):
         return y_MN.to(inputs.dtype).view(*inputs.shape[:-1], -1)
 
 
-def run_in_int8(model: Any) -> bool:
+def run_in_int8(model: nn.Module) -> bool:
     """Put `Int8Linear` in place of the quantized layers of a compressed-tensors model, if all of them are w8a8.
 
     Only before the first forward pass, which would unpack them to 16 bits. Gives whether it was done.
@@ -49,7 +47,7 @@ def run_in_int8(model: Any) -> bool:
     return True
 
 
-def fits(layer: Any) -> bool:
+def fits(layer: nn.Module) -> bool:
     """Whether it is a linear layer with int8 weights, a scale a row, and inputs that get an int8 scale a token."""
     weights, inputs = layer.quantization_scheme.weights, layer.quantization_scheme.input_activations
     weight = getattr(layer, "weight", None)  # packed formats have none yet

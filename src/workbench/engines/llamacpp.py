@@ -36,20 +36,22 @@ def llamacpp_engine(gguf: Path, *, parallel: int = 8, context: int = 2048, threa
     """
     with serve(gguf, parallel=parallel, context=context, threads=threads) as (url, log):
 
-        def one(index: int, prompt: Sequence[Message], max_new_tokens: int, schema: Any) -> tuple[int, Answer]:
+        def answer_one(
+            index: int, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None
+        ) -> tuple[int, Answer]:
             body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 1}
             started = time.perf_counter()
             try:
-                told = request(f"{url}/v1/chat/completions", body)
+                reply = request(f"{url}/v1/chat/completions", body)
             except (OSError, ValueError) as error:
                 raise WorkbenchError(_why(error, index, context) + "\n" + log(), where=str(gguf)) from error
-            return index, read_chat(told, time.perf_counter() - started)
+            return index, read_chat(reply, time.perf_counter() - started)
 
         def ask(
             prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
         ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
-            answers = as_they_come(lambda i: one(i, prompts[i], max_new_tokens, schema), len(prompts), at_once)
+            answers = as_they_come(lambda i: answer_one(i, prompts[i], max_new_tokens, schema), len(prompts), at_once)
             yield from ((index, replace(answer, seconds=answer.seconds / at_once)) for index, answer in answers)
 
         yield ask
@@ -64,12 +66,12 @@ def chat_body(prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[st
     return body
 
 
-def read_chat(told: Mapping[str, Any], seconds: float) -> Answer:
+def read_chat(reply: Mapping[str, Any], seconds: float) -> Answer:
     """The answer in a chat completion that took so many seconds.
 
     llama.cpp tells how long it read the prompt; log-probabilities, where asked for, are those of every token said.
     """
-    choice, usage, timings = told["choices"][0], told["usage"], told.get("timings") or {}
+    choice, usage, timings = reply["choices"][0], reply["usage"], reply.get("timings") or {}
     finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
     content = (choice.get("logprobs") or {}).get("content")
     return Answer(
@@ -84,11 +86,11 @@ def read_chat(told: Mapping[str, Any], seconds: float) -> Answer:
     )
 
 
-def as_they_come(one: Callable[[int], T], count: int, at_once: int) -> Iterator[T]:
-    """`one(0)` to `one(count - 1)`, so many at once, each as it finishes; on an error the waiting ones are dropped."""
+def as_they_come(job_of: Callable[[int], T], count: int, at_once: int) -> Iterator[T]:
+    """`job_of` of 0 to `count - 1`, so many at once, each as it finishes; on an error the waiting ones are dropped."""
     pool = ThreadPoolExecutor(at_once)
     try:
-        for job in as_completed([pool.submit(one, index) for index in range(count)]):
+        for job in as_completed([pool.submit(job_of, index) for index in range(count)]):
             yield job.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -54,8 +54,8 @@ def available(engine: str) -> str | None:
     """None when the engine can be started here, else why not and what to do."""
     match engine:
         case "llamacpp":
-            found = importlib.util.find_spec("xllamacpp")
-            return None if found else f"xllamacpp is not installed: {install_line('llamacpp')}"
+            spec = importlib.util.find_spec("xllamacpp")
+            return None if spec else f"xllamacpp is not installed: {install_line('llamacpp')}"
         case "vllm":
             return vllm.available()
         case "sglang":
@@ -118,23 +118,23 @@ def served_engine(
         ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
 
-            def one(index: int) -> tuple[int, Answer]:
+            def answer_one(index: int) -> tuple[int, Answer]:
                 answer = chat(server, prompts[index], max_new_tokens, schema=schema)
                 return index, replace(answer, seconds=answer.seconds / at_once)
 
-            yield from as_they_come(one, len(prompts), at_once)
+            yield from as_they_come(answer_one, len(prompts), at_once)
 
         yield ask_all
 
 
-def in_slots(server: Served, one: Callable[[T, int], R], rows: Sequence[T]) -> Iterator[R]:
-    """`one(row, slot)` of every row, in order, as many at once as the engine takes, each in a slot of its own."""
+def in_slots(server: Served, ask_row: Callable[[T, int], R], rows: Sequence[T]) -> Iterator[R]:
+    """`ask_row(row, slot)` of every row, in order, as many at once as the engine takes, each in a slot of its own."""
     slots = list(range(server.parallel))
 
     def placed(row: T) -> R:
         slot = slots.pop()
         try:
-            return one(row, slot)
+            return ask_row(row, slot)
         finally:
             slots.append(slot)
 
@@ -188,8 +188,8 @@ def forced_llamacpp(server: Served, ids: Sequence[int], top: int, slot: int, let
         "temperature": 0.0, "cache_prompt": True, "id_slot": slot,
         "logit_bias": [[letter, 1000.0]],
     }  # fmt: skip
-    told = ask(server, "/completion", body)["completion_probabilities"][0]["top_logprobs"]
-    return {entry["id"]: float(entry["logprob"]) for entry in told}
+    likely = ask(server, "/completion", body)["completion_probabilities"][0]["top_logprobs"]
+    return {entry["id"]: float(entry["logprob"]) for entry in likely}
 
 
 def forced_vllm(
@@ -200,9 +200,9 @@ def forced_vllm(
     body = {
         "model": server.model, "prompt": row, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": top,
     }  # fmt: skip
-    told = ask(server, "/v1/completions", body)["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
+    positions = ask(server, "/v1/completions", body)["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
     # vLLM adds the given token where it is not among the most likely ones.
-    return [{int(token): entry["logprob"] for token, entry in at.items() if entry["rank"] <= top} for at in told]
+    return [{int(token): entry["logprob"] for token, entry in at.items() if entry["rank"] <= top} for at in positions]
 
 
 def forced_vllm_adapter(server: Served, ids: Sequence[int], top: int) -> dict[int, float]:
@@ -211,8 +211,8 @@ def forced_vllm_adapter(server: Served, ids: Sequence[int], top: int) -> dict[in
         "model": server.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "logprobs": top,
         "return_tokens_as_token_ids": True,
     }  # fmt: skip
-    told = ask(server, "/v1/completions", body)["choices"][0]["logprobs"]["top_logprobs"][0]
-    return {int(token.removeprefix("token_id:")): value for token, value in told.items()}
+    likely = ask(server, "/v1/completions", body)["choices"][0]["logprobs"]["top_logprobs"][0]
+    return {int(token.removeprefix("token_id:")): value for token, value in likely.items()}
 
 
 def chat(
@@ -231,8 +231,8 @@ def chat(
     if server.engine in EXACT:
         body |= {"logprobs": True, "top_logprobs": 1} if server.engine == "llamacpp" else {"logprobs": True}
     started = time.perf_counter()
-    told = ask(server, "/v1/chat/completions", body)
-    return read_chat(told, time.perf_counter() - started)
+    reply = ask(server, "/v1/chat/completions", body)
+    return read_chat(reply, time.perf_counter() - started)
 
 
 def ask(server: Served, path: str, body: dict[str, Any]) -> Any:
@@ -245,9 +245,9 @@ def ask(server: Served, path: str, body: dict[str, Any]) -> Any:
 
 def only_gguf(folder: Path) -> Path:
     """The one GGUF file of a folder."""
-    found = sorted(folder.glob("*.gguf"))
-    if len(found) != 1:
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
         raise RequestError(
-            f"{len(found)} GGUF files where one was wanted", where=str(folder), remedy="llama.cpp takes a GGUF format"
+            f"{len(files)} GGUF files where one was wanted", where=str(folder), remedy="llama.cpp takes a GGUF format"
         )
-    return found[0]
+    return files[0]

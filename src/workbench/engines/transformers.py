@@ -7,13 +7,17 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.engines.ask import Ask
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -59,8 +63,8 @@ def transformers_engine(
 
 
 def answers_of(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[Message]],
     max_new_tokens: int,
     batch_tokens: int = 8192,
@@ -72,19 +76,19 @@ def answers_of(
         tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False) for p in prompts
     ]
     grammar = Grammar(tokenizer, schema, model.get_output_embeddings().weight.shape[0]) if schema else None
-    for index, said in answer_ids(model, rows, max_new_tokens, stops, batch_tokens, grammar):
-        ids = said.ids
+    for index, row in answer_ids(model, rows, max_new_tokens, stops, batch_tokens, grammar):
+        ids = row.ids
         finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
         text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
         yield (
             index,
-            Answer(
-                text, finish, len(rows[index]), len(ids), said.seconds, said.latency, said.first_token, said.logprob
-            ),
+            Answer(text, finish, len(rows[index]), len(ids), row.seconds, row.latency, row.first_token, row.logprob),
         )
 
 
-def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: str | None = None) -> tuple[Any, Any]:
+def load(
+    model_dir: Path, adapter_dir: Path | None, place: torch.device, chat_template: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (evaluation mode, on `place`) and tokenizer of a local folder; RequestError when it cannot be asked."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -123,7 +127,7 @@ def load(model_dir: Path, adapter_dir: Path | None, place: Any, chat_template: s
     return model.to(place).eval(), tokenizer
 
 
-def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """End-of-turn ids: the tokenizer's, and all that generation_config.json names."""
     named = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workbench.errors import WorkbenchError
+from workbench.evaluation.scorers import find
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
@@ -52,9 +53,9 @@ def question_key(
     arm_digest: str, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None = None
 ) -> str:
     """What an answer depends on: the weights, the words, the length allowed, the schema, and greedy decoding."""
-    asked = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
-    asked |= {"schema": schema} if schema else {}
-    return digest(asked | {"decoding": "greedy"}, 32)
+    question = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
+    question |= {"schema": schema} if schema else {}
+    return digest(question | {"decoding": "greedy"}, 32)
 
 
 def ask_arm(
@@ -89,10 +90,10 @@ def ask_arm(
     if missing:
         waiting = list(missing.values())
         random.Random(seed).shuffle(waiting)
-        told = {"schema": schema} if schema else {}
+        options = {"schema": schema} if schema else {}
         with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
             task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
-            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **told):
+            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **options):
                 index = waiting[position]
                 known[keys[index]] = prediction = predict(items[index], keys[index], answer)
                 stream.write(canonical(asdict(prediction)) + "\n")
@@ -105,9 +106,9 @@ def ask_arm(
             where=f"arm {arm}",
             remedy="run the same command again: only these are asked",
         )
-    found = [retold(known[key], item) for item, key in zip(items, keys)]
-    write_predictions(found, out)
-    return found
+    predictions = [retold(known[key], item) for item, key in zip(items, keys)]
+    write_predictions(predictions, out)
+    return predictions
 
 
 def predict(item: Example, key: str, answer: Answer) -> Prediction:
@@ -178,7 +179,6 @@ def progress_bar() -> Progress:
 # A free answer that satisfies the schema stands; only those that break it are asked again within it. Constrained
 # decoding of every answer might say a few of them otherwise: a grammar allows less white space than JSON does.
 
-STRUCTURED = ("json_fields", "extraction")
 MOST_VALUES = 30  # beyond so many distinct values a field is open: the next row may bring another
 JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
@@ -189,7 +189,7 @@ def schema_of(evaluate: Evaluate, wanted: Sequence[str]) -> dict[str, Any] | Non
     An object's properties are those that every answer holds, all required and no others allowed; a field with at most
     30 distinct texts among at least twice as many answers becomes an enum.
     """
-    if evaluate.scorer not in STRUCTURED or not evaluate.constrained:
+    if not find(evaluate.scorer).structured or not evaluate.constrained:
         return None
     values = [json_value(text) for text in wanted]
     if not values or any(value is BROKEN for value in values):
@@ -230,7 +230,7 @@ def satisfies(schema: Mapping[str, Any], answer: str) -> bool:
     return value is not BROKEN and fits(schema, value)
 
 
-def fits(schema: Mapping[str, Any], value: Any) -> bool:
+def fits(schema: Mapping[str, Any], value: object) -> bool:
     """Whether a value fits one of the schemas that `common` makes."""
     if "enum" in schema:
         return value in schema["enum"]
@@ -243,8 +243,8 @@ def fits(schema: Mapping[str, Any], value: Any) -> bool:
             return all(fits(part, value[name]) for name, part in schema["properties"].items())
         case "array":
             return isinstance(value, list) and all(fits(schema.get("items", {}), item) for item in value)
-        case one:
-            kinds = [one] if isinstance(one, str) else list(one)
+        case kind:
+            kinds = [kind] if isinstance(kind, str) else list(kind)
             kinds += ["integer"] if "number" in kinds else []
             return JSON_TYPES.get(type(value)) in kinds
 

@@ -25,26 +25,28 @@ def kept_of(
     `{"baseline", "metric", "teacher_gain", "kept": {arm: {"value", "ci_low", "ci_high"}}, "why"}`: `why` says why a
     value or an interval is missing. None where one of them was not asked, or has not the metric.
     """
-    values = {arm: found[metric] for arm, found in measured.values.items() if metric in found}
+    values = {arm: metrics[metric] for arm, metrics in measured.values.items() if metric in metrics}
     arms = [arm for arm in arms if arm in values]
     if not arms or TEACHER not in values or baseline not in values:
         return None
     clusters_n, draws = measured.clusters_n, {arm: measured.draws[arm][metric] for arm in values}
     gain = gain_of(measured, baseline, metric, confidence)
-    told = {
+    shares = {
         arm: share_kept(
-            (values[arm], values[TEACHER], values[baseline]), (draws[arm], draws[TEACHER], draws[baseline]),
-            clusters_n, confidence,
+            (values[arm], values[TEACHER], values[baseline]),
+            (draws[arm], draws[TEACHER], draws[baseline]),
+            clusters_n,
+            confidence,
         )
         for arm in arms
-    }  # fmt: skip
+    }
     why = why_not(gain, baseline, confidence)
-    if why is None and any(share is None or share.low is None for share in told.values()):
+    if why is None and any(share is None or share.low is None for share in shares.values()):
         why = f"the teacher's own gain over {baseline} is too uncertain on so few rows"
     if why is not None:
-        told = {arm: share and Estimate(share.value, None, None) for arm, share in told.items()}
+        shares = {arm: share and Estimate(share.value, None, None) for arm, share in shares.items()}
     nothing = {"value": None, "ci_low": None, "ci_high": None}
-    kept = {arm: nothing if share is None else cell(share) for arm, share in told.items()}
+    kept = {arm: nothing if share is None else cell(share) for arm, share in shares.items()}
     return {"baseline": baseline, "metric": metric, "teacher_gain": cell(gain), "kept": kept, "why": why}
 
 
@@ -65,8 +67,8 @@ def why_not(gain: Estimate, baseline: str, confidence: float) -> str | None:
     """Why no share of this gain can be told with an interval; None where one can."""
     if gain.low is not None and gain.low > 0:
         return None
-    told = f"{points(gain.value, sign=True)} points, {interval_in_points(gain.low, gain.high, confidence)}"
-    return f"the teacher's own gain over {baseline} is not certain ({told}), so a share of it has no interval"
+    gained = f"{points(gain.value, sign=True)} points, {interval_in_points(gain.low, gain.high, confidence)}"
+    return f"the teacher's own gain over {baseline} is not certain ({gained}), so a share of it has no interval"
 
 
 def share_kept(
@@ -112,21 +114,21 @@ def fieller(above: float, below: float, spread: Floats, z: float) -> tuple[float
 
 def kept_lines(report: Mapping[str, Any]) -> list[str]:
     """What the terminal says of it: the student first, then the formats; nothing where no teacher was asked."""
-    told = report.get("distillation", {})
-    if not told.get("kept"):
+    section = report.get("distillation", {})
+    if not section.get("kept"):
         return []
     level = f"{100 * report['confidence']:.3g} % interval"
     parts = []
-    for number, (arm, share) in enumerate(told["kept"].items()):
+    for number, (arm, share) in enumerate(section["kept"].items()):
         if share["value"] is None:
             continue
         words = f"{arm}{' kept' if number == 0 else ''} {whole(share['value'])} %"
-        words += f" of the teacher's gain over {told['baseline']}" if number == 0 else ""
+        words += f" of the teacher's gain over {section['baseline']}" if number == 0 else ""
         if share["ci_low"] is not None:
             ends = f"{whole(share['ci_low'])} to {whole(share['ci_high'])}"
             words += f" ({level} {ends})" if number == 0 else f" ({ends})"
         parts.append(words)
-    parts += [told["why"]] if told["why"] else []
+    parts += [section["why"]] if section["why"] else []
     return ["; ".join(parts)]
 
 
@@ -152,20 +154,20 @@ def joints(report: Mapping[str, Any], distances: Mapping[str, Mapping[str, Any]]
     formats = [name for name in report.get("formats", ()) if name in arms]
     wanted = [("training", TEACHER, ADAPTER if ADAPTER in arms else STUDENT), ("merging", ADAPTER, STUDENT)]
     wanted += [("quantizing", STUDENT, name) for name in formats]
-    found = []
+    rows = []
     for joint, before, after in wanted:
         row, far = paired(report, after, before), distances.get(after, {})
         if row is None:
             if before != ADAPTER or far.get("kl") is None:
                 continue
             row = dict.fromkeys(("delta", "ci_low", "ci_high"))  # the adapter was not asked, its distance is known
-        found.append(
+        rows.append(
             {"joint": joint, "before": before, "after": after, "metric": report["primary"]}
             | {key: row[key] for key in ("delta", "ci_low", "ci_high")}
             | {key: far.get(key) for key in ("kl", "top_token_agreement")}
             | {"lost": row["ci_high"] is not None and row["ci_high"] < 0}
         )
-    return found
+    return rows
 
 
 def paired(report: Mapping[str, Any], after: str, before: str) -> Mapping[str, Any] | None:
@@ -225,7 +227,7 @@ def faster(
     held against all, a format against those asked in its own engine. Answers that were not asked now, such as a
     teacher's from the ledger, tell no time. Seconds of one batch are shared, so there is no interval.
     """
-    found = []
+    rows = []
     for candidate in (STUDENT, *formats):
         for baseline in FASTER_THAN:
             if candidate not in predictions or baseline not in predictions:
@@ -244,11 +246,11 @@ def faster(
                     theirs.seconds / max(1, theirs.tokens_out) / (own.seconds / max(1, own.tokens_out))
                     for theirs, own in pairs
                 )
-                found.append(
+                rows.append(
                     {"candidate": candidate, "baseline": baseline, "times": round(times, 3),
                      "times_a_token": round(a_token, 3), "same_engine": same, "n": len(pairs)}
                 )  # fmt: skip
-    return found
+    return rows
 
 
 def timed(prediction: Prediction) -> bool:

@@ -47,7 +47,7 @@ def example(row: Mapping[str, Any], where: str, answer: str) -> Example:
 
 def read(path: Path, names: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
     """(row, `file:line`) of every line; RequestError where one lacks a field, or repeats an id."""
-    found: dict[str, tuple[dict[str, Any], str]] = {}
+    questions: dict[str, tuple[dict[str, Any], str]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         where = f"{path.name}:{number}"
         if not line.strip():
@@ -59,12 +59,12 @@ def read(path: Path, names: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
         lacks = [n for n in names if not isinstance(row, dict) or not isinstance(row.get(n), str) or not row[n].strip()]
         if lacks:
             raise RequestError(f"the row has no text under {lacks[0]!r}", where=where, remedy=f"give it {list(names)}")
-        if row["id"] in found:
-            raise RequestError(f"the id {row['id']!r} is taken by {found[row['id']][1]}", where=where)
-        found[row["id"]] = row, where
-    if not found:
+        if row["id"] in questions:
+            raise RequestError(f"the id {row['id']!r} is taken by {questions[row['id']][1]}", where=where)
+        questions[row["id"]] = row, where
+    if not questions:
         raise RequestError("there is no row", where=str(path))
-    return list(found.values())
+    return list(questions.values())
 
 
 def general_report(evaluate: Evaluate, predictions: Mapping[str, Sequence[Prediction]], seed: int) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def mentions(expected: str, answer: str) -> bool:
     questions for every arm, keep that from deciding a comparison. Decimal commas are not understood.
     """
     if expected.startswith(EXACT):
-        said = answer.strip(WRAPPING).removesuffix(".").strip(WRAPPING)
-        return said in expected.removeprefix(EXACT).split("|")
+        bare = answer.strip(WRAPPING).removesuffix(".").strip(WRAPPING)
+        return bare in expected.removeprefix(EXACT).split("|")
     return any(holds(answer, alternative) for alternative in expected.split("|"))
 
 
@@ -170,7 +170,7 @@ def holds(answer: str, wanted: str) -> bool:
     """Whether one wanted word, phrase or number stands in the answer."""
     value = number(wanted)
     if value is not None:
-        return value in [number(found) for found in NUMBER.findall(answer)]
+        return value in [number(digits) for digits in NUMBER.findall(answer)]
     words = tuple(words_of(wanted))
     return bool(words) and words in runs_of(words_of(answer), len(words))
 
@@ -301,22 +301,24 @@ def memorised(
     shown training rows in its prompt may well repeat them: that is no memory.
     """
     wanted = {run for text in expected_texts(predictions) for run in runs_of(words_of(text), words)}
-    asked: dict[str, set[Run]] = {}
+    in_prompt: dict[str, set[Run]] = {}
     for rows in predictions.values():
         for p in rows:
             if p.id not in prompts:
                 raise WorkbenchError(f"no prompt is known of item {p.id!r}", where="evaluate.memorised")
-            asked.setdefault(p.id, set(runs_of(words_of(prompts[p.id]), words)))
+            in_prompt.setdefault(p.id, set(runs_of(words_of(prompts[p.id]), words)))
     # What base says was learned before any tuning; its own rate shows how often that happens.
     untuned = {run for p in predictions.get(BASE, ()) for run in runs_of(words_of(p.answer), words)}
     known = {arm: wanted if arm == BASE else wanted | untuned for arm in predictions}
-    said = {
-        arm: [runs_to_look_up(p, words, asked[p.id], known[arm]) for p in rows] for arm, rows in predictions.items()
+    looked_up = {
+        arm: [runs_to_look_up(p, words, in_prompt[p.id], known[arm]) for p in rows] for arm, rows in predictions.items()
     }
     holders = rows_holding(
-        {run for rows in said.values() for runs in rows for run in runs.values()}, train_texts, words
+        {run for rows in looked_up.values() for runs in rows for run in runs.values()}, train_texts, words
     )
-    return {arm: arm_report(rows, said[arm], holders, words, quote, confidence) for arm, rows in predictions.items()}
+    return {
+        arm: arm_report(rows, looked_up[arm], holders, words, quote, confidence) for arm, rows in predictions.items()
+    }
 
 
 def expected_texts(predictions: Mapping[str, Sequence[Prediction]]) -> set[str]:
@@ -324,46 +326,46 @@ def expected_texts(predictions: Mapping[str, Sequence[Prediction]]) -> set[str]:
     return {p.expected for rows in predictions.values() for p in rows}
 
 
-def runs_to_look_up(prediction: Prediction, words: int, asked: set[Run], known: set[Run]) -> dict[int, Run]:
+def runs_to_look_up(prediction: Prediction, words: int, in_prompt: set[Run], known: set[Run]) -> dict[int, Run]:
     """The runs of an answer that neither its prompt gave it nor anyone knew, by position."""
     runs = enumerate(runs_of(words_of(prediction.answer), words))
-    return {position: run for position, run in runs if run not in asked and run not in known}
+    return {position: run for position, run in runs if run not in in_prompt and run not in known}
 
 
 def rows_holding(runs: set[Run], train_texts: Iterable[tuple[str, str]], words: int) -> dict[Run, list[str]]:
     """Of each run that a training row holds, the rows: the first 50, since stock phrases stand in thousands."""
-    found: dict[Run, list[str]] = {}
+    holders: dict[Run, list[str]] = {}
     if not runs:
-        return found
+        return holders
     for name, text in train_texts:
         for run in runs.intersection(runs_of(words_of(text), words)):
-            rows = found.setdefault(run, [])
+            rows = holders.setdefault(run, [])
             if len(rows) < HOLDERS and name not in rows[-1:]:
                 rows.append(name)
-    return found
+    return holders
 
 
 def arm_report(
     rows: Sequence[Prediction],
-    said: Sequence[Mapping[int, Run]],
+    looked_up: Sequence[Mapping[int, Run]],
     holders: Mapping[Run, Sequence[str]],
     words: int,
     quote: bool,
     confidence: float,
 ) -> dict[str, Any]:
     """One arm's share, its interval, and its longest repetitions."""
-    told = []
+    repeated = []
     flags_n = np.zeros(len(rows))
-    for i, (p, runs) in enumerate(zip(rows, said, strict=True)):
+    for i, (p, runs) in enumerate(zip(rows, looked_up, strict=True)):
         start, length, train, shared = longest(runs, holders, words)
         if length:
             flags_n[i] = 1
             row: dict[str, Any] = {"id": p.id, "words": length, "train": train, "train_rows": shared}
-            told.append(row | ({"text": " ".join(words_of(p.answer)[start : start + length])} if quote else {}))
+            repeated.append(row | ({"text": " ".join(words_of(p.answer)[start : start + length])} if quote else {}))
     clusters_n = statistics.cluster_numbers([p.group for p in rows])
     figures = cell(statistics.share_interval(flags_n, clusters_n, confidence))
-    told.sort(key=lambda row: -row["words"])
-    return figures | {"n": len(rows), "rows": told[:ROWS_LISTED]}
+    repeated.sort(key=lambda row: -row["words"])
+    return figures | {"n": len(rows), "rows": repeated[:ROWS_LISTED]}
 
 
 def longest(runs: Mapping[int, Run], holders: Mapping[Run, Sequence[str]], words: int) -> tuple[int, int, str, int]:

@@ -51,19 +51,19 @@ def slices(
     """
     columns = {arm: items[metric] for arm, items in measured.items.items() if metric in items}
     paired = [(a, b) for a, b in pairs if a in columns and b in columns]
-    found = []
+    looked_at = []
     for (field, value), members in parts(evaluate, rows, meta, lengths).items():
         if evaluate.slice_rows <= len(members) < len(rows):
             index = np.array(members, dtype=np.int64)
             clusters_n = np.unique(measured.clusters_n[index], return_inverse=True)[1].astype(np.int64)
             part = one_slice({arm: c[index] for arm, c in columns.items()}, clusters_n, paired, evaluate, seed)
             ids = [rows[i].id for i in members]
-            found.append({"field": field, "value": value, "n": len(members), "items": ids, **part})
+            looked_at.append({"field": field, "value": value, "n": len(members), "items": ids, **part})
     for place in range(len(paired)):
-        compared = [part["comparisons"][place] for part in found]
+        compared = [part["comparisons"][place] for part in looked_at]
         for row, p in zip(compared, holm([row["p_value"] for row in compared])):
             row["p_holm"] = rounded(p)
-    return sorted(found, key=lambda part: worst(part, columns))
+    return sorted(looked_at, key=lambda part: worst(part, columns))
 
 
 def one_slice(
@@ -127,8 +127,8 @@ def by_value(field: str, values: Sequence[Any], unit: str = "") -> Members:
     names = quarters(values, unit) if known and numbers and len(set(known)) > DISTINCT else list(values)
     members: Members = defaultdict(list)
     for place, value in enumerate(names):
-        for one in value if isinstance(value, list | tuple | set) else [value]:
-            members[field, UNTOLD if one is None or one == "" else f"{one}"].append(place)
+        for each in value if isinstance(value, list | tuple | set) else [value]:
+            members[field, UNTOLD if each is None or each == "" else f"{each}"].append(place)
     return dict(members)
 
 

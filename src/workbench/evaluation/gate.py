@@ -24,7 +24,7 @@ def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence
     `{"name", "arm", "passed", "value", "limit", "why"}`. RequestError on an override without a reason.
     """
     reason = check_override(gate)
-    asked = [
+    checks = [
         enough_rows(report, gate),
         better_than_baseline(report, gate, primary),
         *not_worse_than_champion(report, gate, primary),
@@ -38,15 +38,15 @@ def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence
         *memorised(report, gate, STUDENT),
     ]
     for name in formats:
-        asked += [*resources(report, gate, name), *memorised(report, gate, name)]
-        asked += [*kept(report, gate, name), not_worse_than_student(report, gate, primary, name)]
+        checks += [*resources(report, gate, name), *memorised(report, gate, name)]
+        checks += [*kept(report, gate, name), not_worse_than_student(report, gate, primary, name)]
     arms = [STUDENT, *formats]
-    shipped = what_ships(asked, arms, gate)
+    shipped = what_ships(checks, arms, gate)
     overridden = False
-    if reason and not any(one["name"] == "duties" and not one["passed"] for one in asked):
+    if reason and not any(row["name"] == "duties" and not row["passed"] for row in checks):
         overridden = len(shipped) < len(arms)
         shipped = arms
-    verdict = {"passed": bool(shipped), "checks": asked, "shipped": shipped}
+    verdict = {"passed": bool(shipped), "checks": checks, "shipped": shipped}
     verdict |= {"refused": [arm for arm in arms if arm not in shipped], "baseline": gate.baseline}
     verdict |= {"override": reason, "overridden": overridden}
     return verdict | {"sentence": sentence(report, gate, primary, verdict)}
@@ -66,12 +66,12 @@ def check_override(gate: Gate) -> str | None:
     return reason
 
 
-def what_ships(asked: Sequence[Check], arms: Sequence[str], gate: Gate) -> list[str]:
+def what_ships(checks: Sequence[Check], arms: Sequence[str], gate: Gate) -> list[str]:
     """The arms without a refusal of their own, where no refusal binds the whole run."""
-    refused = [one for one in asked if not one["passed"]]
-    if any(one["arm"] == STUDENT and one["name"] not in OWN for one in refused):
+    refused = [row for row in checks if not row["passed"]]
+    if any(row["arm"] == STUDENT and row["name"] not in OWN for row in refused):
         return []
-    stopped = {one["arm"] for one in refused}
+    stopped = {row["arm"] for row in refused}
     if gate.every_format and stopped:
         return []
     return [arm for arm in arms if arm not in stopped]
@@ -208,7 +208,7 @@ def slices(report: Report, gate: Gate) -> list[Check]:
     are judged against the champion alone: an untrained baseline that always says one label has it right every time.
     """
     other = CHAMPION if CHAMPION in report["arms"] else gate.baseline
-    found = [
+    pairs = [
         (part, row)
         for part in report.get("slices", ())
         for row in part["comparisons"]
@@ -217,23 +217,23 @@ def slices(report: Report, gate: Gate) -> list[Check]:
         and (part["field"] != LABEL or other == CHAMPION)
     ]
     limit = None if gate.slice_margin is None else -gate.slice_margin
-    if not found:
+    if not pairs:
         return []
-    part, row = min(found, key=lambda pair: pair[1]["ci_high"])
-    told = f"{called(part)} {lost(row['delta'])} points ({between(report, row)}, n={part['n']})"
-    head = f"of {len(found)} slices held against {other}"
+    part, row = min(pairs, key=lambda pair: pair[1]["ci_high"])
+    worst = f"{called(part)} {lost(row['delta'])} points ({between(report, row)}, n={part['n']})"
+    head = f"of {len(pairs)} slices held against {other}"
     if limit is None:
-        return [check("slices", STUDENT, True, row["ci_high"], None, f"{head} the worst is {told}; no limit is set")]
+        return [check("slices", STUDENT, True, row["ci_high"], None, f"{head} the worst is {worst}; no limit is set")]
     confidence = report["confidence"]
-    p_values = [max(r["p_value"] or 0.0, p_against(estimate(r), limit, confidence) or 0.0) for _, r in found]
+    p_values = [max(r["p_value"] or 0.0, p_against(estimate(r), limit, confidence) or 0.0) for _, r in pairs]
     worse = [
         pair
-        for pair, p in zip(found, holm(p_values))
+        for pair, p in zip(pairs, holm(p_values))
         if pair[1]["ci_high"] < limit and p is not None and p < 1 - confidence
     ]
     may = f"none may certainly lose more than {points(gate.slice_margin or 0.0)}"
     if not worse:
-        why = f"{head} none is certainly worse, the worst {told}; {may}"
+        why = f"{head} none is certainly worse, the worst {worst}; {may}"
         return [check("slices", STUDENT, True, row["ci_high"], limit, why)]
     worse.sort(key=lambda pair: pair[1]["ci_high"])
     names = ", ".join(
@@ -313,30 +313,30 @@ BASE = "base"
 def resources(report: Report, gate: Gate, arm: str) -> list[Check]:
     """Latency, size and cost of one arm; where no limit is set only the student's are told."""
     figures = report["arms"].get(arm, {})
-    told = (
+    limits = (
         ("latency", "latency_p95", "seconds", gate.max_seconds, "answers 95 of 100 times within",
          "take a smaller or a quantized model, or another engine"),
         ("size", "bytes", "bytes", gate.max_bytes, "weighs", "take a format with fewer bits, or a smaller model"),
         ("cost", "usd_per_1000", "usd", gate.max_usd_per_1000, "takes for 1,000 requests",
          "take a smaller or a quantized model, or ask more at once (evaluate.parallel)"),
     )  # fmt: skip
-    found = []
-    for name, metric, kind, limit, verb, remedy in told:
+    checks = []
+    for name, metric, kind, limit, verb, remedy in limits:
         value = figures.get(metric, {}).get("value")
         if limit is None:
             if arm == STUDENT and value is not None:
-                found.append(
+                checks.append(
                     check(name, arm, True, value, None, f"{arm} {verb} {amount(kind, value)}; no limit is set")
                 )
         elif value is None:
             why = f"{arm}'s {metric.replace('_', ' ')} was not measured; at most {amount(kind, limit)} is allowed"
-            found.append(check(name, arm, False, None, limit, why))
+            checks.append(check(name, arm, False, None, limit, why))
         else:
             passed = value <= limit
             why = f"{arm} {verb} {amount(kind, value)}; at most {amount(kind, limit)} is allowed"
             why += "" if passed else f": {amount_over(value, limit)} over; {remedy}"
-            found.append(check(name, arm, passed, value, limit, why))
-    return found
+            checks.append(check(name, arm, passed, value, limit, why))
+    return checks
 
 
 def amount_over(value: float, limit: float) -> str:
@@ -383,13 +383,13 @@ def memorised(report: Report, gate: Gate, arm: str) -> list[Check]:
         return []
     count = len(cell["rows"])
     first = f", as {cell['rows'][0]['id']} repeats training row {cell['rows'][0]['train']}" if cell["rows"] else ""
-    told = f"{percent(cell['value'])} of {arm}'s answers repeat a training row ({count} of {cell['n']}{first})"
+    share = f"{percent(cell['value'])} of {arm}'s answers repeat a training row ({count} of {cell['n']}{first})"
     if gate.memorised is None:
         return (
-            [check("memorised", arm, True, cell["value"], None, f"{told}; no limit is set")] if arm == STUDENT else []
+            [check("memorised", arm, True, cell["value"], None, f"{share}; no limit is set")] if arm == STUDENT else []
         )
     passed = cell["value"] <= gate.memorised
-    why = f"{told}; at most {percent(gate.memorised)} may"
+    why = f"{share}; at most {percent(gate.memorised)} may"
     why += "" if passed else "; train fewer epochs, or drop repeated rows from training"
     return [check("memorised", arm, passed, cell["value"], gate.memorised, why)]
 
@@ -399,16 +399,16 @@ def kept_share(report: Report, gate: Gate) -> list[Check]:
     limit = gate.kept_share
     if limit is None:
         return []
-    told = report.get("distillation", {})
-    cell, must = told.get("kept", {}).get(STUDENT), f"at least {percent(limit)} must be certain"
+    section = report.get("distillation", {})
+    cell, must = section.get("kept", {}).get(STUDENT), f"at least {percent(limit)} must be certain"
     if cell is None:
         why = f"no teacher was asked, so which share of its gain {STUDENT} kept is not known; {must}"
         return [check("kept_share", STUDENT, False, None, limit, why)]
     if cell["ci_low"] is None:
-        return [check("kept_share", STUDENT, False, None, limit, f"{told['why']}; {must}")]
+        return [check("kept_share", STUDENT, False, None, limit, f"{section['why']}; {must}")]
     passed = cell["ci_low"] >= limit
     ends = interval_in_points(cell["ci_low"], cell["ci_high"], report["confidence"]).replace("+", "")
-    why = f"{STUDENT} kept {percent(cell['value'])} of the teacher's gain over {told['baseline']} ({ends}); {must}"
+    why = f"{STUDENT} kept {percent(cell['value'])} of the teacher's gain over {section['baseline']} ({ends}); {must}"
     if not passed:
         row = {"n": report["n"], "delta": cell["value"], "ci_low": cell["ci_low"]}
         why += needed(row, limit, "label more rows, keep more answers a prompt, or learn its log-probabilities too")
@@ -417,11 +417,11 @@ def kept_share(report: Report, gate: Gate) -> list[Check]:
 
 def duties(report: Report, gate: Gate) -> list[Check]:
     """What the licences of base, teacher and data ask is met; no person's word replaces it."""
-    asked = report.get("duties")
-    if asked is None:
+    owed = report.get("duties")
+    if owed is None:
         return []
-    unmet = [duty for duty in asked if not duty["met"]]
-    head = f"{len(asked) - len(unmet)} of {len(asked)} duties of the licences are met"
+    unmet = [duty for duty in owed if not duty["met"]]
+    head = f"{len(owed) - len(unmet)} of {len(owed)} duties of the licences are met"
     named = "; ".join(f"{duty['duty']}: {duty['why']}" for duty in unmet)
     why = head + (f"; open: {named}" if unmet else "") + ("" if gate.duties else "; no duty is demanded")
     return [
@@ -435,13 +435,13 @@ def trusted_judge(report: Report) -> list[Check]:
     if about is None:
         return []
     least = Judge()
-    found = [
+    checks = [
         agreed(about, "consistency", about.get("least_consistency", least.least_consistency),
                "judged alike in both orders", "name another evaluate.judge.model, or sharper criteria"),
         agreed(about, "kappa", about.get("least_kappa", least.least_kappa),
                "agreement with people (Cohen's kappa)", "sharpen evaluate.judge.criteria, or judge more pairs"),
     ]  # fmt: skip
-    return [one for one in found if one is not None]
+    return [row for row in checks if row is not None]
 
 
 def agreed(about: Mapping[str, Any], name: str, limit: float, what: str, remedy: str) -> Check | None:

@@ -107,9 +107,11 @@ def question(pair: Pair, swapped: bool, judge: str, criteria: str, seed: int) ->
     )
     words = [*sorted([first, second]), TIE]
     schema = {
-        "type": "object", "properties": {"better": {"type": "string", "enum": words}}, "required": ["better"],
+        "type": "object",
+        "properties": {"better": {"type": "string", "enum": words}},
+        "required": ["better"],
         "additionalProperties": False,
-    }  # fmt: skip
+    }
     messages = (Message("system", RULES.format(blank="[…]")), Message("user", f"{body}\n\n{wish}"))
     key = digest({"judge": judge, "messages": [m.content for m in messages]}, 32)
     sides: dict[str, Side] = {first: shown[0][0], second: shown[1][0], TIE: "tie"}
@@ -122,12 +124,12 @@ def names(texts: Sequence[str], draw: random.Random) -> tuple[str, str, str]:
     Letters and numbers would do for a judge, but an answer can guess those and say "answer A is better".
     """
     whole = "\n".join(texts).lower()
-    found: list[str] = []
-    while len(found) < 3:
+    chosen: list[str] = []
+    while len(chosen) < 3:
         word = "".join(draw.choice(CONSONANTS) + draw.choice(VOWELS) for _ in range(3))
-        if word not in whole and all(word[:2] != other[:2] for other in found):
-            found.append(word)
-    return found[0], found[1], found[2]
+        if word not in whole and all(word[:2] != other[:2] for other in chosen):
+            chosen.append(word)
+    return chosen[0], chosen[1], chosen[2]
 
 
 def quoted(text: str) -> str:
@@ -141,12 +143,12 @@ def quoted(text: str) -> str:
 def verdict_in(question: Question, reply: str) -> Side | None:
     """Which side a reply names; None when it is not the JSON object that was asked for."""
     fenced = FENCE.match(reply)
-    told = json_object(fenced[1] if fenced else reply)
-    word = told.get("better") if told is not None and len(told) == 1 else None
+    reply_object = json_object(fenced[1] if fenced else reply)
+    word = reply_object.get("better") if reply_object is not None and len(reply_object) == 1 else None
     return question.sides.get(word.strip().lower()) if isinstance(word, str) else None
 
 
-def ruling(pair: Pair, one: Side | None, other: Side | None) -> Ruling:
+def ruling(pair: Pair, first: Side | None, second: Side | None) -> Ruling:
     """Both orders' verdicts together.
 
     Where they differ neither answer has shown to be better: a tie, counted as inconsistent, and so is a pair with a
@@ -156,12 +158,12 @@ def ruling(pair: Pair, one: Side | None, other: Side | None) -> Ruling:
     """
     if pair.equal:
         return Ruling("tie", None)
-    if one is None or other is None:
+    if first is None or second is None:
         return Ruling("tie", False, unheard=True)
-    if one != other:
+    if first != second:
         return Ruling("tie", False)
-    begged = {"a": pair.caught[0], "b": pair.caught[1], "tie": False}[one]
-    return Ruling("tie" if begged else one, True)
+    begged = {"a": pair.caught[0], "b": pair.caught[1], "tie": False}[first]
+    return Ruling("tie" if begged else first, True)
 
 
 # Answers that speak to their judge: passages found by what they say, and blanked out before anybody compares.
@@ -228,14 +230,14 @@ def speaks(text: str) -> bool:
 def passages(text: str) -> list[tuple[int, int]]:
     """Where the text speaks to a judge: (start, end) of each whole sentence or JSON object that does, in order."""
     plain, places = readable(text)
-    found = [match.span() for match in JSON_VERDICT.finditer(plain)]
+    spans = [match.span() for match in JSON_VERDICT.finditer(plain)]
     for match in SENTENCE.finditer(plain):
         if match[0].strip() and any(pattern.search(match[0]) for pattern in SPEAKING):
-            found.append(match.span())
+            spans.append(match.span())
     # A line's end parts the items of a list, and must not part "choose" from "this answer".
     joined = plain.replace("\n", " ")
-    found += [match.span() for pattern in SPEAKING for match in pattern.finditer(joined)]
-    return merged([(places[start], places[end]) for start, end in found])
+    spans += [match.span() for pattern in SPEAKING for match in pattern.finditer(joined)]
+    return merged([(places[start], places[end]) for start, end in spans])
 
 
 def blanked(text: str) -> str:

@@ -74,9 +74,10 @@ def judge_arms(
     """
     if baseline not in predictions:
         raise WorkbenchError(
-            f"the judge holds every arm against {baseline}, which has no answers", where="gate.baseline",
+            f"the judge holds every arm against {baseline}, which has no answers",
+            where="gate.baseline",
             remedy="gate.baseline=base",
-        )  # fmt: skip
+        )
     against = predictions[baseline]
     pairs = {
         arm: [
@@ -94,7 +95,7 @@ def judge_arms(
         arm: {p.id: r.value for p, r in zip(rows, rulings[arm])} for arm, rows in pairs.items() if arm != PEOPLE
     }
     verdicts = {arm: verdicts[arm] for arm in predictions}
-    told = {arm: sum(speaks(p.answer) for p in rows) for arm, rows in predictions.items()}
+    speaking = {arm: sum(speaks(p.answer) for p in rows) for arm, rows in predictions.items()}
     by_judge = [r.winner for r in rulings.get(PEOPLE, ())]
     confidence = bench.evaluate.confidence
     about = {
@@ -107,7 +108,7 @@ def judge_arms(
         "baseline": baseline,
         **facts,
         **agreement([h.winner for h in people], by_judge, confidence, bench.seed),
-        "told_the_judge": told,
+        "told_the_judge": speaking,
     }
     return verdicts, about
 
@@ -115,11 +116,11 @@ def judge_arms(
 def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict[str, list[Ruling]], dict[str, Any]]:
     """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost."""
     criteria = bench.evaluate.judge.criteria
-    asked = {
+    questions = {
         name: [None if p.equal else questions_of(p, bench.judge, criteria, bench.seed) for p in rows]
         for name, rows in pairs.items()
     }
-    flat = {q.key: (name, q) for name, both in asked.items() for two in both if two for q in two}
+    flat = {q.key: (name, q) for name, both in questions.items() for two in both if two for q in two}
     known = kept(bench, flat)
     missing = [q for key, (_, q) in flat.items() if key not in known]
     bench.folder.mkdir(parents=True, exist_ok=True)
@@ -142,14 +143,15 @@ def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict
     rulings: dict[str, list[Ruling]] = {}
     alike: dict[str, bool] = {}
     for name, rows in pairs.items():
-        found = rulings[name] = []
-        for pair, two in zip(rows, asked[name], strict=True):
-            one, other = (known.get(q.key, {}).get("better") for q in two) if two else (None, None)
-            found.append(ruling(pair, one, other))
+        ruled = rulings[name] = []
+        for pair, two in zip(rows, questions[name], strict=True):
+            first, second = (known.get(q.key, {}).get("better") for q in two) if two else (None, None)
+            ruled.append(ruling(pair, first, second))
             if two:
-                alike[two[0].key] = bool(found[-1].alike)
+                alike[two[0].key] = bool(ruled[-1].alike)
         write_lines(
-            bench.folder / f"{name}.jsonl", [known[q.key] for two in asked[name] if two for q in two if q.key in known]
+            bench.folder / f"{name}.jsonl",
+            [known[q.key] for two in questions[name] if two for q in two if q.key in known],
         )
     for stale in bench.folder.glob("*.jsonl"):
         if stale.stem not in pairs:
@@ -159,7 +161,7 @@ def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict
     return rulings, {
         **consistency(list(alike.values()), bench.evaluate.confidence),
         "first_share": sum(line["better"] == line["first"] for line in firm) / len(firm) if firm else None,
-        "unheard": sum(ruling.unheard for found in rulings.values() for ruling in found),
+        "unheard": sum(ruling.unheard for ruled in rulings.values() for ruling in ruled),
         "usd": sum(line["usd"] for line in lines),
     }
 
@@ -173,14 +175,14 @@ def line_of(question: Question, reply: str, usd: float) -> dict[str, Any]:
 
 def kept(bench: Bench, wanted: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The verdicts given before, by key: of this attempt, and of the finished evaluation before it."""
-    found: dict[str, dict[str, Any]] = {}
+    lines: dict[str, dict[str, Any]] = {}
     for folder in (bench.earlier, bench.folder):
         for path in sorted(folder.glob("*.jsonl")) if folder and folder.is_dir() else []:
             for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 line = verdict_line(text)
                 if line and line["key"] in wanted:
-                    found[line["key"]] = line
-    return found
+                    lines[line["key"]] = line
+    return lines
 
 
 def verdict_line(text: str) -> dict[str, Any] | None:
@@ -205,7 +207,7 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def human_pairs(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Human]:
     """Rows (where, row) with prompt, a, b and winner as pairs; RequestError naming the row that is none."""
-    found = []
+    pairs = []
     for number, (where, row) in enumerate(rows, 1):
         prompt, a, b = (row.get(name) for name in ("prompt", "a", "b"))
         winner = str(row.get("winner", "")).strip().lower()
@@ -216,10 +218,10 @@ def human_pairs(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Human]:
                 where="evaluate.judge.human",
                 remedy="mend the row",
             )
-        found.append(Human(f"pair-{number}", prompt, a, b, winner))  # type: ignore[arg-type]
-    if not found:
+        pairs.append(Human(f"pair-{number}", prompt, a, b, winner))  # type: ignore[arg-type]
+    if not pairs:
         raise RequestError("there are no pairs in it", where="evaluate.judge.human", remedy="null, or another file")
-    return found
+    return pairs
 
 
 # How far a judge can be believed: whether it says the same in both orders, and what people say of the same pairs.
@@ -232,9 +234,9 @@ def consistency(alike: Sequence[bool], confidence: float) -> dict[str, Any]:
     """The share of pairs judged alike in both orders, with Wilson's interval; None where no pair was asked."""
     if not alike:
         return {"consistency": None, "consistency_low": None, "consistency_high": None, "consistency_n": 0}
-    found = share_interval(np.array(alike, dtype=np.float64), np.arange(len(alike)), confidence)
-    ends = {"consistency_low": found.low, "consistency_high": found.high, "consistency_n": len(alike)}
-    return {"consistency": found.value, **ends}
+    share = share_interval(np.array(alike, dtype=np.float64), np.arange(len(alike)), confidence)
+    ends = {"consistency_low": share.low, "consistency_high": share.high, "consistency_n": len(alike)}
+    return {"consistency": share.value, **ends}
 
 
 def agreement(people: Sequence[str], judge: Sequence[str], confidence: float, seed: int) -> dict[str, Any]:
@@ -244,13 +246,13 @@ def agreement(people: Sequence[str], judge: Sequence[str], confidence: float, se
     """
     if not people:
         return {"kappa": None, "kappa_low": None, "kappa_high": None, "kappa_n": 0, "agreement": None}
-    told = {"kappa_n": len(people), "agreement": float(np.mean([p == j for p, j in zip(people, judge)]))}
+    plain = {"kappa_n": len(people), "agreement": float(np.mean([p == j for p, j in zip(people, judge)]))}
     if len({*people, *judge}) == 1:
-        return {"kappa": None, "kappa_low": None, "kappa_high": None, **told}
+        return {"kappa": None, "kappa_low": None, "kappa_high": None, **plain}
     pairs_n = np.array([3 * WORDS.index(p) + WORDS.index(j) for p, j in zip(people, judge)], dtype=np.int64)
     value = float(kappa(np.bincount(pairs_n, minlength=9).reshape(1, 3, 3))[0])
     low, high = (float(end) for end in resampled(pairs_n, confidence, seed))
-    return {"kappa": value, "kappa_low": low, "kappa_high": high, **told}
+    return {"kappa": value, "kappa_low": low, "kappa_high": high, **plain}
 
 
 def resampled(pairs_n: Ints, confidence: float, seed: int) -> Sequence[float]:

@@ -18,8 +18,6 @@ from workbench.records import Example
 
 FOLDER = "lm_eval"
 VERSION = "0.4.13"  # of the harness that tests/evaluation/test_lm_eval.py runs
-WHOLE = ("json_fields", "label", "exact_match")  # scorers whose every rule is in lm_eval_utils.py
-TEXTS = ("generation", "judge")  # scorers of which only exact_match is
 
 
 def export_task(
@@ -59,17 +57,17 @@ def export_task(
     text = yaml_of(name, {**generation, **(plain_greedy or {})}, means, classes)
     (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(readme(name, len(items), arm or {}, means, dtype, left_out, public), "utf-8")
-    said = [f"{FOLDER}/ holds the same rows as a task for lm-evaluation-harness"]
-    return said + ([f"without {', '.join(left_out)}, which it cannot express"] if left_out else [])
+    notes = [f"{FOLDER}/ holds the same rows as a task for lm-evaluation-harness"]
+    return notes + ([f"without {', '.join(left_out)}, which it cannot express"] if left_out else [])
 
 
 def expressed(evaluate: Evaluate) -> tuple[list[str], list[str]]:
     """(metrics that the task has, metrics of the scorer that it lacks)."""
-    if evaluate.scorer not in (*WHOLE, *TEXTS):
-        return [], []
     scorer = scorers.find(evaluate.scorer)
+    if scorer.handed_over == ():
+        return [], []
     named = [*scorer.metrics(evaluate), *scorer.classes(evaluate)]
-    kept = named if evaluate.scorer in WHOLE else [name for name in named if name == "exact_match"]
+    kept = [name for name in named if scorer.handed_over is None or name in scorer.handed_over]
     every = [*scorer.judged(evaluate), *named, *scorer.counted(evaluate)]
     return kept, [name for name in every if name not in kept]
 
@@ -82,15 +80,15 @@ def task_name(task: str) -> str:
 def utils_of(evaluate: Evaluate) -> str:
     """The task's utils.py: `lm_eval_utils.py` with this evaluation's scorer in it."""
     text = Path(lm_eval_utils.__file__).read_text(encoding="utf-8")
-    scorer = evaluate.scorer if evaluate.scorer in WHOLE else "exact_match"
+    scorer = evaluate.scorer if scorers.find(evaluate.scorer).handed_over is None else "exact_match"
     known = {
         'SCORER = "exact_match"': f"SCORER = {json.dumps(scorer)}",
         "FIELDS: list[str] = []": f"FIELDS: list[str] = {list(evaluate.fields)!r}",
         "LABELS: list[str] = []": f"LABELS: list[str] = {list(evaluate.labels)!r}",
     }
     for line, mine in known.items():
-        head, found, tail = text.partition(line)
-        assert found, line
+        head, separator, tail = text.partition(line)
+        assert separator, line
         text = head + mine + tail
     return text
 
@@ -127,8 +125,8 @@ def readme(
     public: bool,
 ) -> str:
     """What the folder is, the exact command, and the figures that it should give."""
-    told = "\n".join(f"| {title(m)} | {percent(arm[m]['value'])} |" for m in means if m in arm)
-    figures = f"\nThe run's own figures for `student`:\n\n| metric | value |\n|---|---|\n{told}\n" if told else ""
+    rows = "\n".join(f"| {title(m)} | {percent(arm[m]['value'])} |" for m in means if m in arm)
+    figures = f"\nThe run's own figures for `student`:\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     lacking = f"\nNot expressed here: {', '.join(left_out)}.\n" if left_out else ""
     warning = "" if public else "\n**The rows are not public (`data.privacy`): this folder stays where it is.**\n"
     return f"""# {name}: the test rows of this run for lm-evaluation-harness

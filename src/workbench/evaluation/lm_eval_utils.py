@@ -19,7 +19,7 @@ LABELS: list[str] = []
 INVALID = "\0invalid"  # the class of an answer that has none: no real class can equal it
 
 
-def rows(**_: Any) -> dict[str, Any]:
+def rows(**_: object) -> dict[str, Any]:
     """The test rows, read from beside this file: in memory, so that no cache keeps a copy of them."""
     from datasets import Dataset
 
@@ -48,8 +48,8 @@ def labels(expected: str, answer: str) -> dict[str, list[str]]:
     """The wanted and the answered class of each metric that is a macro-F1."""
     if SCORER == "json_fields":
         return json_labels(expected, answer)
-    told = answer.strip() if SCORER != "label" or is_label(answer.strip()) else INVALID
-    return {"macro_f1": [expected.strip(), told or INVALID]}
+    label = answer.strip() if SCORER != "label" or is_label(answer.strip()) else INVALID
+    return {"macro_f1": [expected.strip(), label or INVALID]}
 
 
 def is_label(text: str) -> bool:
@@ -61,10 +61,10 @@ def json_score(expected: str, answer: str) -> dict[str, float]:
     """Valid is one JSON object and nothing else; a field is right when it equals the wanted one, text stripped."""
     wanted, got = json_object(expected) or {}, json_object(answer)
     right = {field: got is not None and field in got and same(wanted[field], got[field]) for field in FIELDS}
-    found = {f"{field}_accuracy": float(hit) for field, hit in right.items()}
+    scores = {f"{field}_accuracy": float(hit) for field, hit in right.items()}
     share = sum(right.values()) / len(right) if right else 0.0
     valid = float(got is not None)
-    return found | {"exact_match": float(all(right.values())), "field_share": share, "validity": valid}
+    return scores | {"exact_match": float(all(right.values())), "field_share": share, "validity": valid}
 
 
 def json_labels(expected: str, answer: str) -> dict[str, list[str]]:
@@ -85,10 +85,10 @@ def json_object(text: str) -> dict[str, Any] | None:
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's fields; ValueError when a name is given twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    named = dict(pairs)
+    if len(named) != len(pairs):
         raise ValueError("a name is given twice")
-    return found
+    return named
 
 
 def float_only(word: str) -> Any:
@@ -96,14 +96,14 @@ def float_only(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
 
 
-def same(wanted: Any, got: Any) -> bool:
+def same(wanted: object, got: object) -> bool:
     """Strings equal after stripping; anything else equal and of a like type (3 is not "3", 1 is not true)."""
     if isinstance(wanted, str) and isinstance(got, str):
         return wanted.strip() == got.strip()
     return isinstance(wanted, bool) == isinstance(got, bool) and bool(wanted == got)
 
 
-def as_label(value: Any) -> str:
+def as_label(value: object) -> str:
     """A field's value as a class."""
     return value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
@@ -121,10 +121,10 @@ def compare(samples: Path, predictions: Path) -> int:
     own = {row["id"]: row for row in read(predictions)}
     pairs = []
     for sample in read(samples):
-        row, said = own[sample["doc"]["id"]], sample["filtered_resps"][0]
-        pairs.append((score(row["expected"], said), score(row["expected"], row["answer"])))
+        row, reply = own[sample["doc"]["id"]], sample["filtered_resps"][0]
+        pairs.append((score(row["expected"], reply), score(row["expected"], row["answer"])))
         if pairs[-1][0] != pairs[-1][1]:
-            print(f"{row['id']}: harness {said!r}, run {row['answer']!r}, wanted {row['expected']!r}")
+            print(f"{row['id']}: harness {reply!r}, run {row['answer']!r}, wanted {row['expected']!r}")
     for name in pairs[0][0]:
         theirs, ours = (sum(pair[side][name] for pair in pairs) / len(pairs) for side in (0, 1))
         apart = sum(there[name] != here[name] for there, here in pairs)

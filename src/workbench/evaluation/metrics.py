@@ -263,9 +263,10 @@ def verdicts_of(arm: str, metric: str, verdicts: Mapping[str, float], rows: Sequ
     silent = [p.id for p in rows if p.id not in verdicts]
     if silent:
         raise WorkbenchError(
-            f"{len(silent)} of {len(rows)} items have no {metric}, the first {silent[0]!r}", where=f"arm {arm}",
+            f"{len(silent)} of {len(rows)} items have no {metric}, the first {silent[0]!r}",
+            where=f"arm {arm}",
             remedy="run evaluate again: only these are asked",
-        )  # fmt: skip
+        )
     return np.array([verdicts[p.id] for p in rows], dtype=np.float64)
 
 
@@ -281,8 +282,8 @@ def labelled(evaluate: Evaluate, rows: Sequence[Prediction]) -> Iterator[tuple[s
 
 def counted(evaluate: Evaluate, rows: Sequence[Prediction]) -> dict[str, Floats]:
     """Hits, wanted and answered (N, 3) for each metric a micro-F1 can be taken of."""
-    found = [scorers.counts(evaluate, p.expected, p.answer) for p in rows]
-    return {name: np.array([row[name] for row in found], dtype=np.float64) for name in found[0]}
+    counts = [scorers.counts(evaluate, p.expected, p.answer) for p in rows]
+    return {name: np.array([row[name] for row in counts], dtype=np.float64) for name in counts[0]}
 
 
 def macro_f1_of(wanted: Sequence[str], answered: Sequence[str], classes: Sequence[str]) -> float:

@@ -43,7 +43,7 @@ class Gathered:
     reports: tuple[Mapping[str, Any], ...]
     arms: tuple[str, ...]
     contenders: Mapping[str, Sequence[Prediction]]
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def gather(folders: Sequence[Path]) -> Gathered:
@@ -57,7 +57,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
         raise RequestError("two runs or more are compared, each named once", where="runs")
     reports = [read_report(folder) for folder in folders]
     settings = [(r["scorer"], r["fields"]) for r in reports]
-    said = [
+    notes = [
         f"{n} was scored otherwise and is scored as {names[0]} here"
         for n, s in zip(names, settings)
         if s != settings[0]
@@ -66,7 +66,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
     for arm in {arm for arms in own for arm in arms}:
         check_name(arm, "report.json: arms")
     common = [arm for arm in own[0] if all(arm in arms for arms in own)]
-    said += [
+    notes += [
         f"{n} {arm} has no counterpart and is left out"
         for n, arms in zip(names, own)
         for arm in arms
@@ -79,24 +79,24 @@ def gather(folders: Sequence[Path]) -> Gathered:
         for arm in common
         for n, folder in zip(names, folders)
     }
-    return Gathered(tuple(names), tuple(reports), tuple(common), contenders, tuple(said))
+    return Gathered(tuple(names), tuple(reports), tuple(common), contenders, tuple(notes))
 
 
-def compare_gathered(found: Gathered, metric: str | None = None) -> dict[str, Any]:
+def compare_gathered(gathered: Gathered, metric: str | None = None) -> dict[str, Any]:
     """The comparison of runs whose answers were read."""
-    first, names = found.reports[0], found.names
+    first, names = gathered.reports[0], gathered.names
     evaluate, unjudged = without_judge(settings_of(first, metric))
-    pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in found.arms for n in names[1:]]
-    result = compare_arms(found.contenders, evaluate, first["seed"], pairs=pairs)
-    for n, report in zip(names, found.reports):
-        for arm in found.arms:
+    pairs = [(f"{n} {arm}", f"{names[0]} {arm}") for arm in gathered.arms for n in names[1:]]
+    result = compare_arms(gathered.contenders, evaluate, first["seed"], pairs=pairs)
+    for n, report in zip(names, gathered.reports):
+        for arm in gathered.arms:
             if "bytes" in report["arms"][arm]:
                 result["arms"][f"{n} {arm}"]["bytes"] = report["arms"][arm]["bytes"]
                 result["metrics"]["bytes"] = describe("bytes")
     if metric:
         result["comparisons"] = [row for row in result["comparisons"] if row["metric"] == evaluate.primary]
     kept = {name: first[name] for name in SETTINGS if name in first}
-    return result | kept | {"runs": list(names), "said": [*found.said, *unjudged, *result["said"]]}
+    return result | kept | {"runs": list(names), "said": [*gathered.notes, *unjudged, *result["said"]]}
 
 
 def without_judge(evaluate: Evaluate) -> tuple[Evaluate, list[str]]:
@@ -105,8 +105,8 @@ def without_judge(evaluate: Evaluate) -> tuple[Evaluate, list[str]]:
     if evaluate.primary not in judged:
         return evaluate, []
     plain = scorers.metric_names(evaluate)[0]
-    said = f"{evaluate.primary} is a judge's verdict within one run, so the runs are compared by {plain}"
-    return replace(evaluate, primary=plain), [said]
+    note = f"{evaluate.primary} is a judge's verdict within one run, so the runs are compared by {plain}"
+    return replace(evaluate, primary=plain), [note]
 
 
 def compare_arms(
@@ -127,7 +127,7 @@ def compare_arms(
         raise RequestError("a comparison needs two runs that were evaluated", where="compare")
     first = next(iter(contenders))
     pairs = [(name, first) for name in contenders if name != first] if pairs is None else pairs
-    shared, said = shared_items(contenders)
+    shared, notes = shared_items(contenders)
     primary = primary_metric(evaluate)
     measured = measure(evaluate, shared, seed)
     arms = {name: arm_metrics(name, rows, measured, evaluate.confidence) for name, rows in shared.items()}
@@ -139,7 +139,7 @@ def compare_arms(
         "metrics": {name: describe(name) for name in dict.fromkeys(m for cells in arms.values() for m in cells)},
         "arms": arms,
         "comparisons": [row for a, b in pairs for row in compare(measured, a, b, evaluate.confidence)],
-        "said": said,
+        "said": notes,
     }
 
 
@@ -172,14 +172,14 @@ def shared_items(
                     where="compare",
                     remedy="evaluate both on one test set: run `evaluate` again for the older one",
                 )
-    said = [
+    notes = [
         f"{n}: {len(rows) - len(common)} of {len(rows)} items have no partner and are left out"
         for n, rows in by_id.items()
         if len(rows) > len(common)
     ]
     # The first contender's clusters hold for all: grouping may have changed between two runs.
     groups = {item: first[item].group for item in common}
-    return {n: [replace(rows[item], group=groups[item]) for item in common] for n, rows in by_id.items()}, said
+    return {n: [replace(rows[item], group=groups[item]) for item in common] for n, rows in by_id.items()}, notes
 
 
 # Drift: a model's score on fresh rows against the one it was registered with, two samples and one interval.
@@ -201,10 +201,10 @@ def drift(
     """
     names = [primary, *(name for name in fresh if name != primary)]
     rows = [row(name, registered[name], fresh[name], confidence) for name in names if measured(name, registered, fresh)]
-    deciding = next((found for found in rows if found["metric"] == primary), None)
+    deciding = next((difference for difference in rows if difference["metric"] == primary), None)
     verdict = UNKNOWN if deciding is None else word(deciding)
-    told = sentence(deciding, verdict, primary, registered_n, n, confidence)
-    return {"verdict": verdict, "sentence": told, "primary": primary, "differences": rows}
+    line = sentence(deciding, verdict, primary, registered_n, n, confidence)
+    return {"verdict": verdict, "sentence": line, "primary": primary, "differences": rows}
 
 
 def measured(name: str, registered: Cells, fresh: Cells) -> bool:
@@ -216,14 +216,14 @@ def measured(name: str, registered: Cells, fresh: Cells) -> bool:
 def row(metric: str, registered: Mapping[str, float], fresh: Mapping[str, float], confidence: float) -> dict[str, Any]:
     """One metric: fresh minus registered with its interval, and the change that these rows would have shown."""
     ends = [(cell["value"], cell["ci_low"], cell["ci_high"]) for cell in (fresh, registered)]
-    found = independent_difference(*ends[0], *ends[1])
+    difference = independent_difference(*ends[0], *ends[1])
     return {
         "metric": metric,
         "registered": dict(registered),
         "fresh": dict(fresh),
-        "delta": found.value,
-        "ci_low": found.low,
-        "ci_high": found.high,
+        "delta": difference.value,
+        "ci_low": difference.low,
+        "ci_high": difference.high,
         "mde": detectable_apart(ends[0][2] - ends[0][1], ends[1][2] - ends[1][1], confidence),
     }
 
@@ -238,49 +238,49 @@ def detectable_apart(width_a: float, width_b: float, confidence: float, power: f
     return min(1.0, (z + quantile(2 * power - 1)) * error)
 
 
-def word(found: Mapping[str, Any]) -> str:
+def word(difference: Mapping[str, Any]) -> str:
     """The verdict of one metric, the higher the better."""
-    if found["ci_high"] < 0:
+    if difference["ci_high"] < 0:
         return DRIFTED
-    return IMPROVED if found["ci_low"] > 0 else STEADY
+    return IMPROVED if difference["ci_low"] > 0 else STEADY
 
 
 def sentence(
-    found: Mapping[str, Any] | None, verdict: str, primary: str, registered_n: int, n: int, confidence: float
+    difference: Mapping[str, Any] | None, verdict: str, primary: str, registered_n: int, n: int, confidence: float
 ) -> str:
     """The verdict with its figures, for a person."""
-    if found is None:
+    if difference is None:
         return f"{title(primary)} has no interval on one of the two sides: whether it drifted cannot be said"
-    span = interval_in_points(found["ci_low"], found["ci_high"], confidence)
-    now, then = percent(found["fresh"]["value"]), percent(found["registered"]["value"])
+    span = interval_in_points(difference["ci_low"], difference["ci_high"], confidence)
+    now, then = percent(difference["fresh"]["value"]), percent(difference["registered"]["value"])
     both = f"{now} on {n:,} fresh rows against {then} on the {registered_n:,} it was registered with"
     if verdict == STEADY:
         return (
             f"no drift was detectable at n={n:,}: {title(primary)} is {both} "
-            f"({points(found['delta'], sign=True)} points, {span}); "
-            f"it could have shown a change of {points(found['mde'])} points"
+            f"({points(difference['delta'], sign=True)} points, {span}); "
+            f"it could have shown a change of {points(difference['mde'])} points"
         )
     verb = "fell" if verdict == DRIFTED else "rose"
-    return f"{title(primary)} {verb} by {points(abs(found['delta']))} points ({span}): {both}"
+    return f"{title(primary)} {verb} by {points(abs(difference['delta']))} points ({span}): {both}"
 
 
-def drift_table(told: Mapping[str, Any], heading: str, confidence: float) -> Table:
+def drift_table(recheck: Mapping[str, Any], heading: str, confidence: float) -> Table:
     """One row a metric: registered, fresh, and their difference with its interval."""
     table = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     table.add_column("metric", no_wrap=True)
     for name in ("registered", "fresh rows", "points", f"{100 * confidence:.3g} % interval", "detectable"):
         table.add_column(name, justify="right", no_wrap=True)
-    for found in told["differences"]:
-        style = {DRIFTED: "red", IMPROVED: "green"}.get(word(found), "dim")
-        if describe(found["metric"])["better"] == "lower":
+    for difference in recheck["differences"]:
+        style = {DRIFTED: "red", IMPROVED: "green"}.get(word(difference), "dim")
+        if describe(difference["metric"])["better"] == "lower":
             style = {"red": "green", "green": "red"}.get(style, style)
-        name, kind = found["metric"], describe(found["metric"])["kind"]
+        name, kind = difference["metric"], describe(difference["metric"])["kind"]
         table.add_row(
-            Text(title(name), style="bold" if name == told["primary"] else ""),
-            amount(kind, found["registered"]["value"]),
-            amount(kind, found["fresh"]["value"]),
-            Text(points(found["delta"], sign=True), style=style),
-            f"{points(found['ci_low'], sign=True)} to {points(found['ci_high'], sign=True)}",
-            DASH if found["mde"] is None else points(found["mde"]),
+            Text(title(name), style="bold" if name == recheck["primary"] else ""),
+            amount(kind, difference["registered"]["value"]),
+            amount(kind, difference["fresh"]["value"]),
+            Text(points(difference["delta"], sign=True), style=style),
+            f"{points(difference['ci_low'], sign=True)} to {points(difference['ci_high'], sign=True)}",
+            DASH if difference["mde"] is None else points(difference["mde"]),
         )
     return table

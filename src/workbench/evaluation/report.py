@@ -117,17 +117,17 @@ def arm_metrics(
 ) -> dict[str, dict[str, float | None]]:
     """One arm's metrics: the scorer's, macro-F1, and what its answers took."""
     clusters_n, draws = measured.clusters_n, measured.draws[arm]
-    found = {}
+    estimates = {}
     for name, value in measured.values[arm].items():
         column = measured.items[arm].get(name)
         if column is not None:
-            found[name] = item_estimate(column, draws[name], clusters_n, confidence)
+            estimates[name] = item_estimate(column, draws[name], clusters_n, confidence)
         else:
-            found[name] = bounded(value, draws[name], clusters_n, confidence)
+            estimates[name] = bounded(value, draws[name], clusters_n, confidence)
     cut = np.array([p.finish == "length" for p in rows], dtype=np.float64)
-    found["cut_short"] = statistics.share_interval(cut, clusters_n, confidence)
+    estimates["cut_short"] = statistics.share_interval(cut, clusters_n, confidence)
     plain = {name: Estimate(value, None, None) for name, value in taken(rows).items()}
-    return {name: cell(estimate) for name, estimate in (found | plain).items()}
+    return {name: cell(estimate) for name, estimate in (estimates | plain).items()}
 
 
 def taken(rows: Sequence[Prediction]) -> dict[str, float]:
@@ -160,10 +160,10 @@ def compare(measured: Measured, candidate: str, baseline: str, confidence: float
         draws_b = measured.draws[candidate][name] - measured.draws[baseline][name]
         a, b = measured.items[candidate].get(name), measured.items[baseline].get(name)
         if a is not None and b is not None:
-            found = item_row(a, b, draws_b, clusters_n, confidence)
+            difference = item_row(a, b, draws_b, clusters_n, confidence)
         else:
-            found = total_row(value - measured.values[baseline][name], draws_b, clusters_n, n, confidence)
-        rows.append({"metric": name, "candidate": candidate, "baseline": baseline, **found})
+            difference = total_row(value - measured.values[baseline][name], draws_b, clusters_n, n, confidence)
+        rows.append({"metric": name, "candidate": candidate, "baseline": baseline, **difference})
     for row, p in zip(rows, holm([row["p_value"] for row in rows])):
         row["p_holm"] = rounded(p)
     return rows
@@ -173,16 +173,20 @@ def calibrations(
     evaluate: Evaluate, metric: str, predictions: Mapping[str, Sequence[Prediction]], measured: Measured, seed: int
 ) -> dict[str, Any]:
     """Calibration of each arm whose every answer has a probability and is simply right or wrong."""
-    found = {}
+    by_arm = {}
     for arm, rows in predictions.items():
         right_n = measured.items[arm].get(metric)
         if right_n is None:
             continue
-        told = calibration(rows, right_n, measured.clusters_n, evaluate.confidence, evaluate.resamples, seed)
-        if told is not None:
-            bins = [{name: rounded(v) if name != "n" else v for name, v in part.items()} for part in told["bins"]]
-            found[arm] = told | {"ece": cell(told["ece"]), "brier": cell(told["brier"]), "bins": bins}
-    return found
+        calibrated = calibration(rows, right_n, measured.clusters_n, evaluate.confidence, evaluate.resamples, seed)
+        if calibrated is not None:
+            bins = [{name: rounded(v) if name != "n" else v for name, v in part.items()} for part in calibrated["bins"]]
+            by_arm[arm] = calibrated | {
+                "ece": cell(calibrated["ece"]),
+                "brier": cell(calibrated["brier"]),
+                "bins": bins,
+            }
+    return by_arm
 
 
 def confusions(evaluate: Evaluate, predictions: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:

@@ -14,9 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.evaluation.answers import Asking, Prediction
+
+if TYPE_CHECKING:
+    from codecarbon import OfflineEmissionsTracker
+
+    from workbench.records import Answer
 
 EVERY_S = 0.2  # between two looks at memory
 SAVED_S = 5.0  # a killed evaluation loses at most so much of its account
@@ -51,15 +56,15 @@ def read_spent(*paths: Path | None) -> Spent:
 def metered(ask: Asking, path: Path, earlier: Path | None, *, energy: bool) -> Asking:
     """`ask`, its time, memory and energy added to the account in `path`, or to that of an `earlier` evaluation."""
 
-    def asked(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def measured(*args: Any, **kwargs: Any) -> Iterator[tuple[int, Answer]]:
         stream = ask(*args, **kwargs)  # starts the engine: no part of what an answer takes
         spent = read_spent(path, earlier)
         with watched(spent, path, energy):
-            for told in stream:
+            for answer in stream:
                 spent.answers += 1
-                yield told
+                yield answer
 
-    return asked
+    return measured
 
 
 @contextlib.contextmanager
@@ -157,7 +162,7 @@ def kilowatt_hours(spent: Spent) -> Iterator[None]:
         yield
 
 
-def read_meter(tracker: Any, spent: Spent, before: float) -> None:
+def read_meter(tracker: OfflineEmissionsTracker, spent: Spent, before: float) -> None:
     """Stop the tracker and add what it has measured."""
     with contextlib.suppress(Exception):
         tracker.stop()

@@ -231,12 +231,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
     Below α, it is significant although so many were looked at: the chance of one false find among all is at most α.
     """
-    found: list[float | None] = [None] * len(p_values)
+    adjusted: list[float | None] = [None] * len(p_values)
     known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     highest = 0.0
     for rank, (p, place) in enumerate(known):
-        found[place] = highest = max(highest, min(1.0, p * (len(known) - rank)))
-    return found
+        adjusted[place] = highest = max(highest, min(1.0, p * (len(known) - rank)))
+    return adjusted
 
 
 def not_inferior(estimate: Estimate, margin: float) -> bool:
@@ -368,14 +368,14 @@ def item_row(a_n: Floats, b_n: Floats, draws_b: Floats, clusters_n: Ints, confid
 
 def total_row(delta: float, draws_b: Floats, clusters_n: Ints, n: int, confidence: float) -> dict[str, Any]:
     """The same of a metric that is no item's, such as a macro-F1."""
-    found = bounded(delta, draws_b, clusters_n, confidence, ends=False)
-    mde = None if found.low is None else detectable_mean(draws_b, 1 - confidence)
-    return row(found, None, "bootstrap", n, mde)
+    estimate = bounded(delta, draws_b, clusters_n, confidence, ends=False)
+    mde = None if estimate.low is None else detectable_mean(draws_b, 1 - confidence)
+    return row(estimate, None, "bootstrap", n, mde)
 
 
 def row(delta: Estimate, p_value: float | None, test: str, n: int, mde: float | None) -> dict[str, Any]:
     """A comparison without the names of what is compared."""
-    found = cell(delta)
-    return {"delta": found["value"], "ci_low": found["ci_low"], "ci_high": found["ci_high"]} | {
+    ends = cell(delta)
+    return {"delta": ends["value"], "ci_low": ends["ci_low"], "ci_high": ends["ci_high"]} | {
         "p_value": rounded(p_value), "test": test, "n": n, "mde": rounded(mde),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from workbench.errors import RequestError, nearest
-from workbench.plugins import entry_points
+from workbench.plugins import entry_points, loaded
 
 PLAIN = "sft"  # the rows' own answers: what is trained where no kind is named
 SHIPPED = "workbench.stages.train.kinds"  # by name, as a package's entry point is: its files lie floors above
@@ -40,7 +40,7 @@ def kind_named(name: str) -> Kind:
         return shipped[name]
     offered = {point.name: point for point in entry_points(group="workbench.methods")}
     if name in offered:
-        return offered[name].load()
+        return loaded(offered[name], Kind, "method.distil")
     names = [*(known for known in shipped if known != PLAIN), *offered]
     raise RequestError(f"{name!r} is no kind of distillation", where="method.distil", remedy=nearest(name, names))
 

@@ -10,6 +10,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
+from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.methods import distilled
-from workbench.recipe.schema import Evaluate, Quantize, Recipe
+from workbench.recipe.schema import Quantize, Recipe
 from workbench.urls import refuse_credentials
 
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
@@ -238,10 +240,10 @@ def check_sense(recipe: Recipe) -> None:
             remedy="teacher.temperature=0.7, or teacher.samples=1",
         )
     check_names(recipe)
+    for name, wanted in recipe.quantize.items():
+        format_named(wanted.format, f"quantize.{name}.format")
     check_distil(recipe)
-    check_scorer(recipe.evaluate)
-    if recipe.evaluate.scorer == "judge":
-        check_judge(recipe)
+    check_scorer(recipe)
     has_any_teacher = recipe.teacher.api != "none" or recipe.teacher.weights is not None
     if recipe.gate.kept_share is not None and not (has_any_teacher and recipe.evaluate.teacher):
         raise RequestError(
@@ -283,18 +285,16 @@ def check_names(recipe: Recipe) -> None:
         )
 
 
-def check_scorer(evaluate: Evaluate) -> None:
-    """What a scorer cannot do without."""
-    if evaluate.scorer == "json_fields" and not evaluate.fields:
-        raise RequestError(
-            "json_fields needs the names of the fields", where="evaluate.fields", remedy="evaluate.fields=[category]"
-        )
-    if evaluate.scorer == "python" and not evaluate.function:
-        raise RequestError(
-            "the python scorer needs a function",
-            where="evaluate.function",
-            remedy="file.py:function or package.module:function, called as function(expected, answer)",
-        )
+def check_scorer(recipe: Recipe) -> None:
+    """The scorer is there, and has what it cannot do without; one that a judge decides has a judge."""
+    # By name: the scorers lie a floor above.
+    find = import_module("workbench.evaluation.scorers").find
+    if recipe.teacher.gold_scorer is not None:
+        find(recipe.teacher.gold_scorer, "teacher.gold_scorer")
+    scorer = find(recipe.evaluate.scorer)
+    scorer.check(recipe.evaluate)
+    if scorer.judged(recipe.evaluate):
+        check_judge(recipe)
 
 
 def check_judge(recipe: Recipe) -> None:

@@ -247,7 +247,7 @@ class Evaluate:
     name: str = key("", "short name, as in configs/evaluate/")
     scorer: str = key(
         "exact_match",
-        "json_fields, label, extraction, generation, exact_match, judge, python, or an entry point's",
+        "the scorer's name: one that comes with the workbench, or an entry point's",
     )
     fields: list[str] = key(list, "fields of a JSON answer that are scored")
     labels: list[str] = key(list, "label: the labels there are; empty: those of the test rows")
@@ -431,13 +431,7 @@ class Method:
 class Quantize:
     """One format the merged model is written in."""
 
-    format: str = key(
-        "",
-        "the format",
-        choices=(
-            "gguf_f16", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "w8a8", "w4a16", "fp8_dynamic", "awq", "nf4",
-        ),
-    )  # fmt: skip
+    format: str = key("", "the format's name: one that comes with the workbench, or an entry point's")
     calibration_rows: int = key(128, "training rows shown", unit="rows", at_least=1)
     calibration_tokens: int = key(128, "length of a calibration row", unit="tokens", at_least=16)
 

@@ -29,7 +29,7 @@ from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.isolation import isolated
-from workbench.plugins import entry_points
+from workbench.plugins import entry_points, loaded
 from workbench.records import digest, file_sha256
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
 
@@ -285,7 +285,8 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     if scheme not in offered:
         raise RequestError(f"unknown kind of source {scheme!r}", where=source,
                            remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]))  # fmt: skip
-    return offered[scheme].load()
+    fetch: Callable[[str, Path], Path] = loaded(offered[scheme], Callable, source)  # type: ignore[arg-type]
+    return fetch
 
 
 def check_promise(found: str, promised: str, source: str, remedy: str = "") -> None:

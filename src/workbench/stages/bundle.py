@@ -18,7 +18,16 @@ from workbench.bundles.facts import About, Base, DataSet, Step, Teacher, Verifie
 from workbench.bundles.launch import write_launch
 from workbench.bundles.manifest import hash_files, sign, template_digest, write_manifest
 from workbench.bundles.parity import Reference, write_parity
-from workbench.bundles.prove import HERE, Limits, ask_engine, choose_engine, figures, stand, trusted_key, verified_in
+from workbench.bundles.prove import (
+    HERE,
+    Limits,
+    ask_engine,
+    choose_engine,
+    figures,
+    refuse_failed,
+    trusted_key,
+    verified_in,
+)
 from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
 from workbench.errors import RequestError
@@ -54,7 +63,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     for name in wanted:
         folder, format, base = source_of(recipe, run, name)
         engine = choose_engine(folder, format)
-        if is_proven(recipe, run, name, engine):
+        if is_bundled(recipe, run, name, engine):
             continue
         if engine == HERE and not recipe.bundle.fallback:
             choose_engine(folder, format, "vllm")  # raises, saying why it cannot be started
@@ -100,7 +109,7 @@ def source_of(recipe: Recipe, run: Run, name: str) -> tuple[Path, str, Path | No
     return run.folder / "quantize" / name, recipe.quantize[name].format, None
 
 
-def is_proven(recipe: Recipe, run: Run, name: str, engine: str) -> bool:
+def is_bundled(recipe: Recipe, run: Run, name: str, engine: str) -> bool:
     """Whether the bundle is whole; one that its serving engine proved stays so where that engine is not here now."""
     engines = {engine, "vllm"} if engine == HERE else {engine}
     return any(is_done(run, f"bundle/{name}", fingerprint_of(recipe, run, name, each)) for each in engines)
@@ -133,14 +142,14 @@ def assemble(
         say(run, f"bundle/{name}", why)
     say(run, f"bundle/{name}", f"loading {name} in {engine} …")
     tokenizer = load_tokenizer(merged_model(run), None)
-    parity, asked = ask_engine(
+    parity, engine_checks = ask_engine(
         folder, engine, rows, limits, score=partial(deciding_score, scored), threads=recipe.launch.threads,
         base=base, token_text=lambda token: tokenizer.decode([token]),
     )  # fmt: skip
-    stand(asked, f"bundle/{name}")
+    refuse_failed(engine_checks, f"bundle/{name}")
     stops = stop_ids(folder)
     about = about_of(recipe, run, name, format, weights, verified_in(engine), [tokenizer.decode([i]) for i in stops])
-    write_company(recipe, run, folder, run.folder / "bundle" / name, about, rows)
+    write_documents(recipe, run, folder, run.folder / "bundle" / name, about, rows)
     facts = {
         "name": about.name, "kind": about.kind, "format": format, "recipe": run.recipe_name,
         "run": f"{run.recipe_name}/{run.digest}", "digest": run.digest,
@@ -156,9 +165,9 @@ def assemble(
     write_manifest(folder, facts, hashed)
     sign(folder, signing_key())
     checks = bundle_checks(folder)
-    stand(checks, f"bundle/{name}")
-    told = [asdict(check) for check in (*checks, *asked)]
-    return {"engine": engine, "parity": figures(parity), "checks": told, "format": format, "kind": about.kind}
+    refuse_failed(checks, f"bundle/{name}")
+    listed = [asdict(check) for check in (*checks, *engine_checks)]
+    return {"engine": engine, "parity": figures(parity), "checks": listed, "format": format, "kind": about.kind}
 
 
 def under(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -189,7 +198,9 @@ def copy_files(run: Run, source: Path, folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf"))
 
 
-def write_company(recipe: Recipe, run: Run, folder: Path, final: Path, about: About, rows: Sequence[Reference]) -> None:
+def write_documents(
+    recipe: Recipe, run: Run, folder: Path, final: Path, about: About, rows: Sequence[Reference]
+) -> None:
     """Card, notices, launch files, report, recipe and bill of materials; held-out rows only where data are public."""
     shutil.copyfile(run.folder / "evaluate" / "report.json", folder / "report.json")
     shutil.copyfile(run.folder / "recipe.yaml", folder / "recipe.yaml")
@@ -222,9 +233,9 @@ def bundle_checks(folder: Path, key: str = "") -> list[Check]:
     return static_checks(folder, public_key=trusted_key(key), really_quantized=really_quantized)
 
 
-def stand_in_registry(folder: Path) -> None:
+def check_registered(folder: Path) -> None:
     """What `register` asks of a version it has downloaded again."""
-    stand(bundle_checks(folder), str(folder))
+    refuse_failed(bundle_checks(folder), str(folder))
 
 
 # What is known of a model when it is bundled, gathered from the recipe, the run's manifest and its report.
@@ -316,15 +327,15 @@ def data_sets(recipe: Recipe, run: Run) -> list[DataSet]:
     data = recipe.data
     return [
         DataSet(
-            name=found["name"],
-            role=found["role"],
-            source=found["source"],
-            rows=found["rows"],
-            digest=found["digest"],
+            name=facts["name"],
+            role=facts["role"],
+            source=facts["source"],
+            rows=facts["rows"],
+            digest=facts["digest"],
             licence=data.licence,
             attribution=data.attribution,
         )
-        for found in descriptions(recipe, run)
+        for facts in descriptions(recipe, run)
     ]
 
 
@@ -344,12 +355,12 @@ def steps(recipe: Recipe, manifest: Mapping[str, Any], name: str) -> list[Step]:
     stages = manifest["stages"]
     if name == ADAPTER:
         return []
-    found = [step("merged into 16-bit weights", "adapter", stages["merge"]["facts"])]
+    changes = [step("merged into 16-bit weights", "adapter", stages["merge"]["facts"])]
     if recipe.method.kind == "full":
-        found = []
+        changes = []
     if name != STUDENT:
-        found.append(step(f"quantized as {name}", STUDENT, stages[f"quantize/{name}"]["facts"]))
-    return found
+        changes.append(step(f"quantized as {name}", STUDENT, stages[f"quantize/{name}"]["facts"]))
+    return changes
 
 
 def step(what: str, parent: str, facts: Mapping[str, Any]) -> Step:
@@ -369,6 +380,6 @@ def step(what: str, parent: str, facts: Mapping[str, Any]) -> Step:
 
 def limits(report: Mapping[str, Any], name: str) -> list[str]:
     """What a user must know: on what it was judged, and what the gate held against it."""
-    told = [f"Judged on {report['n']} rows of one task ({report['task']}); nothing is known of other tasks."]
+    lines = [f"Judged on {report['n']} rows of one task ({report['task']}); nothing is known of other tasks."]
     checks = report.get("gate", {}).get("checks", [])
-    return told + [check["why"] for check in checks if not check["passed"] and check["arm"] in (STUDENT, name)]
+    return lines + [check["why"] for check in checks if not check["passed"] and check["arm"] in (STUDENT, name)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from workbench.bundles.prove import stand, trusted_key
+from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
 from workbench.errors import RequestError
 from workbench.stages.bundle import bundle_checks
@@ -34,7 +34,7 @@ def run(source: str, to: str, key: str) -> int:
             folder = resolve_source(
                 f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle", trusted_key(key)
             )
-        stand(bundle_checks(folder, key), source)
+        refuse_failed(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)
     if "://" not in to:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workbench import errors, extras
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
+from workbench.formats import format_named
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
 from workbench.sources import content_digests, is_missing
@@ -120,7 +121,8 @@ def extras_for(verb: str, recipe: Recipe) -> list[str]:
         stages = stages[: stages.index(recipe.until) + 1]
     has_teacher = recipe.teacher.api != "none"
     local_teacher = recipe.teacher.api == "local_gguf" and {"label", "evaluate"} & set(stages)
-    served = any(q.format.startswith("gguf") for q in recipe.quantize.values()) and {"evaluate", "bundle"} & set(stages)
+    engines = {format_named(q.format).served_by for q in recipe.quantize.values()}
+    served = "llamacpp" in engines and {"evaluate", "bundle"} & set(stages)
     wanted = {
         "train": bool({"train", "merge", "quantize", "evaluate", "bundle"} & set(stages)),
         "quantize": "quantize" in stages and bool(recipe.quantize),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from workbench.compress.write import write_format
 from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe
 from workbench.records import digest
@@ -29,7 +30,15 @@ def run(recipe: Recipe, run: Run) -> bool:
         worked = True
         with stage(run, f"quantize/{name}", fingerprint) as staging:
             texts = calibration_texts(recipe, run, wanted)
-            staging.facts = write_format(run, wanted, staging.folder, texts) | {"format": wanted.format}
+            facts = write_format(
+                wanted.format,
+                merged_model(run),
+                staging.folder,
+                texts,
+                rows=wanted.calibration_rows,
+                tokens=wanted.calibration_tokens,
+            )
+            staging.facts = facts | {"format": wanted.format}
             if staging.facts["calibration_rows"]:  # a format that goes to the nearest value has seen none
                 log_calibration(recipe, run, name, texts)
             student = student or student_logprobs(recipe, run)
@@ -75,21 +84,3 @@ def calibration_texts(recipe: Recipe, run: Run, wanted: Quantize) -> list[str]:
     tokenizer = load_tokenizer(merged_model(run), None)
     training = render_all(part(recipe, run, "train")[: wanted.calibration_rows], tokenizer, recipe.method)
     return [tokenizer.decode(list(row.input_ids)) for row in training]
-
-
-def write_format(run: Run, wanted: Quantize, folder: Any, texts: list[str]) -> dict[str, Any]:
-    """One format into `folder`; returns its facts."""
-    limits = {"rows": wanted.calibration_rows, "tokens": wanted.calibration_tokens}
-    match wanted.format:
-        case "w8a8" | "fp8_dynamic" | "w4a16" | "awq":
-            from workbench.compress.tensors import write_tensors
-
-            return write_tensors(merged_model(run), folder, wanted.format, texts, **limits)
-        case "nf4":
-            from workbench.compress.tensors import write_nf4
-
-            return write_nf4(merged_model(run), folder)
-        case _:
-            from workbench.compress.gguf import write_gguf
-
-            return write_gguf(merged_model(run), folder, wanted.format, texts, **limits)

@@ -18,7 +18,7 @@ from rich.console import Console
 from workbench import errors
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import read_parity
-from workbench.bundles.prove import HERE, choose_engine, limits_of, stand, trusted_key
+from workbench.bundles.prove import HERE, choose_engine, limits_of, refuse_failed, trusted_key
 from workbench.data.load import Loaded, load, write_quarantine
 from workbench.data.prepare import describe
 from workbench.data.split import joined, normalised
@@ -29,7 +29,7 @@ from workbench.evaluation.answers import Prediction, ask_arm
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.pairing import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report, settings_of
-from workbench.evaluation.scorers import metric_names, portable
+from workbench.evaluation.scorers import find, metric_names, opened, portable
 from workbench.recipe import Columns, Data, Evaluate
 from workbench.records import Example, Message, digest
 from workbench.runs import now, read_json, write_whole
@@ -55,7 +55,7 @@ def run(words: Mapping[str, Any]) -> int:
             "(a recipe's own stage is: evaluate recipe=NAME)",
         )
     with bundle_at(source, words["key"]) as (folder, version):
-        stand(bundle_checks(folder, words["key"]), source)
+        refuse_failed(bundle_checks(folder, words["key"]), source)
         production = read_production(folder, words["function"])
         version = version or registered_as(production)
         outcome = recheck(production, version, source, rows, words["engine"])
@@ -151,14 +151,13 @@ def verdict(production: Production, predictions: Sequence[Prediction], notes: li
 
 def with_new_labels(evaluate: Evaluate, wanted: Sequence[str], notes: list[str]) -> Evaluate:
     """The set of labels with those that only the fresh rows want: a class that is new there is part of what drifted."""
-    if evaluate.scorer != "label" or not evaluate.labels:
-        return evaluate
-    new = sorted({text.strip() for text in wanted} - {label.strip() for label in evaluate.labels})
+    wider = opened(evaluate, wanted)
+    new = wider.labels[len(evaluate.labels) :]
     if new:
         shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
         notes.append(f"labels that were not there when it was registered: {shown}")
         say(notes[-1])
-    return replace(evaluate, labels=[*evaluate.labels, *new])
+    return wider
 
 
 def write_tags(version: Version, outcome: Mapping[str, Any]) -> None:
@@ -292,7 +291,7 @@ def arm_of(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def scored_here(evaluate: Evaluate, function: str, notes: list[str]) -> tuple[Evaluate, str]:
     """How answers are scored, and the metric that decides, which must be one that a single model's answers give."""
-    if evaluate.scorer == "python":
+    if find(evaluate.scorer).runs_function:
         if not function:
             raise RequestError(
                 f"this model was scored by a function, {evaluate.function}, which does not travel with it",

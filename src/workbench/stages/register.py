@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, read_json, stage, write_whole
-from workbench.stages.bundle import bundles_of, stand_in_registry
+from workbench.stages.bundle import bundles_of, check_registered
 from workbench.stages.common import is_done, need, say, tracking_egress
 from workbench.tracking import catch_up, register, shown, store_uri
 
@@ -31,7 +31,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             experiments,
             passed=gate["passed"],
             shipped=gate.get("shipped", []),
-            verify=stand_in_registry,
+            verify=check_registered,
             egress=tracking_egress(experiments),
         )
         for line in made.pop("said"):

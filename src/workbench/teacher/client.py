@@ -17,7 +17,7 @@ import httpx2 as httpx
 from workbench import __version__
 from workbench.engines.llamacpp import serve
 from workbench.errors import RequestError, WorkbenchError, nearest
-from workbench.plugins import entry_points
+from workbench.plugins import entry_points, loaded
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
 from workbench.records import file_sha256
@@ -193,7 +193,7 @@ async def open_client(teacher: Teacher, identity: str, base_url: str, choke: Cho
         if teacher.api not in found:
             known = ("openai", "anthropic", "local_gguf", *found)
             raise RequestError(f"no such API {teacher.api!r}", where="teacher.api", remedy=nearest(teacher.api, known))
-        opener = found[teacher.api].load()
+        opener = loaded(found[teacher.api], Callable, "teacher.api")  # type: ignore[arg-type]
     timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
     async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
         post, api = opener(teacher, key_of(teacher, base_url), base_url, http)

@@ -24,7 +24,7 @@ Rule = Literal["raw", "redacted", "withheld"]
 WITHHELD = "withheld: the rows are restricted"
 # Strings of a recipe that are no choice from a list and yet hold no text of a row.
 NAMES = ("name", "model.name", "model.source", "model.sha256", "model.licence", "model.family", "gate.name",
-         "tracking.experiment", "tracking.registered_model", "evaluate.primary")  # fmt: skip
+         "tracking.experiment", "tracking.registered_model", "evaluate.primary", "quantize.*.format")  # fmt: skip
 
 
 @dataclass(frozen=True)

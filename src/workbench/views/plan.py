@@ -15,6 +15,7 @@ from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
+from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
 from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
 from workbench.recipe.methods import distilled
@@ -30,11 +31,6 @@ from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0
-# Embeddings and head included, which stay in 16 bits; measured on SmolLM2-135M, of which they are a fifth.
-BYTES_A_WEIGHT = {
-    "gguf_f16": 2.01, "gguf_q8_0": 1.07, "gguf_q5_k_m": 0.80, "gguf_q4_k_m": 0.75,
-    "w8a8": 1.25, "fp8_dynamic": 1.25, "w4a16": 0.87, "awq": 0.87, "nf4": 0.85,
-}  # fmt: skip
 
 
 def run(recipe: Recipe) -> int:
@@ -231,13 +227,15 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
 def about_bundles(recipe: Recipe) -> dict[str, str]:
     """In which engine each of them would be proven, if the gate lets it ship."""
-    ggufs = [name for name, q in recipe.quantize.items() if q.format.startswith("gguf")]
-    others = ["student", *(name for name in recipe.quantize if name not in ggufs)]
+    served = {name: format_named(q.format).served_by for name, q in recipe.quantize.items()}
+    of = {engine: [name for name in served if served[name] == engine] for engine in served.values()}
     missing = available("vllm")
     where = "vLLM" if missing is None else f"transformers, for vLLM cannot be started here: {missing}"
     if missing and not recipe.bundle.fallback:
         where = f"refused: vLLM cannot be started here: {missing}"
-    return {"llama.cpp": ", ".join(ggufs) or "none", "safetensors": f"{', '.join(others)} in {where}"}
+    lines = {"llama.cpp": ", ".join(of.pop("llamacpp", [])) or "none"}
+    lines["safetensors"] = f"{', '.join(['student', *of.pop('vllm', [])])} in {where}"
+    return lines | {engine: ", ".join(names) for engine, names in of.items()}
 
 
 def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
@@ -245,7 +243,7 @@ def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
     parameters = student_model(recipe.model, base).parameters
     if not parameters:
         return {"needs": "unknown: the model's size is not given"}
-    formats = sum(BYTES_A_WEIGHT[q.format] for q in recipe.quantize.values())
+    formats = sum(format_named(q.format).bytes_a_weight for q in recipe.quantize.values())
     # Each is made, bundled, and copied into the store.
     return {"needs": f"≈{megabytes(parameters * 3 * (2.0 + formats))} in {recipe.launch.experiments}/"}
 

@@ -14,7 +14,7 @@ from workbench import errors
 from workbench.bundles.checks import static_checks
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import read_parity
-from workbench.bundles.prove import HERE, choose_engine, stand, trusted_key
+from workbench.bundles.prove import HERE, choose_engine, refuse_failed, trusted_key
 from workbench.compress.format_check import really_quantized
 from workbench.engines.served import Served, chat, engine_for, serve_bundle
 from workbench.errors import WorkbenchError
@@ -29,7 +29,7 @@ def run(bundle: str, engine: str, key: str, port: int, context: int) -> int:
     """Start the engine on a bundle that stands its static checks, ask it once, print the line, and wait."""
     folder = Path(bundle).expanduser()
     manifest = read_manifest(folder)
-    stand(static_checks(folder, public_key=trusted_key(key), really_quantized=really_quantized), bundle)
+    refuse_failed(static_checks(folder, public_key=trusted_key(key), really_quantized=really_quantized), bundle)
     chosen = choose_engine(folder, manifest["format"], engine)
     if chosen == HERE:
         chosen = choose_engine(folder, manifest["format"], engine_for(folder))  # says why that one is not here

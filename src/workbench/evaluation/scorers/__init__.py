@@ -1,16 +1,19 @@
-"""Compare one answer with the wanted one: named scorers, open to others through `workbench.scorers`."""
+"""Compare one answer with the wanted one: a scorer a file of this folder, and those that installed packages offer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pkgutil import iter_modules
 
 from workbench.errors import RequestError, nearest
-from workbench.evaluation.scorers import exact_match, extraction, generation, json_fields, judged, label, python
+from workbench.evaluation.scorers import python
 from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
-from workbench.plugins import entry_points
+from workbench.plugins import entry_points, loaded, package_of
 from workbench.recipe.schema import Evaluate
-from workbench.records import digest
 
 __all__ = [
     "INVALID",
@@ -24,6 +27,7 @@ __all__ = [
     "find",
     "labels",
     "metric_names",
+    "opened",
     "planned_metric",
     "portable",
     "primary_metric",
@@ -31,15 +35,9 @@ __all__ = [
     "version",
 ]
 
-SCORERS: dict[str, Scorer] = {
-    "json_fields": json_fields.SCORER,
-    "label": label.SCORER,
-    "extraction": extraction.SCORER,
-    "generation": generation.SCORER,
-    "exact_match": exact_match.SCORER,
-    "judge": judged.SCORER,
-    "python": python.SCORER,
-}
+# A file of this folder that ends in `SCORER = Scorer(…)` is a scorer by the file's name.
+MODULES = {module.name: import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)}
+SCORERS: dict[str, Scorer] = {name: module.SCORER for name, module in MODULES.items() if hasattr(module, "SCORER")}
 
 
 def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
@@ -72,11 +70,11 @@ def primary_metric(evaluate: Evaluate) -> str:
 
     RequestError on an unknown one.
     """
-    found = find(evaluate.scorer)
-    first = [*found.judged(evaluate), *found.metrics(evaluate)]
+    scorer = find(evaluate.scorer)
+    first = [*scorer.judged(evaluate), *scorer.metrics(evaluate)]
     if evaluate.primary is None:
         return first[0]
-    possible = [*first, *found.classes(evaluate), *found.counted(evaluate)]
+    possible = [*first, *scorer.classes(evaluate), *scorer.counted(evaluate)]
     if evaluate.primary not in possible:
         raise RequestError(
             f"{evaluate.scorer} does not measure {evaluate.primary!r}",
@@ -88,7 +86,7 @@ def primary_metric(evaluate: Evaluate) -> str:
 
 def planned_metric(evaluate: Evaluate) -> str:
     """`primary_metric` for who may run nothing: of a function of the user's own, what its file says."""
-    if evaluate.scorer != "python":
+    if not find(evaluate.scorer).runs_function:
         return primary_metric(evaluate)
     written = python.written_metrics(evaluate.function)
     if written and evaluate.primary is not None and evaluate.primary not in written:
@@ -102,38 +100,49 @@ def planned_metric(evaluate: Evaluate) -> str:
 
 def deciding_score(evaluate: Evaluate, expected: str, answer: str) -> float:
     """The metric the gate decides by, of one answer; the scorer's first where that one is no single answer's."""
-    found = score(evaluate, expected, answer)
-    return found.get(primary_metric(evaluate), next(iter(found.values())))
+    scores = score(evaluate, expected, answer)
+    return scores.get(primary_metric(evaluate), next(iter(scores.values())))
 
 
 def closed(evaluate: Evaluate, wanted: Iterable[str]) -> Evaluate:
-    """The section with its set of labels closed: those of the wanted answers where the recipe names none."""
-    if evaluate.scorer != "label" or evaluate.labels:
-        return evaluate
-    return replace(evaluate, labels=sorted({text.strip() for text in wanted}))
+    """The section with what only the wanted answers tell: the set of labels where the recipe names none."""
+    return find(evaluate.scorer).closed(evaluate, list(wanted))
+
+
+def opened(evaluate: Evaluate, wanted: Iterable[str]) -> Evaluate:
+    """The closed section with what rows that came later want beside: labels that were not there before."""
+    return find(evaluate.scorer).opened(evaluate, list(wanted))
 
 
 def portable(evaluate: Evaluate) -> tuple[Evaluate, str]:
     """(how to score where neither the user's code nor a judge is at hand, why it is not as the recipe says or "")."""
-    if evaluate.scorer not in ("judge", "python"):
+    lack = find(evaluate.scorer).stays_behind(evaluate)
+    if not lack:
         return evaluate, ""
-    lack = "the judge" if evaluate.scorer == "judge" else f"the function {evaluate.function}"
     plain = replace(evaluate, scorer="exact_match", primary=None, function=None)
     return plain, f"{lack} does not travel with the model, so answers are held against the wanted ones by exact_match"
 
 
 def version(evaluate: Evaluate) -> str:
-    """What an answer's score depends on beside the section: the text of the user's function, "" for our scorers."""
-    return digest(python.source_of(evaluate.function), 16) if evaluate.scorer == "python" else ""
+    """What an answer's score depends on beside the section: a user's function, an installed package's version."""
+    point = offered().get(evaluate.scorer) if evaluate.scorer not in SCORERS else None
+    return find(evaluate.scorer).version(evaluate) + (package_of(point) if point else "")
 
 
-def find(name: str) -> Scorer:
+def offered() -> dict[str, EntryPoint]:
+    """The scorers of installed packages, by name."""
+    return {point.name: point for point in entry_points(group="workbench.scorers")}
+
+
+def find(name: str, where: str = "evaluate.scorer") -> Scorer:
     """The scorer of that name, ours or an installed package's. RequestError with the nearest name otherwise."""
-    if name in SCORERS:
-        return SCORERS[name]
-    plugins = {point.name: point for point in entry_points(group="workbench.scorers")}
+    return SCORERS[name] if name in SCORERS else of_a_package(name, where)
+
+
+@lru_cache(maxsize=8)  # every answer is scored by name, and packages are many
+def of_a_package(name: str, where: str) -> Scorer:
+    """The scorer that an installed package offers."""
+    plugins = offered()
     if name not in plugins:
-        remedy = nearest(name, [*SCORERS, *plugins])
-        raise RequestError(f"no scorer is called {name!r}", where="evaluate.scorer", remedy=remedy)
-    loaded: Scorer = plugins[name].load()
-    return loaded
+        raise RequestError(f"no scorer is called {name!r}", where=where, remedy=nearest(name, [*SCORERS, *plugins]))
+    return loaded(plugins[name], Scorer, where)

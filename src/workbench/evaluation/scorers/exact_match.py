@@ -16,4 +16,4 @@ def labels(evaluate: Evaluate, expected: str, answer: str) -> dict[str, tuple[st
     return {"macro_f1": (expected.strip(), answer.strip() or INVALID)}
 
 
-SCORER = Scorer(lambda evaluate: ["exact_match"], score, lambda evaluate: ["macro_f1"], labels)
+SCORER = Scorer(lambda evaluate: ["exact_match"], score, lambda evaluate: ["macro_f1"], labels, handed_over=None)

@@ -40,7 +40,7 @@ def counts(evaluate: Evaluate, expected: str, answer: str) -> dict[str, Counts]:
 def both(expected: str, answer: str) -> tuple[Items, Items | None]:
     """The wanted items, and the answered ones or None when the answer is no such list. RequestError on bad data."""
     listed = json_list(expected)
-    spans = bool(listed) and all(is_span(one) for one in listed or ())
+    spans = bool(listed) and all(is_span(item) for item in listed or ())
     wanted = None if listed is None else keys(listed, spans)
     if wanted is None:
         raise RequestError(
@@ -48,34 +48,34 @@ def both(expected: str, answer: str) -> tuple[Items, Items | None]:
             where="evaluate.scorer",
             remedy='write it as ["…", "…"] or [{"text": "…", "label": "…"}], or use another scorer',
         )
-    told = json_list(answer)
-    return wanted, None if told is None else keys(told, spans)
+    answered = json_list(answer)
+    return wanted, None if answered is None else keys(answered, spans)
 
 
 def keys(items: Sequence[Any], spans: bool) -> Items | None:
     """What each item is compared by; None when one of them is no item."""
-    found = [key(one, spans) for one in items]
-    return None if None in found else frozenset(found)
+    compared = [key(item, spans) for item in items]
+    return None if None in compared else frozenset(compared)
 
 
-def key(one: Any, spans: bool) -> Hashable | None:
+def key(item: Any, spans: bool) -> Hashable | None:
     """What an item is compared by: (start, end, label) among spans, else (text, label). None when it is no item."""
-    if isinstance(one, str):
-        return (one.strip(), None)
-    if not isinstance(one, dict):
+    if isinstance(item, str):
+        return (item.strip(), None)
+    if not isinstance(item, dict):
         return None
-    text, label = one.get("text"), one.get("label")
+    text, label = item.get("text"), item.get("label")
     if label is not None and not isinstance(label, str):
         return None
     label = label.strip() if label is not None else None
-    if is_span(one) and (spans or text is None):
-        return (one["start"], one["end"], label)
+    if is_span(item) and (spans or text is None):
+        return (item["start"], item["end"], label)
     return (text.strip(), label) if isinstance(text, str) else None
 
 
-def is_span(one: Any) -> bool:
+def is_span(item: object) -> bool:
     """Whether an item says where it stands, as whole numbers of characters."""
-    ends = (one.get("start"), one.get("end")) if isinstance(one, dict) else (None, None)
+    ends = (item.get("start"), item.get("end")) if isinstance(item, dict) else (None, None)
     return all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
 
 
@@ -84,4 +84,5 @@ SCORER = Scorer(
     score,
     counted=lambda evaluate: ["micro_f1"],
     counts=counts,
+    structured=True,
 )

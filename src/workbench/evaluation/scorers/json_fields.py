@@ -65,16 +65,24 @@ def expected_object(fields: Sequence[str], expected: str) -> dict[str, Any]:
     return wanted
 
 
-def same(wanted: Any, got: Any) -> bool:
+def same(wanted: object, got: object) -> bool:
     """Strings equal after stripping; anything else equal and of a like type (3 is not "3", 1 is not true)."""
     if isinstance(wanted, str) and isinstance(got, str):
         return wanted.strip() == got.strip()
     return isinstance(wanted, bool) == isinstance(got, bool) and bool(wanted == got)
 
 
-def as_label(value: Any) -> str:
+def as_label(value: object) -> str:
     """A field's value as a class name."""
     return value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-SCORER = Scorer(metrics, score, classes, labels)
+def check(evaluate: Evaluate) -> None:
+    """There are fields to score."""
+    if not evaluate.fields:
+        raise RequestError(
+            "json_fields needs the names of the fields", where="evaluate.fields", remedy="evaluate.fields=[category]"
+        )
+
+
+SCORER = Scorer(metrics, score, classes, labels, check=check, structured=True, handed_over=None)

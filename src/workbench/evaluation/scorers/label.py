@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from workbench.errors import RequestError
 from workbench.evaluation.scorers.scorer import INVALID, Scorer
 from workbench.recipe.schema import Evaluate
@@ -40,4 +43,23 @@ def expected_label(evaluate: Evaluate, expected: str) -> str:
     return wanted
 
 
-SCORER = Scorer(lambda evaluate: ["accuracy", "validity"], score, lambda evaluate: ["macro_f1"], labels)
+def closed(evaluate: Evaluate, wanted: Sequence[str]) -> Evaluate:
+    """The set of labels: those of the wanted answers where the recipe names none."""
+    return evaluate if evaluate.labels else replace(evaluate, labels=sorted({text.strip() for text in wanted}))
+
+
+def opened(evaluate: Evaluate, wanted: Sequence[str]) -> Evaluate:
+    """The set with the labels that only these wanted answers have; without a set there is nothing to add to."""
+    new = sorted({text.strip() for text in wanted} - {label.strip() for label in evaluate.labels})
+    return replace(evaluate, labels=[*evaluate.labels, *new]) if evaluate.labels else evaluate
+
+
+SCORER = Scorer(
+    lambda evaluate: ["accuracy", "validity"],
+    score,
+    lambda evaluate: ["macro_f1"],
+    labels,
+    closed=closed,
+    opened=opened,
+    handed_over=None,
+)

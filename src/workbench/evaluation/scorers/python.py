@@ -41,26 +41,26 @@ def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
     function = load(evaluate.function)
     names = names_of(function)
     try:
-        told = function(expected, answer)
+        given = function(expected, answer)
     except Exception as error:
         refuse(
             f"the function raised {type(error).__name__}: {error} {raised_at(error)}, for {row(expected, answer)}",
             "mend it: a score must come of every answer, a bad one too",
         )
-    if not isinstance(told, Mapping):
+    if not isinstance(given, Mapping):
         if len(names) != 1:
-            refuse(f"it measures {', '.join(names)} and gave {told!r}, for {row(expected, answer)}", "give a mapping")
-        told = {names[0]: told}
-    if set(told) != set(names):
+            refuse(f"it measures {', '.join(names)} and gave {given!r}, for {row(expected, answer)}", "give a mapping")
+        given = {names[0]: given}
+    if set(given) != set(names):
         says = f"its `metrics` say {', '.join(names)}" if hasattr(function, "metrics") else "it has no `metrics`"
         refuse(
-            f"it gave {', '.join(map(str, told)) or 'nothing'} and {says}, for {row(expected, answer)}",
-            f"name what it gives, the deciding one first: {name_of(evaluate.function)}.metrics = {list(told)}",
+            f"it gave {', '.join(map(str, given)) or 'nothing'} and {says}, for {row(expected, answer)}",
+            f"name what it gives, the deciding one first: {name_of(evaluate.function)}.metrics = {list(given)}",
         )
-    return {name: number(name, told[name], expected, answer) for name in names}
+    return {name: number(name, given[name], expected, answer) for name in names}
 
 
-def number(name: str, value: Any, expected: str, answer: str) -> float:
+def number(name: str, value: object, expected: str, answer: str) -> float:
     """A finite number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         refuse(f"{name} is {value!r}, which is no finite number, for {row(expected, answer)}", "give a float")
@@ -69,11 +69,11 @@ def number(name: str, value: Any, expected: str, answer: str) -> float:
 
 def names_of(function: Function) -> list[str]:
     """The metrics of a function: its attribute `metrics`, or `score`."""
-    told = getattr(function, "metrics", ["score"])
-    good = isinstance(told, Sequence) and not isinstance(told, str) and all(isinstance(n, str) and n for n in told)
-    if not good or not told or len(set(told)) != len(told):
-        refuse(f"its `metrics` are {told!r}", 'give a list of different names, the deciding one first: ["score"]')
-    return list(told)
+    names = getattr(function, "metrics", ["score"])
+    good = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(n, str) and n for n in names)
+    if not good or not names or len(set(names)) != len(names):
+        refuse(f"its `metrics` are {names!r}", 'give a list of different names, the deciding one first: ["score"]')
+    return list(names)
 
 
 def load(named: str | None) -> Function:
@@ -243,4 +243,20 @@ def refuse(what: str, remedy: str) -> NoReturn:
     raise RequestError(what, where=KEY, remedy=remedy)
 
 
-SCORER = Scorer(metrics, score)
+def check(evaluate: Evaluate) -> None:
+    """A function is named; whether it is there shows when it is called, so that a recipe is read without running it."""
+    if not evaluate.function:
+        refuse(
+            "the python scorer needs a function",
+            "file.py:function or package.module:function, called as function(expected, answer)",
+        )
+
+
+SCORER = Scorer(
+    metrics,
+    score,
+    check=check,
+    version=lambda evaluate: digest(source_of(evaluate.function), 16),
+    stays_behind=lambda evaluate: f"the function {evaluate.function}",
+    runs_function=True,
+)

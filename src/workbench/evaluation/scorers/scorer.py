@@ -1,4 +1,4 @@
-"""What every scorer is: four functions of the recipe's Evaluate section, and of what was wanted and answered."""
+"""What every scorer is: functions of the recipe's Evaluate section, and of what was wanted and answered; and facts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ class Scorer:
     names the micro-F1 metrics, and `counts(evaluate, expected, answer)` gives each its (hits, wanted, answered),
     whose sums over all rows make 2·hits/(wanted+answered). `judged(evaluate)` names the metrics that no function
     of two texts can give: a judge's verdicts, which decide before all others.
+
+    `check(evaluate)` raises RequestError where the section lacks what the scorer needs: it is called before any work.
+    `closed(evaluate, wanted)` is the section with what only the wanted answers tell filled in, and
+    `opened(evaluate, wanted)` the closed section with what rows that came later want beside. `version(evaluate)` is
+    whatever a score depends on beside the section; an installed package's own version always counts.
+    `stays_behind(evaluate)` names what does not travel with the model, a judge or a user's code; answers are then
+    held against the wanted ones by exact_match wherever the model goes.
     """
 
     metrics: Callable[[Evaluate], Sequence[str]]
@@ -35,3 +42,14 @@ class Scorer:
     counted: Callable[[Evaluate], Sequence[str]] = nothing
     counts: Callable[[Evaluate, str, str], Mapping[str, Counts]] = lambda evaluate, expected, answer: {}
     judged: Callable[[Evaluate], Sequence[str]] = nothing
+    check: Callable[[Evaluate], None] = lambda evaluate: None
+    closed: Callable[[Evaluate, Sequence[str]], Evaluate] = lambda evaluate, wanted: evaluate
+    opened: Callable[[Evaluate, Sequence[str]], Evaluate] = lambda evaluate, wanted: evaluate
+    version: Callable[[Evaluate], str] = lambda evaluate: ""
+    stays_behind: Callable[[Evaluate], str] = lambda evaluate: ""
+    # Answers are JSON: their schema is learned of the training rows, and one that breaks it is asked for within it.
+    structured: bool = False
+    # It runs the user's own code, which `evaluate.function` names: nobody else's file may name it.
+    runs_function: bool = False
+    # Of its metrics lm-evaluation-harness gets all (lm_eval_utils.py has its rules), those here, or none.
+    handed_over: tuple[str, ...] | None = ()

@@ -33,10 +33,10 @@ def json_list(text: str) -> list[Any] | None:
 
 def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's fields; a name given twice leaves open which was meant."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    named = dict(pairs)
+    if len(named) != len(pairs):
         raise ValueError("a name is given twice")
-    return found
+    return named
 
 
 def refuse_constant(word: str) -> NoReturn:

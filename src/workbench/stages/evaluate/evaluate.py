@@ -21,8 +21,8 @@ from workbench.evaluation.gate import check_override, judge
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.report import build_report
 from workbench.evaluation.resources import facts_of, metered, read_spent
-from workbench.evaluation.scorers import primary_metric
-from workbench.evaluation.scorers.judged import PREFERENCE
+from workbench.evaluation.scorers import find, primary_metric
+from workbench.evaluation.scorers.judge import PREFERENCE
 from workbench.pages import plots
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
@@ -126,7 +126,8 @@ def report_of(
     """The report's figures, before the gate has spoken."""
     evaluate, seed = recipe.evaluate, recipe.seed
     texts = {e.id: e.text for e in items}
-    verdicts, about = judged(recipe, run, collected.free, texts, folder) if evaluate.scorer == "judge" else ({}, {})
+    is_judged = bool(find(evaluate.scorer).judged(evaluate))
+    verdicts, about = judged(recipe, run, collected.free, texts, folder) if is_judged else ({}, {})
     report = build_report(
         recipe.data.name or recipe.name,
         evaluate,
