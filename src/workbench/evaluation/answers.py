@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
+from workbench.files import write_whole
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
 
@@ -145,12 +146,7 @@ def parse_line(line: str) -> Prediction | None:
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Replace `path` by these lines in one step."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8", errors=LONE) as stream:
-        stream.writelines(canonical(asdict(p)) + "\n" for p in predictions)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
+    write_whole(path, "".join(canonical(asdict(p)) + "\n" for p in predictions), errors=LONE)
 
 
 def drop_broken_end(path: Path) -> None:

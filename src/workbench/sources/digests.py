@@ -21,7 +21,8 @@ from pathlib import Path
 import platformdirs
 
 from workbench.errors import WorkbenchError
-from workbench.records import digest, file_sha256
+from workbench.files import file_sha256
+from workbench.records import digest
 
 State = tuple[int, int, int, int, int]  # device, inode, size in bytes, mtime and ctime in nanoseconds
 SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use ticks every two seconds

@@ -28,9 +28,10 @@ from typing import Any
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.files import file_sha256, whole_folder, write_whole
 from workbench.isolation import isolated
 from workbench.plugins import entry_points
-from workbench.records import digest, file_sha256
+from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
@@ -175,15 +176,10 @@ def fetched(
         if is_whole(folder, member, sha256):
             found = checked(folder, member, sha256, earlier, source, cached=True)
         else:
-            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            with whole_folder(folder) as partial:
                 facts = {"source": source} | (fetch(partial) or {})
                 (partial / "source.json").write_text(json.dumps(facts))
                 found = checked(partial, member, sha256, earlier, source, cached=False)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
         if earlier.get("sha256") != found:
             write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": found})
     return folder / member if member else folder
@@ -246,10 +242,7 @@ def pin_of(source: str) -> dict[str, Any]:
 
 def write_pin(source: str, facts: Mapping[str, Any]) -> None:
     """Write the note, whole."""
-    path = pin_path(source)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(dict(facts)), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(pin_path(source), json.dumps(dict(facts)))
 
 
 def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
@@ -257,14 +250,9 @@ def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
     folder = slot(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(folder) as partial:
             fetch(source, partial)
             (partial / "source.json").write_text(json.dumps({"source": source}))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

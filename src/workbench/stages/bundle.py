@@ -24,9 +24,10 @@ from workbench.data.chat import load_tokenizer
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
+from workbench.files import read_json, remove
 from workbench.recipe import Method, Model, Recipe
 from workbench.records import digest
-from workbench.runs import Run, forget, now, read_json, remove, stage
+from workbench.runs import Run, forget, now, stage
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
 from workbench.stages.common import base_model, is_done, merged_model, need, rows, say
 from workbench.stages.held_out import references, scoring_of

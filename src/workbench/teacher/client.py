@@ -17,10 +17,10 @@ import httpx2 as httpx
 from workbench import __version__
 from workbench.engines.llamacpp import serve
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.files import file_sha256
 from workbench.plugins import entry_points
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
-from workbench.records import file_sha256
 from workbench.sources import resolve
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key

@@ -20,7 +20,7 @@ from urllib.request import proxy_bypass
 import httpx2 as httpx
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.permissions import close_to_others
+from workbench.files import close_to_others
 from workbench.privacy.secrets import masked
 from workbench.recipe import Teacher
 from workbench.records import canonical, digest

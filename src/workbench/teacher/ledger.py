@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from workbench.errors import WorkbenchError
-from workbench.permissions import close_to_others
+from workbench.files import close_to_others
 from workbench.teacher.wire import Reply, Usage
 
 NANO = 1_000_000_000

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from workbench.records import digest, file_sha256
-from workbench.runs import read_json, write_whole
+from workbench.files import file_sha256, read_json, write_whole
+from workbench.records import digest
 from workbench.tracking import outbound as leaving
 from workbench.tracking import run_record
 from workbench.tracking.outbound import Outbound

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from workbench.files import read_json
 from workbench.recipe import Tracking
-from workbench.runs import read_json
 from workbench.tracking import content, report_feed, run_record
 from workbench.tracking import outbound as leaving
 from workbench.tracking.content import Fed

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import artefact, read_json
 from workbench.names import check_arm
 from workbench.recipe import Tracking
-from workbench.records import artefact
-from workbench.runs import read_json
 from workbench.tracking import content, run_record
 from workbench.tracking import versions as stored
 from workbench.tracking.feed import catch_up

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.records import file_sha256
-from workbench.runs import read_json
+from workbench.files import file_sha256, read_json
 from workbench.tracking import content, run_record
 from workbench.tracking.content import Fed
 from workbench.tracking.outbound import Outbound

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import close_to_others
 from workbench.isolation import isolated
-from workbench.permissions import close_to_others
 from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
 from workbench.urls import is_loopback, without_passwords

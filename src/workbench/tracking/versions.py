@@ -16,9 +16,8 @@ from urllib.request import url2pathname
 import yaml
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import artefact, read_json
 from workbench.recipe import Tracking
-from workbench.records import artefact
-from workbench.runs import read_json
 from workbench.signing_keys import PUBLIC, SHORT, TRUSTED, fingerprint, keys_folder, trusted_keys
 from workbench.tracking.store import connect, manners, plain_name, shown, store_uri
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.records import digest, file_sha256
-from workbench.runs import flush_tree, sync_folder, write_whole
+from workbench.files import file_sha256, flush_tree, sync_folder, write_whole
+from workbench.records import digest
 
 KEEP = 2
 PROGRESS, STATE = "progress.json", "state.pt"

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from workbench.records import TokenRow, digest, file_sha256, other_id
+from workbench.files import file_sha256
+from workbench.records import TokenRow, digest, other_id
 from workbench.training.batches import Batch, collate, on_device
 from workbench.training.distil import own_head, plain_head
 from workbench.training.job import Job, Loss, Moment, Student

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest
-from workbench.runs import write_whole
 from workbench.training.batches import by_length
 from workbench.training.model import load_model
 from workbench.training.weights import load_weights
@@ -117,7 +116,7 @@ def answers(
                 batch_seed = int(digest([how.seed, missing], 8), 16)
                 new = draw([prompts[number] for number in missing], how, batch_seed)
                 kept |= zip(missing, new, strict=True)
-                append(path, [line_of(number, kept[number]) for number in missing])
+                append(path, "".join(line_of(number, kept[number]) for number in missing))
             for number in numbers:
                 yield number, kept[number]
 
@@ -125,14 +124,6 @@ def answers(
 def line_of(number: int, samples: Sequence[Sample]) -> str:
     """A prompt's answers as a line of the file."""
     return json.dumps({"prompt": number, "answers": [asdict(sample) for sample in samples]}, ensure_ascii=False) + "\n"
-
-
-def append(path: Path, lines: Sequence[str]) -> None:
-    """Add lines and force them to the disk."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(lines))
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def read_kept(path: Path, key: str) -> dict[int, list[Sample]]:

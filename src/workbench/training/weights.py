@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from workbench.errors import WorkbenchError
+from workbench.files import whole_folder
 
 
 def load_weights(model: Any, files: Iterable[Path]) -> None:
@@ -28,16 +28,13 @@ def load_weights(model: Any, files: Iterable[Path]) -> None:
 
 def write_weights(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write adapter or model beside its place and rename it; a model takes its tokenizer along."""
-    staging = folder.with_name(f".{folder.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
     model.config.use_cache = True
-    model.save_pretrained(staging)
-    if folder.name == "model":
-        tokenizer.save_pretrained(staging)
-    if not list(staging.glob("*.safetensors")):
-        raise WorkbenchError("no weights were written", where=str(folder))
-    staging.rename(folder)
+    with whole_folder(folder) as staging:
+        model.save_pretrained(staging)
+        if folder.name == "model":
+            tokenizer.save_pretrained(staging)
+        if not list(staging.glob("*.safetensors")):
+            raise WorkbenchError("no weights were written", where=str(folder))
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.pairing import compare_gathered, gather
+from workbench.files import read_json
 from workbench.pages.comparison_page import write_comparison
 from workbench.pages.terminal import arms_table, compare_table
 from workbench.records import digest
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 
 
 def run(runs: str, metric: str, experiments: str, output: str, out: str = "") -> int:

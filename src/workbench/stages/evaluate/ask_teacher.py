@@ -12,8 +12,9 @@ from typing import Any
 
 from workbench.engines import Ask
 from workbench.errors import WorkbenchError
+from workbench.files import file_sha256
 from workbench.recipe import Recipe
-from workbench.records import Answer, Example, Message, digest, file_sha256
+from workbench.records import Answer, Example, Message, digest
 from workbench.runs import Run
 from workbench.stages.common import say
 from workbench.stages.label import inherited, open_desk

@@ -22,11 +22,12 @@ from workbench.evaluation.report import build_report
 from workbench.evaluation.resources import facts_of, metered, read_spent
 from workbench.evaluation.scorers import primary_metric
 from workbench.evaluation.scorers.judged import PREFERENCE
+from workbench.files import read_json, remove, write_whole
 from workbench.pages import plots
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
-from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
+from workbench.runs import Run, Staging, stage
 from workbench.sources import resolve
 from workbench.stages.common import is_done, log_datasets, need, rows, say
 from workbench.stages.evaluate.arms import (

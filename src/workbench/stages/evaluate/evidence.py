@@ -13,9 +13,10 @@ from workbench.evaluation.attribution import faster, next_labels
 from workbench.evaluation.lm_eval import FOLDER, export_task
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.statistics import rounded
+from workbench.files import read_json
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 from workbench.stages.common import base_model, merged_model, say
 from workbench.stages.train.guards import FILE, interval
 from workbench.terms import policy

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import RequestError
+from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe
-from workbench.runs import read_json, write_whole
 from workbench.stages.train.guards import compared, interval
 from workbench.stages.train.task import Start, Task, jobs
 

@@ -18,9 +18,10 @@ from workbench.engines import transformers_engine
 from workbench.errors import GateError
 from workbench.evaluation.scorers import deciding_score
 from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, item_estimate, resampled_totals
+from workbench.files import read_json, write_whole
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Example, digest, message_dicts
-from workbench.runs import Run, read_json, write_whole
+from workbench.runs import Run
 from workbench.stages.common import say
 
 FILE = "headroom.json"
