@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ def answer_ids(
     model: Any,
     rows: Sequence[list[int]],
     max_new_tokens: int,
-    stops: frozenset[int],
+    stops: Collection[int],
     batch_tokens: int,
     grammar: Grammar | None = None,
 ) -> Iterator[tuple[int, Said]]:
@@ -147,7 +147,7 @@ def _greedy(
     rows: Sequence[Sequence[int]],
     prefix: Prefix | None,
     max_new_tokens: int,
-    stops: frozenset[int],
+    stops: Collection[int],
     grammar: Grammar | None,
 ) -> tuple[list[list[int]], list[float], float]:
     """New ids a row, their summed log-probability, and the clock when the first ids were known."""

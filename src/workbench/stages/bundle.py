@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from workbench.bundles.parity import Reference, write_parity
 from workbench.bundles.prove import HERE, Limits, ask_engine, choose_engine, figures, stand, trusted_key, verified_in
 from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
+from workbench.engines.stops import stop_ids
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
@@ -138,7 +138,7 @@ def assemble(
         base=base, token_text=lambda token: tokenizer.decode([token]),
     )  # fmt: skip
     stand(asked, f"bundle/{name}")
-    stops = stop_ids(folder)
+    stops = sorted(stop_ids(folder))
     about = about_of(recipe, run, name, format, weights, verified_in(engine), [tokenizer.decode([i]) for i in stops])
     write_company(recipe, run, folder, run.folder / "bundle" / name, about, rows)
     facts = {
@@ -204,12 +204,6 @@ def write_company(recipe: Recipe, run: Run, folder: Path, final: Path, about: Ab
 def parity_beside(bundle: Path) -> Path:
     """Where the held-out rows of a bundle lie that may not go with it: beside it, in the run."""
     return bundle.with_name(f"{bundle.name}.parity.json")
-
-
-def stop_ids(folder: Path) -> list[int]:
-    """Every token that ends an answer, by the bundle's generation_config.json."""
-    named = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    return list(named) if isinstance(named, list) else [named]
 
 
 def trained_stops(rows: Sequence[Reference]) -> list[int]:

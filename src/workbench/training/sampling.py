@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.stops import stop_ids
 from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest
@@ -143,17 +144,11 @@ def sampled(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], how: A
 
     Rows of the head that no token has (padding of the vocabulary) are never drawn.
     """
-    stops = stop_tokens(model, tokenizer, how.stop)
+    stops = stop_ids(model, tokenizer) | {how.stop}
     padding = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     torch.manual_seed(seed)
     samples = [sample_of(new, tokenizer, stops) for new in new_tokens(model, prompts, how, stops, padding)]
     return [samples[first : first + how.samples] for first in range(0, len(samples), how.samples)]
-
-
-def stop_tokens(model: Any, tokenizer: Any, stop: int) -> set[int]:
-    """What ends an answer: `stop`, and what the tokenizer and the model's folder name."""
-    named = model.generation_config.eos_token_id
-    return {stop, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
 
 
 def new_tokens(
