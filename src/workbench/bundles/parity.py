@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from workbench.bundles.checks import Check
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
+from workbench.progress import progress
 from workbench.records import Answer, Message, message_dicts
 
 PARITY = "parity.json"
@@ -167,7 +165,6 @@ def first_difference(row: Reference, ids: Sequence[int]) -> Difference:
 
 def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, max_new_tokens: int) -> list[Said]:
     """Ask a running engine for every row's prompt ids, answer probabilities and answer, as many at once as it takes."""
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     exact = server.engine in EXACT
 
     def one(row: Reference, slot: int) -> Said:
@@ -175,13 +172,12 @@ def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, 
         likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
         return Said(ids, likely, chat(server, row.messages, max_new_tokens, slot))
 
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("parity", total=len(references))
-        found = []
-        for said in in_slots(server, one, references):
-            found.append(said)
-            bar.advance(task)
-        return found
+    with progress("parity", len(references)) as move:
+        answers = []
+        for answer in in_slots(server, one, references):
+            answers.append(answer)
+            move(len(answers))
+        return answers
 
 
 def top_of(logprobs_NV: Any, top: int = TOP) -> list[dict[int, float]]:

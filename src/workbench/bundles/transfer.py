@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import flush_tree, hand_out, replace_folder
 from workbench.privacy.secrets import masked
+from workbench.progress import progress
 
 SCREEN = Console(stderr=True, highlight=False)
 DRIVERS = {
@@ -184,18 +184,16 @@ def digest_of(open_as: Callable[[str], Any]) -> str:
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[str, int], Any]]:
-    """A bar on stderr over all bytes; gives the function that makes a file's fsspec callback."""
+    """A bar over all bytes; gives the function that makes a file's fsspec callback."""
     from fsspec.callbacks import Callback
 
     done: dict[str, int] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=SCREEN, transient=True) as bar:
-        task = bar.add_task("sending", total=total)
+    with progress("sending", total, facts=lambda: next(reversed(done), ""), size=True) as move:
 
         def step(name: str, size: int) -> Any:
             def moved(_size: int | None, value: int, **_: Any) -> None:
                 done[name] = min(value, size)
-                bar.update(task, completed=sum(done.values()), description=name)
+                move(sum(done.values()))
 
             return Callback(size=size, hooks={"bar": moved})
 

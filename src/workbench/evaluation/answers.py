@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from workbench.errors import WorkbenchError
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
 from workbench.files import write_whole
+from workbench.progress import progress
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
 
@@ -91,14 +89,18 @@ def ask_arm(
         waiting = list(missing.values())
         random.Random(seed).shuffle(waiting)
         told = {"schema": schema} if schema else {}
-        with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
-            task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
-            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **told):
+        before = len(items) - len(waiting)
+        with (
+            out.open("a", encoding="utf-8", errors=LONE) as stream,
+            progress(arm, len(items), done=before) as move,
+        ):
+            answers = ask([prompts[i] for i in waiting], max_new_tokens, **told)
+            for done, (position, answer) in enumerate(answers, before + 1):
                 index = waiting[position]
                 known[keys[index]] = prediction = predict(items[index], keys[index], answer)
                 stream.write(canonical(asdict(prediction)) + "\n")
                 stream.flush()
-                bar.advance(task)
+                move(done)
     silent = [item.id for item, key in zip(items, keys) if key not in known]
     if silent:
         raise WorkbenchError(
@@ -156,17 +158,6 @@ def drop_broken_end(path: Path) -> None:
         whole = raw.rfind(b"\n") + 1
         if whole != len(raw):
             os.truncate(path, whole)
-
-
-def progress_bar() -> Progress:
-    """A bar on standard error: the arm, done of total, time left."""
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=False)
 
 
 # The JSON schema that wanted answers share, and the answers that break it: what constrained decoding is for.
