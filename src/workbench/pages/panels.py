@@ -18,6 +18,7 @@ RESOURCES = (
 )  # fmt: skip
 COSTS = ("seconds_per_answer", "bytes", "usd_per_1000")  # what quality is drawn against
 MOST_CHECKS = 8  # in one list
+HOT = 0.55  # from this share of its row on, a count is written light on dark
 HALF = charts.Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 

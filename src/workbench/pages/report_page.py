@@ -120,6 +120,7 @@ def render(template: str, report: Mapping[str, Any], **values: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals.update(
         figures=metrics, checks=CHECKS, verdict=verdict, student=STUDENT, changes=CHANGES, most=MOST, role=panels.role,
+        hot=panels.HOT,
         report=report, fig=partial(quote, report), ends=partial(ends, report),
         columns=panels.qualities(report), resources=panels.resources(report), twins=panels.constrained(report),
         judged=judged_by(report), by_judge=by_judge(report), script=Markup(script), script_sha256=digest,

@@ -152,6 +152,7 @@ def report_note(report: Mapping[str, Any], *, reasons: bool = True) -> str:
 
 # What shows figures of arms and nothing of a row.
 PLAIN_TABLES = ("evaluate/arms.json", "evaluate/comparisons.json")
+PICTURES = (".svg", ".png")  # as they are drawn, and as an earlier version drew them
 PLAIN_PICTURES = ("forest", "differences", "pareto", "calibration")
 
 
@@ -185,12 +186,12 @@ def feed_report(
 
 
 def feed_pictures(store: Store, fed: Fed, folder: Path, out: Outbound) -> None:
-    """Each PNG as an artefact under its own name, on top, since MLflow's comparison of runs offers no file in a folder.
+    """Each picture as an artefact under its own name, on top: MLflow's comparison of runs offers no file in a folder.
 
     It shows the chosen picture of all the runs abreast. A text drawn in one cannot be swapped: those with labels or
     slices in them leave for another machine only where rows are public.
     """
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(path for path in folder.glob("*") if path.suffix in PICTURES):
         if not out.whole and path.stem not in PLAIN_PICTURES:
             continue
         if fed.is_new(f"picture {path.stem}", file_sha256(path)):

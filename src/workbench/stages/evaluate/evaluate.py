@@ -23,7 +23,7 @@ from workbench.evaluation.resources import facts_of, metered, read_spent
 from workbench.evaluation.scorers import primary_metric
 from workbench.evaluation.scorers.judged import PREFERENCE
 from workbench.files import read_json, remove, write_whole
-from workbench.pages import plots
+from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
@@ -183,7 +183,7 @@ def written(
         write_whole(folder / PROMPTS, json.dumps(texts, ensure_ascii=False))
     else:
         (folder / PROMPTS).unlink(missing_ok=True)
-    plots.draw(report, folder / FIGURES)
+    pictures.draw(report, folder / FIGURES)
     context = {
         "recipe": asdict(recipe),
         "manifest": run.manifest(),
