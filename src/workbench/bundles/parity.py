@@ -12,7 +12,7 @@ from typing import Any, Literal
 from workbench.bundles.checks import Check
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
-from workbench.progress import progress
+from workbench.progress_bar import progress
 from workbench.records import Answer, Message, message_dicts
 
 PARITY = "parity.json"

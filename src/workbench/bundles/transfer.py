@@ -17,7 +17,7 @@ from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import flush_tree, hand_out, replace_folder
 from workbench.privacy.secrets import masked
-from workbench.progress import progress
+from workbench.progress_bar import progress
 
 SCREEN = Console(stderr=True, highlight=False)
 DRIVERS = {

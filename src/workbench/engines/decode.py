@@ -111,23 +111,28 @@ def read_prefix(model: Any, rows: Sequence[list[int]]) -> Prefix | None:
     return prefix if prefix.read == set(range(len(prefix.layers))) else None
 
 
+def left_padded(rows: Sequence[Sequence[int]], fill: int, device: Any) -> tuple[Any, Any]:
+    """Rows of token ids as one tensor [B, T] that ends where each row ends, `fill` before it, and its mask of ones."""
+    import torch
+
+    width = max(map(len, rows))
+    ids_BT = torch.full((len(rows), width), fill, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids_BT[at, width - len(row) :] = torch.tensor(row)
+        mask_BT[at, width - len(row) :] = 1
+    return ids_BT.to(device), mask_BT.to(device)
+
+
 def prefill(model: Any, rows: Sequence[Sequence[int]], prefix: Prefix | None) -> tuple[Any, Any, Any, Any]:
     """Read rows that follow the prefix, padded on the left.
 
     Gives the last position's logits [B, V], the cache of the rows' own tokens, their mask [B, T] and the last
     position's number [B, 1].
     """
-    import torch
-
     from workbench.engines.cache import new_cache
 
-    width = max(map(len, rows))
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids_BT[at, width - len(row) :] = torch.tensor(row)
-        mask_BT[at, width - len(row) :] = 1
-    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    ids_BT, mask_BT = left_padded(rows, 0, model.device)
     position_BT = (prefix.length if prefix else 0) + (mask_BT.cumsum(1) - 1).clamp(min=0)
     cache = new_cache(model.config)
     return _step(model, ids_BT, mask_BT, position_BT, cache, prefix), cache, mask_BT, position_BT[:, -1:]

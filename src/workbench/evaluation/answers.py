@@ -13,7 +13,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
 from workbench.files import write_whole
-from workbench.progress import progress
+from workbench.progress_bar import progress
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
 

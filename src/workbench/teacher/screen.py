@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from workbench.progress import progress
+from workbench.progress_bar import progress
 from workbench.records import Label
 from workbench.teacher.calls import Desk
 from workbench.teacher.labeller import Rejected

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from workbench.engines.decode import left_padded
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
 from workbench.engines.stops import stop_ids
 from workbench.files import append, write_whole
@@ -165,17 +166,10 @@ def new_tokens(
         max_new_tokens=how.max_new_tokens, eos_token_id=sorted(stops), pad_token_id=min(stops), use_cache=True,
         suppress_tokens=list(padding) or None,
     )  # fmt: skip
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), min(stops))
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for at, prompt in enumerate(prompts):
-        ids[at, width - len(prompt) :] = torch.tensor(prompt)
-        mask[at, width - len(prompt) :] = 1
+    ids, mask = left_padded(prompts, min(stops), model.device)
     with torch.no_grad(), own_settings(model):
-        made = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-        )
-    return made[:, width:].tolist()
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    return made[:, ids.shape[1] :].tolist()
 
 
 def sample_of(new: list[int], tokenizer: Any, stops: set[int]) -> Sample:

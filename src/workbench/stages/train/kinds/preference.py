@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import load_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
-from workbench.progress import progress
+from workbench.progress_bar import progress
 from workbench.recipe import Evaluate, Recipe
 from workbench.recipe.methods import Kind
 from workbench.records import Example, Message, TokenRow

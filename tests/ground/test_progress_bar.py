@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workbench import progress as module
-from workbench.progress import progress
+from workbench import progress_bar as module
+from workbench.progress_bar import progress
 
 
 def test_without_a_terminal_nothing_but_lines_far_apart_and_the_last_is_written(
