@@ -10,5 +10,5 @@ from workbench.isolation import site_folders
 
 def entry_points(group: str) -> Iterator[EntryPoint]:
     """What installed packages offer under `group`; a package's metadata that lies anywhere else offers nothing."""
-    for found in distributions(path=site_folders()):
-        yield from found.entry_points.select(group=group)
+    for distribution in distributions(path=site_folders()):
+        yield from distribution.entry_points.select(group=group)

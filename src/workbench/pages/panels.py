@@ -31,8 +31,8 @@ def qualities(report: Mapping[str, Any]) -> list[str]:
     """The metrics of the answers themselves, the deciding one first: not what they cost, not the constrained ones."""
     out = (*RESOURCES, "cut_short")
     names = [n for n in report["metrics"] if n not in out and not n.startswith(metrics.CONSTRAINED)]
-    asked = [n for n in names if any(n in cells for cells in report["arms"].values())]
-    return sorted(asked, key=lambda name: name != report["primary"])
+    measured = [n for n in names if any(n in cells for cells in report["arms"].values())]
+    return sorted(measured, key=lambda name: name != report["primary"])
 
 
 def resources(report: Mapping[str, Any]) -> list[str]:
@@ -56,8 +56,8 @@ def forests(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for arm, cells in report["arms"].items():
             cell = cells.get(name)
             if cell is not None and cell["value"] is not None:
-                told = f"{arm}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
-                svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+                label = f"{arm}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
+                svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
                 rows.append({"arm": arm, "svg": svg, "place": ("arms", arm, name)})
         if rows:
             meaning = report["metrics"][name]["meaning"]
@@ -95,9 +95,9 @@ def difference_panel(
         ends = f"{metrics.points(row['delta'], sign=True)} points"
         if row["ci_low"] is not None:
             ends += f", {metrics.points(row['ci_low'], sign=True)} to {metrics.points(row['ci_high'], sign=True)}"
-        told = f"{row['candidate']} − {row['baseline']}: {ends}"
+        label = f"{row['candidate']} − {row['baseline']}: {ends}"
         values = (row["delta"], row["ci_low"], row["ci_high"])
-        svg = charts.difference_row(axis, *values, hue or role(arm if before == "" else STUDENT), told, limit)
+        svg = charts.difference_row(axis, *values, hue or role(arm if before == "" else STUDENT), label, limit)
         drawn.append({"svg": svg, "arm": arm, "before": before, "hue": hue, "place": ("comparisons", i)})
     limited = any(limit is not None for *_, limit in rows)
     axis_row = charts.axis_row(axis, " points", signed=True)
@@ -135,8 +135,8 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         if len(spots) < 2 or not any(s.x for s in spots) or report["metrics"][primary]["kind"] != "share":
             continue
         kind = report["metrics"][cost]["kind"]
-        told = f"{metrics.title(primary)} against {metrics.title(cost)}, {len(spots)} arms"
-        drawn.append({"cost": cost, "svg": scatter(spots, kind, told), "meaning": report["metrics"][cost]["meaning"]})
+        label = f"{metrics.title(primary)} against {metrics.title(cost)}, {len(spots)} arms"
+        drawn.append({"cost": cost, "svg": scatter(spots, kind, label), "meaning": report["metrics"][cost]["meaning"]})
     return drawn
 
 
@@ -159,8 +159,8 @@ def slices(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
     for i, part in enumerate(report.get("slices") or ()):
         cell = part["arms"].get(STUDENT) or next(iter(part["arms"].values()))
         arm = STUDENT if STUDENT in part["arms"] else next(iter(part["arms"]))
-        told = f"{part['field']} {part['value']}: {metrics.percent(cell['value'])} of {part['n']}"
-        svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+        label = f"{part['field']} {part['value']}: {metrics.percent(cell['value'])} of {part['n']}"
+        svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
         pairs = [(("slices", i, "comparisons", k), row) for k, row in enumerate(part.get("comparisons", ()))]
         main = next((place for place, row in pairs if (row["candidate"], row["baseline"]) == (STUDENT, baseline)), None)
         drawn.append(
@@ -205,16 +205,16 @@ def side_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     )
     drawn = []
     for section, metric, heading, meaning in about:
-        found = report.get(section)
-        if not found:
+        part = report.get(section)
+        if not part:
             continue
         rows = []
-        for arm, cells in found["arms"].items():
+        for arm, cells in part["arms"].items():
             cell = cells[metric]
-            told = f"{arm}: {metrics.percent(cell['value'])}"
-            svg: Markup = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+            label = f"{arm}: {metrics.percent(cell['value'])}"
+            svg: Markup = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
             rows.append({"arm": arm, "svg": svg, "place": (section, "arms", arm, metric)})
-        pairs = [(section, "comparisons", i) for i in range(len(found.get("comparisons", ())))]
+        pairs = [(section, "comparisons", i) for i in range(len(part.get("comparisons", ())))]
         drawn.append({"section": section, "heading": heading, "meaning": meaning, "rows": rows, "pairs": pairs,
                       "axis": charts.axis_row(HALF, " %")})  # fmt: skip
     return drawn

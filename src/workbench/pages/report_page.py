@@ -177,24 +177,24 @@ PLACE = "distillation"
 
 def panel(report: Mapping[str, Any]) -> dict[str, Any]:
     """Drawings and places of report.json's `distillation`, each part only where it is told; empty without one."""
-    told = report.get(PLACE)
-    if not told:
+    distillation = report.get(PLACE)
+    if not distillation:
         return {}
-    looks = told.get("development", {}).get("points", ())
-    steps = [{"rows": p["labels"], **p} for p in told.get("curve", {}).get("points", ())]
+    looks = distillation.get("development", {}).get("points", ())
+    steps = [{"rows": p["labels"], **p} for p in distillation.get("curve", {}).get("points", ())]
     return {
-        "kept": kept_panel(report, told) if told.get("kept") else None,
+        "kept": kept_panel(report, distillation) if distillation.get("kept") else None,
         "score": scores_drawn(looks),
         "loss": losses_drawn(looks),
         "learning": learning_curve(steps),
     }
 
 
-def kept_panel(report: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def kept_panel(report: Mapping[str, Any], distillation: Mapping[str, Any]) -> dict[str, Any]:
     """The shares on one axis that holds nothing and the whole of the gain, and the gate's limit where there is one."""
     checks = report.get("gate", {}).get("checks", ())
     limit = next((check["limit"] for check in checks if check["name"] == "kept_share"), None)
-    shares = {arm: cell for arm, cell in told["kept"].items() if cell["value"] is not None}
+    shares = {arm: cell for arm, cell in distillation["kept"].items() if cell["value"] is not None}
     ends = [v for cell in shares.values() for v in cell.values() if v is not None]
     axis = charts.axis_of(ends, at_least=(0.0, 1.0))
     rows = []

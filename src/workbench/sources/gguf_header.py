@@ -83,15 +83,15 @@ def read(content: Any) -> dict[str, Any]:
     version, _tensors, count = struct.unpack_from("<IQQ", content, 4)
     if version not in VERSIONS:
         raise ValueError(f"version {version} is not read here")
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     at = 24
     for _ in range(count):
         key, at = text(content, at)
-        if key in found:
+        if key in fields:
             raise ValueError(f"{key} is there twice")
         (kind,) = struct.unpack_from("<I", content, at)
-        found[key], at = value(content, at + 4, kind)
-    return found
+        fields[key], at = value(content, at + 4, kind)
+    return fields
 
 
 def text(content: Any, at: int) -> tuple[str, int]:

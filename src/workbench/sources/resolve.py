@@ -174,14 +174,14 @@ def fetched(
     with FileLock(f"{folder}.lock"):
         earlier = pin_of(source)
         if is_whole(folder, member, sha256):
-            found = checked(folder, member, sha256, earlier, source, cached=True)
+            current = checked(folder, member, sha256, earlier, source, cached=True)
         else:
             with whole_folder(folder) as partial:
                 facts = {"source": source} | (fetch(partial) or {})
                 (partial / "source.json").write_text(json.dumps(facts))
-                found = checked(partial, member, sha256, earlier, source, cached=False)
-        if earlier.get("sha256") != found:
-            write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": found})
+                current = checked(partial, member, sha256, earlier, source, cached=False)
+        if earlier.get("sha256") != current:
+            write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": current})
     return folder / member if member else folder
 
 
@@ -199,7 +199,7 @@ def checked(
     if not path.exists() or not path.resolve().is_relative_to(folder.resolve()):
         remedy = f"delete {folder}, and it is fetched again"
         raise WorkbenchError(f"the cached copy has no {member} any more", where=source, remedy=remedy)
-    found = content_sha256(path)
+    current = content_sha256(path)
     place = f"delete the cached copy, {folder}, and it is fetched again" if cached else ""
     wheel = folder / "source.whl"
     if sha256 and wheel.is_file() and member is None:  # the promise is of the wheel, the wheel's of its content
@@ -209,21 +209,21 @@ def checked(
         if differing:
             raise WorkbenchError(f"{min(differing)[0]} is not as in the wheel", where=source, remedy=place)
     elif sha256:
-        check_promise(found, sha256, source, place)
-    elif earlier.get("sha256", found) != found and cached:
+        check_promise(current, sha256, source, place)
+    elif earlier.get("sha256", current) != current and cached:
         raise WorkbenchError(
-            f"the cached copy has changed: sha256 is {found}, and was {earlier['sha256']} when it was fetched",
+            f"the cached copy has changed: sha256 is {current}, and was {earlier['sha256']} when it was fetched",
             where=source,
             remedy=place,
         )
-    elif earlier.get("sha256", found) != found:
+    elif earlier.get("sha256", current) != current:
         raise WorkbenchError(
-            f"other bytes are offered under the same name now: sha256 is {found}, and was {earlier['sha256']} when it "
-            "was fetched first",
+            f"other bytes are offered under the same name now: sha256 is {current}, and was {earlier['sha256']} when "
+            "it was fetched first",
             where=source,
             remedy=f"find out why; if the change is wanted, delete {pin_path(source)}",
         )
-    return found
+    return current
 
 
 def pin_path(source: str) -> Path:
@@ -265,12 +265,12 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     return offered[scheme].load()
 
 
-def check_promise(found: str, promised: str, source: str, remedy: str = "") -> None:
+def check_promise(sha256: str, promised: str, source: str, remedy: str = "") -> None:
     """Refuse bytes that are not the promised ones. A folder's digest is taken over its sorted files."""
-    if found != promised:
+    if sha256 != promised:
         wanted = "if the change is wanted, write the new digest into the recipe"
         raise WorkbenchError(
-            f"sha256 is {found}, the recipe promises {promised}",
+            f"sha256 is {sha256}, the recipe promises {promised}",
             where=source,
             remedy=f"{wanted}; else {remedy}" if remedy else wanted,
         )
@@ -386,15 +386,15 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         return facts
 
 
-def failed_download(name: str, source: str, said: str, most: int) -> WorkbenchError:
+def failed_download(name: str, source: str, output: str, most: int) -> WorkbenchError:
     """What pip said last, or that the file was too large."""
-    if "File too large" in said or "Errno 27" in said:
+    if "File too large" in output or "Errno 27" in output:
         return WorkbenchError(
             f"{name} is larger than {most / 1e9:g} GB, or has no end",
             where=source,
             remedy=f"look at the index it comes from; {LIMIT}={most / 5e8:g} would take one twice as large",
         )
-    lines = said.strip().splitlines() or ["pip said nothing"]
+    lines = output.strip().splitlines() or ["pip said nothing"]
     passed = [line for line in lines[:-1] if line.startswith("passed over")]
     return WorkbenchError(f"pip could not fetch {name}: {'; '.join([lines[-1], *passed[:1]])}", where=source)
 

@@ -115,8 +115,8 @@ def repair_tokenizer(folder: Path, gguf: Path) -> None:
     fields = read_gguf(gguf).fields
 
     def value(name: str) -> Any:
-        found = fields.get(f"tokenizer.ggml.{name}")
-        return None if found is None else found.contents()
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return None if field is None else field.contents()
 
     if value("model") != "gpt2" or value("pre") not in NUMBERS_THEN_GPT2:
         raise WorkbenchError(

@@ -164,9 +164,9 @@ class ChokePoint(httpx.AsyncBaseTransport):
         if rule == "never":
             raise BlockedError(f"rows of class {sending.privacy} never leave")
         if rule == "redacted" and body:
-            found = merged(self.scan(text) for text in texts_of(body))
-            if found:
-                raise BlockedError(f"personal data is left in it: {', '.join(f'{n} {k}' for k, n in found.items())}")
+            counts = merged(self.scan(text) for text in texts_of(body))
+            if counts:
+                raise BlockedError(f"personal data is left in it: {', '.join(f'{n} {k}' for k, n in counts.items())}")
         going = await pinned(request) if self.pinned else request
         sending.hash = self.log.append({
             "at": now(), "to": masked(str(request.url.copy_with(query=None))), "method": request.method,
@@ -246,8 +246,8 @@ def strings(node: Any) -> Iterator[str]:
 def merged(counts: Iterator[Mapping[str, int]]) -> dict[str, int]:
     """Counts added up."""
     total: dict[str, int] = {}
-    for one in counts:
-        for kind, n in one.items():
+    for each in counts:
+        for kind, n in each.items():
             total[kind] = total.get(kind, 0) + n
     return total
 
@@ -266,15 +266,15 @@ def verify(path: Path, attempts: list[tuple[int, str]]) -> int:
         for number, raw in enumerate(stream, 1):
             try:
                 line = json.loads(raw)
-                told = line.pop("hash")
+                written = line.pop("hash")
             except (ValueError, KeyError, AttributeError):
                 raise WorkbenchError("this line cannot be read", where=f"{path}:{number}") from None
-            if line.get("prev") != before or line.get("seq") != number or digest(line) != told:
+            if line.get("prev") != before or line.get("seq") != number or digest(line) != written:
                 raise WorkbenchError(
                     "this line, or the one before it, was changed after it was written", where=f"{path}:{number}"
                 )
-            before, count = told, number
-            seen.add(told)
+            before, count = written, number
+            seen.add(written)
     missing = [attempt for attempt, hashed in attempts if hashed not in seen]
     if missing:
         raise WorkbenchError(

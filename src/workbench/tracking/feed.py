@@ -44,7 +44,7 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         metrics = content.feed_metrics(store, fed, [line for line in events if line.end > fed.offset])
         content.feed_datasets(store, fed, events, out)
         content.feed_texts(store, fed, events, out)
-        said = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
+        notes = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
             store, fed, folder, events, out
         )
         report_feed.feed_report(store, fed, folder, manifest, events, out)
@@ -54,7 +54,7 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         fed.offset = max((line.end for line in events), default=0)
         content.save(folder, fed)
         return {"uri": shown(store.uri), "experiment_id": store.experiment_id, "run_id": fed.parent,
-                "stages": dict(fed.stages), "metrics": metrics, "said": said}  # fmt: skip
+                "stages": dict(fed.stages), "metrics": metrics, "said": notes}  # fmt: skip
 
 
 def identity(folder: Path, events: Sequence[Line]) -> str:

@@ -68,11 +68,11 @@ def register(
     ids: dict[str, str] = {}
     versions: dict[str, str] = {}
     given: dict[str, list[str]] = {}
-    said: list[str] = []
+    notes: list[str] = []
     with open_store(tracking, experiments, manifest["recipe"]) as store:
         out = outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
         for known in {p.registered or f"{name}-{p.label}" for p in parts if p.kind != "adapter"}:
-            said += repair(store, known, stands_again(store, experiments, download))
+            notes += repair(store, known, stands_again(store, experiments, download))
         for part in parts:
             run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
             tags = model_tags(part, recipe, manifest)
@@ -83,24 +83,24 @@ def register(
             log_figures(store, run_id, model.model_id, figures_of(part, report), finished)
             if part.registered is None or out.rule == "withheld":
                 if part.kind == "quantized":
-                    said += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
+                    notes += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
                 continue
             tags = version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, leaving_tags(tags, out))
             prove(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             if not champion:
-                said += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
-            said += move_aliases(store, version, champion=champion)
+                notes += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
+            notes += move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
             given[part.registered] = list(ALIASES if champion else ALIASES[:1])
     if out.rule == "withheld":
-        said.append(
+        notes.append(
             f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
             "one can repeat its rows; a store on this machine (tracking.uri=null) registers it"
         )
     refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
-    return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": said}
+    return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": notes}
 
 
 def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
@@ -164,8 +164,8 @@ def find_model(store: Store, tags: Mapping[str, str]) -> LoggedModel | None:
     """The model with this run's digest and these bytes, unless its stored copy was found damaged."""
     keys = ("digest", "label", "sha256", "weights")
     query = " AND ".join(f"tags.{key} = '{tags[key]}'" for key in keys)
-    found = store.client.search_logged_models([store.experiment_id], query)
-    return next((model for model in found if model.tags.get("verified") != "false"), None)
+    models = store.client.search_logged_models([store.experiment_id], query)
+    return next((model for model in models if model.tags.get("verified") != "false"), None)
 
 
 def link(store: Store, run_id: str, model_id: str, parent: str | None) -> None:
@@ -277,8 +277,8 @@ Stands = Callable[["ModelVersion"], bool]
 
 def holders(store: Store, name: str) -> dict[str, str]:
     """Alias → version of a registered model, empty when there is none."""
-    found = store.client.search_registered_models(f"name = '{name}'")
-    return {alias: str(version) for model in found for alias, version in (model.aliases or {}).items()}
+    models = store.client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for model in models for alias, version in (model.aliases or {}).items()}
 
 
 def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
@@ -289,29 +289,29 @@ def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
 def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
     """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
     name, number, before = version.name, str(version.version), holders(store, version.name)
-    said = []
+    notes = []
     for alias in ALIASES if champion else ALIASES[:1]:
         if before.get(alias) != number:
             store.client.set_registered_model_alias(name, alias, number)
-            said.append(f"{name} version {number} is now {alias}")
-    return said
+            notes.append(f"{name} version {number} is now {alias}")
+    return notes
 
 
 def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence[str]) -> list[str]:
     """Take aliases from a version of this run that shipped once and is refused now."""
-    said, known = [], versions_of(store, name)
+    notes, known = [], versions_of(store, name)
     for alias, number in holders(store, name).items():
         tags = known[number].tags if number in known else {}
         if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
             store.client.set_model_version_tag(name, number, "gate", "refused")
             store.client.delete_registered_model_alias(name, alias)
-            said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
-    return said
+            notes.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
+    return notes
 
 
 def take_back(store: Store, name: str, number: str, stands: Stands) -> list[str]:
     """Give every alias of a version whose proof failed back to the last earlier one that stands, else to none."""
-    said = []
+    notes = []
     for alias, held in holders(store, name).items():
         if held != number:
             continue
@@ -322,8 +322,8 @@ def take_back(store: Store, name: str, number: str, stands: Stands) -> list[str]
         else:
             store.client.set_registered_model_alias(name, alias, last)
             rest = f"version {last} is {alias} again"
-        said.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
-    return said
+        notes.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
+    return notes
 
 
 def last_proven(store: Store, name: str, number: str, alias: str, stands: Stands) -> str | None:
@@ -339,11 +339,11 @@ def last_proven(store: Store, name: str, number: str, alias: str, stands: Stands
 
 def repair(store: Store, name: str, stands: Stands) -> list[str]:
     """Take aliases from versions that are marked unproven or are gone: what a killed registration left behind."""
-    said, known = [], versions_of(store, name)
+    notes, known = [], versions_of(store, name)
     for number in sorted(set(holders(store, name).values()), key=int):
         if number not in known or known[number].tags.get("verified") == "false":
-            said += take_back(store, name, number, stands)
-    return said
+            notes += take_back(store, name, number, stands)
+    return notes
 
 
 # What of a run is registered, and what each model says of itself: its parent, its bytes, its data, its figures.

@@ -40,15 +40,18 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
 
 
-def distilled(told: Mapping[str, Any]) -> dict[str, Any]:
+def distilled(distillation: Mapping[str, Any]) -> dict[str, Any]:
     """Of a distillation: the teacher's own gain, what a doubling of the labels bought, and a smaller student's size."""
     flat: dict[str, Any] = {}
     for place, cell in (
-        (f"teacher_vs_{told.get('baseline')}/{told.get('metric')}_delta", told.get("teacher_gain")),
-        ("curve/doubling", told.get("curve", {}).get("doubling")),
+        (
+            f"teacher_vs_{distillation.get('baseline')}/{distillation.get('metric')}_delta",
+            distillation.get("teacher_gain"),
+        ),
+        ("curve/doubling", distillation.get("curve", {}).get("doubling")),
     ):
         flat |= interval_metrics(place, cell) if cell else {}
-    smaller = told.get("smaller", {})
+    smaller = distillation.get("smaller", {})
     for arm in ("base", "student"):
         flat |= {f"{arm}/{name}": value for name, value in smaller.get(arm, {}).items()}
     for row in smaller.get("faster", ()):
@@ -65,8 +68,8 @@ def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for section, metric in ASIDE:
         for arm, metrics in (report.get(section) or {}).get("arms", {}).items():
             yield arm, f"{section}_{metric}", metrics[metric]
-    for arm, told in (report.get("calibration") or {}).items():
-        yield from ((arm, metric, told[metric]) for metric in ("ece", "brier"))
+    for arm, figures in (report.get("calibration") or {}).items():
+        yield from ((arm, metric, figures[metric]) for metric in ("ece", "brier"))
     for arm, cell in (report.get("memorised") or {}).items():
         yield arm, "memorised", cell
     for arm, cell in (report.get("distillation") or {}).get("kept", {}).items():
@@ -99,13 +102,13 @@ def report_tables(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
              for check in report.get("gate", {}).get("checks", ())),
         ),
     }  # fmt: skip
-    for metric, told in (report.get("confusion") or {}).items():
+    for metric, counts in (report.get("confusion") or {}).items():
         tables[f"evaluate/confusion_{metric_name(metric).replace('/', '_')}.json"] = table(
             ("arm", "wanted", "answered", "count"),
-            ([arm, wanted, answered, n] for arm, rows in told["arms"].items()
-             for wanted, row in zip(told["labels"], rows) for answered, n in zip(told["labels"], row) if n),
+            ([arm, wanted, answered, n] for arm, rows in counts["arms"].items()
+             for wanted, row in zip(counts["labels"], rows) for answered, n in zip(counts["labels"], row) if n),
         )  # fmt: skip
-    return {name: found for name, found in tables.items() if found["data"]}
+    return {name: content for name, content in tables.items() if content["data"]}
 
 
 def table(columns: tuple[str, ...], rows: Iterator[list[Any]]) -> dict[str, Any]:
@@ -136,14 +139,14 @@ def report_note(report: Mapping[str, Any], *, reasons: bool = True) -> str:
     Without `reasons` it says nothing but figures: a reason may quote a label or a slice.
     """
     arms = report.get("arms", {})
-    metrics = list(dict.fromkeys(metric for found in arms.values() for metric in found))
+    metrics = list(dict.fromkeys(metric for row in arms.values() for metric in row))
     gate = report.get("gate", {})
     rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} test rows", ""]
     if gate.get("overridden") and reasons:
         rows[1:1] = ["", f"Overridden by a person: {gate.get('override')}"]
     rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm, found in arms.items():
-        rows.append(f"| {arm} | " + " | ".join(interval_text(found.get(metric, {})) for metric in metrics) + " |")
+    for arm, row in arms.items():
+        rows.append(f"| {arm} | " + " | ".join(interval_text(row.get(metric, {})) for metric in metrics) + " |")
     checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
     return "\n".join(rows + (["", *checks] if checks and reasons else []))
 

@@ -102,9 +102,9 @@ def fold_stages(lines: Sequence[Line], *, live: bool) -> dict[str, StageState]:
 
 def run_status(stages: Mapping[str, StageState]) -> Status:
     """The run's own status, by the worst that its stages have come to."""
-    found = {state.status for state in stages.values()}
+    statuses = {state.status for state in stages.values()}
     order: tuple[Status, ...] = ("RUNNING", "FAILED", "KILLED")
-    return next((status for status in order if status in found), "FINISHED")
+    return next((status for status in order if status in statuses), "FINISHED")
 
 
 def recipe_of(folder: Path, lines: Sequence[Line]) -> dict[str, Any]:

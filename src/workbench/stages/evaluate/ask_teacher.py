@@ -112,7 +112,7 @@ async def one(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest: int)
         seconds = desk.took.pop(prompt.id, 0.0) / desk.teacher.concurrency
         return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds)
     seconds = desk.took.pop(prompt.id, 0.0)
-    text = rules.restore(told.told.answer, prompt.originals)
+    text = rules.restore(told.answer.answer, prompt.originals)
     asked_now = all(reply.attempt > newest for reply in told.replies)
     return place, Answer(
         text=text,
