@@ -26,10 +26,12 @@ def progress(
     console = Console(stderr=True, highlight=False)
     started = shown = time.monotonic()
     columns = (
-        TextColumn("  {task.description:<14}", markup=False), BarColumn(bar_width=20),
-        DownloadColumn() if size else MofNCompleteColumn(), TimeRemainingColumn(compact=True),
+        TextColumn("  {task.description:<14}", markup=False),
+        BarColumn(bar_width=20),
+        DownloadColumn() if size else MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[facts]}", markup=False),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(work, total=total, completed=done, facts="")
 

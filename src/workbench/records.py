@@ -129,12 +129,12 @@ class Artefact:
     bytes: int
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON that is the same for equal values: sorted keys, no spaces. The text that digests cover."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
-def digest(value: Any, length: int = 64) -> str:
+def digest(value: object, length: int = 64) -> str:
     """The first `length` hex digits of the SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 

@@ -50,7 +50,7 @@ class Run:
     recipe_name: str
     digest: str
 
-    def event(self, kind: str, *, stage: str | None = None, **fields: Any) -> None:
+    def event(self, kind: str, *, stage: str | None = None, **fields: object) -> None:
         """Append one line to `events.jsonl`, the local truth that MLflow is fed from."""
         line = masked_values({"at": now(), "stage": stage, "kind": kind, **fields})
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:

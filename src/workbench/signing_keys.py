@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError
 from workbench.files import write_whole
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 PRIVATE, PUBLIC = "signing.pem", "signing.pub.pem"
 TRUSTED = "trusted"  # a folder beside the keys: NAME.pub.pem of each maker whose bundles are trusted as sources
@@ -78,7 +82,7 @@ def public_key_of(private: Path) -> Path:
         return own
 
 
-def load_private(path: Path) -> Any:
+def load_private(path: Path) -> EllipticCurvePrivateKey:
     """The private key in a file; RequestError when model-signing could not sign with it."""
     from cryptography.hazmat.primitives import serialization
 
@@ -92,7 +96,7 @@ def load_private(path: Path) -> Any:
     return key
 
 
-def public_pem(key: Any) -> bytes:
+def public_pem(key: PublicKeyTypes) -> bytes:
     """A public key as PEM."""
     from cryptography.hazmat.primitives import serialization
 

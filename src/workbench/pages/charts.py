@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -355,8 +355,9 @@ def learning_curve(steps: Sequence[Mapping[str, Any]]) -> Markup:
     up = axis_of([v for s in steps for v in (s["value"], s.get("ci_low"), s.get("ci_high")) if v is not None])
     bars = [(float(s["rows"]), s["ci_low"], s["ci_high"]) for s in steps if s.get("ci_low") is not None]
     label = "quality by the rows trained on"
-    return curve(across, up, [("held", spots)], dots=spots, bars=bars, label=label,
-                 words=lambda y: points(y).removesuffix(".0"))  # fmt: skip
+    return curve(
+        across, up, [("held", spots)], dots=spots, bars=bars, label=label, words=lambda y: points(y).removesuffix(".0")
+    )
 
 
 def running_mean(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -373,7 +374,7 @@ def curve(
     *,
     dots: Sequence[tuple[float, float]],
     label: str,
-    words: Any,
+    words: Callable[[float], str],
     bars: Sequence[tuple[float, float, float]] = (),
 ) -> Markup:
     """Lines over two axes; lines stretch with the page, words and dots keep their size."""
@@ -384,22 +385,34 @@ def curve(
     parts = []
     for tick in up.ticks:
         parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{0:.2f}%" y2="{0:.2f}%"/>').format(high(tick)))
-        parts.append(Markup('<text class="tick" x="-8" y="{:.2f}%" dy="4" text-anchor="end">{}</text>').format(
-            high(tick), words(tick)))  # fmt: skip
+        parts.append(
+            Markup('<text class="tick" x="-8" y="{:.2f}%" dy="4" text-anchor="end">{}</text>').format(
+                high(tick), words(tick)
+            )
+        )
     for i, tick in enumerate(across.ticks):
         end = "start" if i == 0 else "end" if i == len(across.ticks) - 1 else "middle"
         thin = " thin" if i % 2 and i != len(across.ticks) - 1 else ""
-        parts.append(Markup('<text class="tick{}" x="{}" y="100%" dy="18" text-anchor="{}">{:,.0f}</text>').format(
-            thin, across.at(tick), end, tick))  # fmt: skip
+        parts.append(
+            Markup('<text class="tick{}" x="{}" y="100%" dy="18" text-anchor="{}">{:,.0f}</text>').format(
+                thin, across.at(tick), end, tick
+            )
+        )
     inner = Markup("")
     for css, spots in lines:
         way = " ".join(f"{across.at(x).rstrip('%')},{high(y):.3f}" for x, y in spots)
         inner += Markup('<polyline class="{}" points="{}"/>').format(css, way)
-    parts.append(Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{}</svg>')
-                 .format(inner))  # fmt: skip
+    parts.append(
+        Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{}</svg>').format(
+            inner
+        )
+    )
     for x, low, top in bars:
-        parts.append(Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.2f}%" y2="{2:.2f}%"/>').format(
-            across.at(x), high(low), high(top)))  # fmt: skip
+        parts.append(
+            Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.2f}%" y2="{2:.2f}%"/>').format(
+                across.at(x), high(low), high(top)
+            )
+        )
     for x, y in dots:
         parts.append(Markup('<circle cx="{}" cy="{:.2f}%" r="4"/>').format(across.at(x), high(y)))
     return drawing(parts, "curve", HIGH, label)

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.evaluation import metrics
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.pairing import shared_items
+from workbench.files import write_whole
 from workbench.pages import charts, panels
 from workbench.pages.changed_answers import STEP, Row, Scores, rows_of
 from workbench.pages.report_page import render
@@ -41,7 +42,7 @@ def write_comparison(
         slices=[],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html)
 
 
 def arms_of(runs: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
@@ -91,8 +92,11 @@ def differences(result: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) 
     """For each arm, every run's difference to the first one in the deciding metric."""
     drawn = []
     for arm, contenders in groups.items():
-        rows = [(i, row, row["candidate"].split(" ", 1)[0], None) for i, row in enumerate(result["comparisons"])
-                if row["metric"] == result["primary"] and row["candidate"] in contenders]  # fmt: skip
+        rows = [
+            (i, row, row["candidate"].split(" ", 1)[0], None)
+            for i, row in enumerate(result["comparisons"])
+            if row["metric"] == result["primary"] and row["candidate"] in contenders
+        ]
         if rows:
             drawn.append(panels.difference_panel(arm, rows, "", "student"))
     return drawn

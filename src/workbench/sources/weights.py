@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def repair_tokenizer(folder: Path, gguf: Path) -> None:
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
 
 
-def special_tokens(value: Any, fields: Any) -> dict[str, Any]:
+def special_tokens(value: Callable[[str], Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json from the GGUF's own ids."""
     tokens, kinds = value("tokens"), value("token_type")
     ids = {name: value(f"{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}

@@ -212,11 +212,13 @@ async def patiently(
             SENDING.reset(token)
 
     retrying = tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(desk.teacher.attempts), wait=pause, reraise=True,
+        stop=tenacity.stop_after_attempt(desk.teacher.attempts),
+        wait=pause,
+        reraise=True,
         retry=tenacity.retry_if_exception(
             lambda e: isinstance(e, TroubleError) and e.kind == "again" and not (once_sent and e.charged)
         ),
-    )  # fmt: skip
+    )
     try:
         return await retrying(once)
     except TroubleError as trouble:
@@ -248,10 +250,16 @@ async def submit(desk: Desk, requests: Sequence[Request], batch: str) -> str:
         for request, body in zip(requests, bodies)
     ).encode()
     uploaded = await api.call("POST", "/files", files={"file": (f"{batch}.jsonl", content)}, data={"purpose": "batch"})
-    made = await api.call("POST", "/batches", json={
-        "input_file_id": uploaded.json()["id"], "endpoint": QUESTIONS, "completion_window": "24h",
-        "metadata": {"workbench": batch},
-    })  # fmt: skip
+    made = await api.call(
+        "POST",
+        "/batches",
+        json={
+            "input_file_id": uploaded.json()["id"],
+            "endpoint": QUESTIONS,
+            "completion_window": "24h",
+            "metadata": {"workbench": batch},
+        },
+    )
     return str(made.json()["id"])
 
 

@@ -263,8 +263,15 @@ async def send(desk: Desk, request: Request, sending: Sending, check: Check, tic
             desk.pace.throttled(trouble.retry_after)
         outcome: Outcome = "filtered" if trouble.filtered and trouble.kind == "row" else "error"
         cost = worst if trouble.charged else 0
-        settle(ticket, outcome if trouble.status else "error", cost, status=trouble.status, error=str(trouble),
-               assumed=trouble.charged, egress=trouble.egress)  # fmt: skip
+        settle(
+            ticket,
+            outcome if trouble.status else "error",
+            cost,
+            status=trouble.status,
+            error=str(trouble),
+            assumed=trouble.charged,
+            egress=trouble.egress,
+        )
         raise
     except BaseException:  # interrupted while the provider was at work
         settle(ticket, "error", worst, error="interrupted", assumed=True, egress=sending.hash)

@@ -254,15 +254,21 @@ def by_status(
         return TroubleError("stop", text, status=status, error=error, egress=left)
 
     if status in (401, 403):
-        return stop(RequestError(
-            f"the provider does not accept the key ({message})", where="teacher.key_variable",
-            remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
-        ))  # fmt: skip
+        return stop(
+            RequestError(
+                f"the provider does not accept the key ({message})",
+                where="teacher.key_variable",
+                remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
+            )
+        )
     if status == 402 or any(word in SPENT for word in code.split()):
-        return stop(WorkbenchError(
-            f"the account has no credit left ({message})", where=f"teacher {teacher.model}",
-            remedy="add credit; the same command goes on from here",
-        ))  # fmt: skip
+        return stop(
+            WorkbenchError(
+                f"the account has no credit left ({message})",
+                where=f"teacher {teacher.model}",
+                remedy="add credit; the same command goes on from here",
+            )
+        )
     if status == 404 or {"model_not_found", "not_found_error"} & set(code.split()):
         retired = any(word in message.lower() for word in RETIRED)
         what = f"the provider has retired {teacher.model!r}" if retired else f"the provider knows no {teacher.model!r}"

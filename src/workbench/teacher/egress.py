@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.request import proxy_bypass
 
 import httpx2 as httpx
@@ -102,7 +102,7 @@ def write_line(path: Path, entry: Mapping[str, Any]) -> str:
         log.close()
 
 
-def last_line(stream: Any, path: Path) -> tuple[int, str]:
+def last_line(stream: BinaryIO, path: Path) -> tuple[int, str]:
     """(seq, hash) of the newest whole line; a half line that a killed process left is cut off."""
     size = stream.seek(0, 2)
     if not size:
@@ -231,7 +231,7 @@ def texts_of(body: bytes) -> Iterator[str]:
         yield line.decode("utf-8", "replace")
 
 
-def strings(node: Any) -> Iterator[str]:
+def strings(node: object) -> Iterator[str]:
     """The strings of nested JSON, keys left out."""
     if isinstance(node, str):
         yield node

@@ -107,8 +107,9 @@ async def whole(task: asyncio.Task[Label | Rejected], desk: Desk) -> Label | Rej
 async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     """One row: its samples, the vote, and the filters."""
     teacher = desk.teacher
-    samples = await asyncio.gather(*(one_answer(desk, prompt, n, rules) for n in range(teacher.samples)),
-                                   return_exceptions=True)  # fmt: skip
+    samples = await asyncio.gather(
+        *(one_answer(desk, prompt, n, rules) for n in range(teacher.samples)), return_exceptions=True
+    )
     for failed in samples:
         if isinstance(failed, BaseException) and not isinstance(failed, RowError):
             raise failed
@@ -200,11 +201,15 @@ def request_of(desk: Desk, prompt: Prompt, turns: tuple[Message, ...], sample: i
     """The request for one turn of one sample."""
     teacher = desk.teacher
     return make_request(
-        teacher, desk.client.identity, prompt.id, turns, sample,
+        teacher,
+        desk.client.identity,
+        prompt.id,
+        turns,
+        sample,
         schema=schema_of(teacher) if rules.able["json_schema"] else None,
         logprobs=teacher.logprobs,
         seed=rules.seed if rules.able["seed"] else None,
-    )  # fmt: skip
+    )
 
 
 async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[Reply], Outcome]) -> Reply:

@@ -196,7 +196,7 @@ def chosen(names: Any, duties: Mapping[str, Duty], where: str) -> tuple[Duty, ..
     return tuple(duties[one_of(name, duties, where)] for name in names)
 
 
-def sentence(value: Any, where: str) -> str:
+def sentence(value: object, where: str) -> str:
     """The value, when it is a text with something in it."""
     if not isinstance(value, str) or not value.strip():
         raise wrong(where, f"{value!r} is no text")

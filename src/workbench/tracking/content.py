@@ -202,7 +202,7 @@ class Fed:
     once: dict[str, str] = field(default_factory=dict)
     rule: str = "raw"
 
-    def is_new(self, what: str, content: Any) -> bool:
+    def is_new(self, what: str, content: object) -> bool:
         """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""
         mark = digest(content, 16)
         changed = self.once.get(what) != mark

@@ -53,8 +53,14 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         end_run(store, fed, fed.parent, run_record.run_status(stages), max((line.at_ms for line in events), default=0))
         fed.offset = max((line.end for line in events), default=0)
         content.save(folder, fed)
-        return {"uri": shown(store.uri), "experiment_id": store.experiment_id, "run_id": fed.parent,
-                "stages": dict(fed.stages), "metrics": metrics, "said": notes}  # fmt: skip
+        return {
+            "uri": shown(store.uri),
+            "experiment_id": store.experiment_id,
+            "run_id": fed.parent,
+            "stages": dict(fed.stages),
+            "metrics": metrics,
+            "said": notes,
+        }
 
 
 def identity(folder: Path, events: Sequence[Line]) -> str:

@@ -114,7 +114,7 @@ def is_file(uri: str) -> bool:
     return uri.startswith(("sqlite:///", "file:///", "/", "./")) or (uri.startswith("file:") and "//" not in uri)
 
 
-def strings(node: Any) -> Iterator[str]:
+def strings(node: object) -> Iterator[str]:
     """Every text of nested values, keys too, in order."""
     if isinstance(node, str):
         yield node
@@ -161,7 +161,7 @@ def generic(path: str) -> str:
     return f"{first}.*.{rest.partition('.')[2]}" if rest else path
 
 
-def schema(cls: Any, prefix: str = "") -> tuple[set[str], set[str]]:
+def schema(cls: type, prefix: str = "") -> tuple[set[str], set[str]]:
     """The recipe's key paths, and those whose value is one of a closed list; `*` stands for a name chosen freely."""
     plain: set[str] = set()
     chosen: set[str] = set()

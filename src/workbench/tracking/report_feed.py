@@ -116,7 +116,7 @@ def table(columns: tuple[str, ...], rows: Iterator[list[Any]]) -> dict[str, Any]
     return {"columns": list(columns), "data": list(rows)}
 
 
-def ends(cell: Any) -> list[float | None]:
+def ends(cell: object) -> list[float | None]:
     """A cell's value and its interval."""
     return [number(cell.get(name)) for name in CELL] if isinstance(cell, Mapping) else [number(cell), None, None]
 
