@@ -85,13 +85,14 @@ def public_key_of(private: Path) -> Path:
 def load_private(path: Path) -> EllipticCurvePrivateKey:
     """The private key in a file; RequestError when model-signing could not sign with it."""
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     remedy = "openssl ecparam -name prime256v1 -genkey -noout -out signing.pem makes one"
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, TypeError, ValueError) as error:
         raise RequestError(f"the signing key cannot be read: {error}", where=str(path), remedy=remedy) from None
-    if getattr(getattr(key, "curve", None), "name", None) not in CURVES:
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         raise RequestError("the signing key is no EC key on P-256, P-384 or P-521", where=str(path), remedy=remedy)
     return key
 

@@ -18,8 +18,8 @@ def stop_ids(model: Any = None, tokenizer: Any = None) -> set[int]:
         named = generation_config(model).get("eos_token_id")
     elif model is not None:
         named = model.generation_config.eos_token_id
-    ids = {*named} if isinstance(named, list) else {named}
-    return (ids | {getattr(tokenizer, "eos_token_id", None)}) - {None}
+    ids = [*(named if isinstance(named, list) else [named]), getattr(tokenizer, "eos_token_id", None)]
+    return {number for number in ids if number is not None}
 
 
 def generation_config(folder: Path) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def generic(path: str) -> str:
     return f"{first}.*.{rest.partition('.')[2]}" if rest else path
 
 
-def schema(cls: type, prefix: str = "") -> tuple[set[str], set[str]]:
+def schema(cls: Any, prefix: str = "") -> tuple[set[str], set[str]]:
     """The recipe's key paths, and those whose value is one of a closed list; `*` stands for a name chosen freely."""
     plain: set[str] = set()
     chosen: set[str] = set()
