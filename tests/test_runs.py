@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.runs import open_run, read_json, stage
+from workbench.files import read_json
+from workbench.runs import open_run, stage
 
 
 def open_here(folder: Path, fresh: bool = False):

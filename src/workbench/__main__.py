@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
-from workbench.permissions import keep_private
+from workbench.files import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ PACKAGE = "llm-workbench"
 # By extra: the modules that its work cannot do without. Flask stands for all of MLflow, whose skinny part is bare.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
-        "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "llguidance", "matplotlib",
+        "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "llguidance",
         "pyarrow", "sentencepiece", "flask",
     ),
     "quantize": ("llmcompressor", "auto_round", "compressed_tensors"),

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -130,12 +129,12 @@ class Artefact:
     bytes: int
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON that is the same for equal values: sorted keys, no spaces. The text that digests cover."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
-def digest(value: Any, length: int = 64) -> str:
+def digest(value: object, length: int = 64) -> str:
     """The first `length` hex digits of the SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
@@ -143,17 +142,3 @@ def digest(value: Any, length: int = 64) -> str:
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Messages as the `{"role", "content"}` dictionaries that chat templates and servers take."""
     return [asdict(m) for m in messages]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex, read in 1 MiB pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def artefact(path: Path, root: Path) -> Artefact:
-    """Hash and size a file, or a folder file by file in sorted order; its path is told from `root`."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    parts = {str(p.relative_to(path)) if p != path else p.name: file_sha256(p) for p in files}
-    sha = next(iter(parts.values())) if path.is_file() else digest(parts)
-    return Artefact(str(path.relative_to(root)), sha, sum(p.stat().st_size for p in files))

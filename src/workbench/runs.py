@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,10 +21,20 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.files import (
+    artefact,
+    check_inside,
+    close_to_others,
+    flush_tree,
+    read_json,
+    remove,
+    replace_folder,
+    sync_folder,
+    write_whole,
+)
 from workbench.names import check_name
-from workbench.permissions import close_to_others
 from workbench.privacy.secrets import masked, masked_values
-from workbench.records import Artefact, artefact, digest
+from workbench.records import Artefact, digest
 from workbench.revision import revision
 
 LIBRARIES = (
@@ -79,42 +87,6 @@ class Staging:
 def now() -> str:
     """The time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is the old text or the new one, never half: temp, fsync, rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entries, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def flush_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        elif path.is_dir():
-            sync_folder(path)
-    sync_folder(folder)
 
 
 def run_digest(weights: Mapping[str, Any], data_digests: Mapping[str, str]) -> str:
@@ -211,30 +183,6 @@ def clear(folder: Path) -> None:
             remove(path, folder)
 
 
-def remove(path: Path, inside: Path) -> None:
-    """Remove a file, a link or a folder that may be gone already. The only way in which a run loses files.
-
-    WorkbenchError for anything but what lies below the run's folder `inside`, once all links on the way are followed.
-    """
-    check_inside(path, inside)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def check_inside(path: Path, inside: Path) -> None:
-    """Raise WorkbenchError unless `path`, itself not followed where it is a link, lies below the folder `inside`."""
-    home = inside.resolve()
-    place = path.parent.resolve() / path.name
-    if ".." in path.parts or home not in place.parents:
-        raise WorkbenchError(
-            "this is not inside the run's folder, so it is neither removed nor replaced",
-            where=str(path),
-            remedy=f"only what lies in {home} belongs to this run; look for a link, or a stage of another's run.json",
-        )
-
-
 def provenance() -> dict[str, Any]:
     """Library versions and the git revision the run was made with."""
     versions = {}
@@ -288,24 +236,11 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         "facts": staging.facts,
     }
     forget(run, name)
-    old = put_in_place(run, folder, final)
+    replace_folder(folder, final)
     manifest = run.manifest()
     manifest["stages"][name] = entry
     write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
-    with contextlib.suppress(OSError):  # the stage is whole and in the manifest
-        remove(old, run.folder)
     run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
-
-
-def put_in_place(run: Run, folder: Path, final: Path) -> Path:
-    """Rename a flushed folder to its final name; gives where what stood there before lies now, to be removed."""
-    old = final.with_name(f".{final.name}.old")
-    remove(old, run.folder)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(folder, final)
-    sync_folder(final.parent)
-    return old
 
 
 @contextlib.contextmanager
@@ -327,12 +262,10 @@ def keep_data(run: Run, name: str) -> Iterator[Path]:
     manifest = run.manifest()
     if manifest.get("data", {}).pop(name, None) is not None:  # before its folder is replaced
         write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
-    old = put_in_place(run, folder, final)
+    replace_folder(folder, final)
     noted = {file: {"sha256": made.sha256, "bytes": made.bytes} for file, made in files.items()}
     manifest.setdefault("data", {})[name] = {"finished": now(), "files": noted}
     write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
-    with contextlib.suppress(OSError):  # the new one is whole and noted
-        remove(old, run.folder)
 
 
 def kept_data(run: Run, name: str) -> dict[str, str] | None:

@@ -8,12 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock
 
 from workbench.errors import RequestError
+from workbench.files import write_whole
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 PRIVATE, PUBLIC = "signing.pem", "signing.pub.pem"
 TRUSTED = "trusted"  # a folder beside the keys: NAME.pub.pem of each maker whose bundles are trusted as sources
@@ -53,15 +58,8 @@ def make_key(path: Path) -> None:
 
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(pem)
-        stream.flush()
-        os.fsync(stream.fileno())
-    path.with_suffix(".pub.pem").write_bytes(public_pem(key.public_key()))
-    os.replace(partial, path)
+    write_whole(path.with_suffix(".pub.pem"), public_pem(key.public_key()))
+    write_whole(path, pem, mode=0o600)
 
 
 def public_key_of(private: Path) -> Path:
@@ -76,29 +74,30 @@ def public_key_of(private: Path) -> Path:
         if path.is_file() and path.read_bytes() == pem:
             return path
     try:
-        beside.write_bytes(pem)
+        write_whole(beside, pem)
         return beside
     except OSError:
         own.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        own.write_bytes(pem)
+        write_whole(own, pem)
         return own
 
 
-def load_private(path: Path) -> Any:
+def load_private(path: Path) -> EllipticCurvePrivateKey:
     """The private key in a file; RequestError when model-signing could not sign with it."""
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     remedy = "openssl ecparam -name prime256v1 -genkey -noout -out signing.pem makes one"
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, TypeError, ValueError) as error:
         raise RequestError(f"the signing key cannot be read: {error}", where=str(path), remedy=remedy) from None
-    if getattr(getattr(key, "curve", None), "name", None) not in CURVES:
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
         raise RequestError("the signing key is no EC key on P-256, P-384 or P-521", where=str(path), remedy=remedy)
     return key
 
 
-def public_pem(key: Any) -> bytes:
+def public_pem(key: PublicKeyTypes) -> bytes:
     """A public key as PEM."""
     from cryptography.hazmat.primitives import serialization
 

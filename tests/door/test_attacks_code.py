@@ -25,7 +25,7 @@ HANDLER = {"version": 1, "handlers": {"h": {"()": "subprocess.call", "args": TOU
 EXTERNAL = {"version": 1, "handlers": {"h": {"()": "ext://subprocess.call", "args": TOUCH}}}
 EMPTIES = {"version": 1, "handlers": {"h": {"class": "logging.FileHandler", "filename": "precious.txt", "mode": "w"}},
            "root": {"handlers": ["h"]}}  # fmt: skip
-OURS = {"version": 1, "handlers": {"h": {"()": "workbench.runs.write_whole", "path": MARK, "text": "x"}}}
+OURS = {"version": 1, "handlers": {"h": {"()": "workbench.files.write_whole", "path": MARK, "text": "x"}}}
 FORMATTER = {"version": 1, "formatters": {"f": {"()": "subprocess.call", "args": TOUCH}}}
 FILTER = {"version": 1, "filters": {"f": {"()": "subprocess.call", "args": TOUCH}}}
 

@@ -12,8 +12,9 @@ from workbench import __main__ as door
 from workbench.bundles.manifest import wrong_content
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.pairing import gather
+from workbench.files import remove
 from workbench.names import ARMS, check_arm, check_name
-from workbench.runs import Run, clear, open_run, remove, stage
+from workbench.runs import Run, clear, open_run, stage
 from workbench.stages.bundle import take_back
 
 PATHS = (

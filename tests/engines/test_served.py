@@ -19,7 +19,8 @@ from workbench.bundles.parity import Reference, compare, likeliest, measure, par
 from workbench.engines import vllm
 from workbench.engines.child import program
 from workbench.engines.served import Served, available, chat, engine_for, forced, prompt_ids, serve_bundle
-from workbench.engines.transformers import load, stop_ids
+from workbench.engines.stops import stop_ids
+from workbench.engines.transformers import load
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Message, message_dicts
 

@@ -168,7 +168,7 @@ def test_answers_are_of_the_kinds_that_the_scores_make_them() -> None:
     assert counts == {"lost": 0, "quantized": 30, "gained": 90, "wrong": 50, "right": 60}
     both = next(row for row in shown if row.id == "row130")
     assert both.kinds == ("quantized", "gained")
-    assert [(s.arms, s.right) for s in both.said] == [
+    assert [(s.arms, s.right) for s in both.answers] == [
         (("base_few_shot", "gguf_q4_k_m"), False),
         (("student",), True),
     ]
@@ -180,7 +180,7 @@ def test_by_a_judge_no_answer_is_marked_right_or_wrong(tmp_path: Path) -> None:
     report = build_report("letters", Evaluate(scorer="judge", resamples=1000), rows, {}, seed=1, judged=judged)
     shown, counts = changed_items(report, rows, {}, "base_few_shot")
     assert counts == {"quantized": 30, "differs": 90, "same": 110}
-    assert {said.right for row in shown for said in row.said} == {row.right for row in shown} == {None}
+    assert {given.right for row in shown for given in row.answers} == {row.right for row in shown} == {None}
     html = page(tmp_path, (report, rows))
     answers = html[html.index('<section id="answers"') :]
     assert "By the judge" in answers

@@ -363,7 +363,7 @@ def test_runs_ledger_and_logs_are_for_the_user_alone_and_what_was_open_is_closed
 
 
 def test_what_is_exported_has_the_rights_that_the_users_umask_gives(tmp_path: Path) -> None:
-    from workbench.permissions import hand_out, keep_private
+    from workbench.files import hand_out, keep_private
 
     before = os.umask(0o027)
     try:

@@ -14,9 +14,10 @@ from workbench import sources
 from workbench.data import prepare as prepare_room
 from workbench.data.prepare import prepare
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import file_sha256, read_json
 from workbench.recipe import Data, Model, Recipe, Shrink, Teacher, to_dict
-from workbench.records import digest, file_sha256
-from workbench.runs import hold_source, open_run, other_contents, read_json, run_digest
+from workbench.records import digest
+from workbench.runs import hold_source, open_run, other_contents, run_digest
 from workbench.sources import digests, weights
 from workbench.sources.digests import content_sha256, digests_of, state_of
 from workbench.sources.resolve import pin_path, slot
@@ -249,7 +250,6 @@ def unpacking(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def write_plain(gguf: Path, folder: Path) -> None:
         made.append(gguf)
-        folder.mkdir()
         (folder / "model.safetensors").write_bytes(gguf.read_bytes())
 
     monkeypatch.setattr(weights, "write_plain", write_plain)
@@ -290,7 +290,7 @@ def test_a_model_cut_smaller_is_made_again_when_it_or_its_base_was_changed(
     (base / "config.json").write_text('{"num_hidden_layers": 2}')
 
     def cut(base: Path, folder: Path, kept: list[int]) -> None:
-        shutil.copytree(base, folder)
+        shutil.copytree(base, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(shrink, "cut", cut)
     first = shrink.shrunk(base, Shrink(layers=1))

@@ -8,7 +8,7 @@ import pytest
 
 from workbench import sources
 from workbench.errors import RequestError, WorkbenchError
-from workbench.records import file_sha256
+from workbench.files import file_sha256
 from workbench.sources.gguf_header import read_gguf, read_once
 from workbench.sources.resolve import fetched, is_here
 

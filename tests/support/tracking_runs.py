@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from workbench.bundles.manifest import sign
+from workbench.files import artefact
 from workbench.recipe import Tracking
-from workbench.records import artefact
 from workbench.signing_keys import signing_key
 from workbench.tracking.store import connect, store_uri
 

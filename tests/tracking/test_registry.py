@@ -13,8 +13,8 @@ import pytest
 
 from tracking_runs import SHIPPED, new_experiments, whole_run
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import artefact
 from workbench.recipe import Tracking
-from workbench.records import artefact
 from workbench.tracking import register, resolve_source, store_uri
 from workbench.tracking.store import connect, plain_name
 from workbench.tracking.versions import download

@@ -10,7 +10,7 @@ import pytest
 
 from tracking_runs import HandMade, new_experiments, whole_run
 from whole_report import gate, whole_report
-from workbench.pages.plots import draw
+from workbench.pages.pictures import draw
 from workbench.recipe import Tracking
 from workbench.tracking import catch_up, store_uri
 from workbench.tracking.store import connect
@@ -76,11 +76,11 @@ def test_slices_confusion_and_checks_are_tables_that_mlflow_offers(run: HandMade
 def test_pictures_stand_on_top_where_the_comparison_of_runs_finds_them(run: HandMade) -> None:
     # MLflow 3.17 offers, of what all the compared runs hold, the files that are in no folder.
     folder = feed(run)[1]
-    assert sorted(p.name for p in folder.glob("*.png")) == [
-        "differences.png", "forest.png", "pareto.png", "slices.png"]  # fmt: skip
+    assert sorted(p.name for p in folder.glob("*.svg")) == [
+        "differences.svg", "forest.svg", "pareto.svg", "slices.svg"]  # fmt: skip
     assert not (folder / "images").exists()
-    run.write("evaluate/figures/forest.png", b"drawn anew")
-    assert (feed(run)[1] / "forest.png").read_bytes() == b"drawn anew"
+    run.write("evaluate/figures/forest.svg", b"drawn anew")
+    assert (feed(run)[1] / "forest.svg").read_bytes() == b"drawn anew"
 
 
 def test_an_override_and_its_reason_are_tags(run: HandMade, report: dict[str, Any]) -> None:

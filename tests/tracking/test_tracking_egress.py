@@ -163,7 +163,7 @@ def canary_run(folder: Path, privacy: str) -> HandMade:
     run.write("evaluate/report.html", f"<p>{WORD['html']} html.can<ins>ary</ins>@acme-qx7.org</p>")
     run.write("train/curve.json", json.dumps([text("curve")]))
     for name in ("forest", "confusion"):
-        run.write(f"evaluate/figures/{name}.png", f"{name}: {text('label') if name == 'confusion' else ''}")
+        run.write(f"evaluate/figures/{name}.svg", f"{name}: {text('label') if name == 'confusion' else ''}")
     for name in ("evaluate/report.json", "train/curve.json"):
         run.event("file", "evaluate", path=name, title="file")
     run.done("evaluate", "evaluate")

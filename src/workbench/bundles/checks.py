@@ -21,6 +21,7 @@ from workbench.bundles.manifest import (
     read_manifest,
     template_digest,
 )
+from workbench.engines.stops import stop_ids
 from workbench.errors import WorkbenchError
 from workbench.sources.gguf_header import gguf_header
 from workbench.sources.weights import CODE
@@ -160,8 +161,8 @@ def stop_tokens(folder: Path, manifest: Mapping[str, Any]) -> str:
     wanted, where = set(manifest["stop_ids"]), str(folder)
     if not (folder / "generation_config.json").is_file():
         raise WorkbenchError("there is no generation_config.json: an engine may never stop", where=where)
-    named = read_json(folder / "generation_config.json").get("eos_token_id")
-    known = {i for i in (named if isinstance(named, list) else [named]) if i is not None}
+    read_json(folder / "generation_config.json")  # says which file is broken
+    known = stop_ids(folder)
     missing = sorted(wanted - known)
     if missing:
         raise WorkbenchError(f"generation_config.json does not stop at {missing}", where=where)

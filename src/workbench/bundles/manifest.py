@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import file_sha256
 from workbench.names import is_plain
-from workbench.records import file_sha256
 from workbench.signing_keys import PUBLIC, SHORT, fingerprint, load_private
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "signature.json"

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from workbench.bundles.checks import Check
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
+from workbench.progress_bar import progress
 from workbench.records import Answer, Message, message_dicts
 
 if TYPE_CHECKING:
@@ -170,7 +168,6 @@ def first_difference(row: Reference, ids: Sequence[int]) -> Difference:
 
 def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, max_new_tokens: int) -> list[ServedRow]:
     """Ask a running engine for every row's prompt ids, answer probabilities and answer, as many at once as it takes."""
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     exact = server.engine in EXACT
 
     def measure_row(row: Reference, slot: int) -> ServedRow:
@@ -178,12 +175,11 @@ def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, 
         likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
         return ServedRow(ids, likely, chat(server, row.messages, max_new_tokens, slot))
 
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("parity", total=len(references))
+    with progress("parity", len(references)) as move:
         rows = []
         for row_served in in_slots(server, measure_row, references):
             rows.append(row_served)
-            bar.advance(task)
+            move(len(rows))
         return rows
 
 

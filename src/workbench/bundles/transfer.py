@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 from workbench.errors import RequestError, WorkbenchError
-from workbench.permissions import hand_out
+from workbench.files import flush_tree, hand_out, replace_folder
 from workbench.privacy.secrets import masked
-from workbench.runs import flush_tree, sync_folder
+from workbench.progress_bar import progress
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -137,10 +136,7 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
         shutil.copymode(folder / name, unfinished / name)
     hand_out(unfinished)
     flush_tree(unfinished)
-    if target.is_dir():
-        target.rmdir()
-    os.replace(unfinished, target)
-    sync_folder(target.parent)
+    replace_folder(unfinished, target)
     return len(names)
 
 
@@ -192,18 +188,16 @@ def digest_of(open_as: Callable[[str], Any]) -> str:
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[str, int], Callback]]:
-    """A bar on stderr over all bytes; gives the function that makes a file's fsspec callback."""
+    """A bar over all bytes; gives the function that makes a file's fsspec callback."""
     from fsspec.callbacks import Callback
 
     done: dict[str, int] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=SCREEN, transient=True) as bar:
-        task = bar.add_task("sending", total=total)
+    with progress("sending", total, facts=lambda: next(reversed(done), ""), size=True) as move:
 
         def step(name: str, size: int) -> Callback:
             def moved(_size: int | None, value: int, **_: object) -> None:
                 done[name] = min(value, size)
-                bar.update(task, completed=sum(done.values()), description=name)
+                move(sum(done.values()))
 
             return Callback(size=size, hooks={"bar": moved})
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.files import TensorHead, tensor_heads
 from workbench.formats import FORMATS, Format, Gguf, Scheme, find_format
 from workbench.sources.gguf_header import read_gguf
 
@@ -21,31 +20,8 @@ WIDE = {"F64", "F32", "F16", "BF16"}
 WIDE_SHARE = 0.01  # of a quantized GGUF's weights that may stay wide: routers of mixtures do
 
 
-@dataclass(frozen=True)
-class Stored:
-    """One tensor of a safetensors file, by its header."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-
-    @property
-    def size(self) -> int:
-        """Bytes; a type's name says its bits first: F8_E4M3, I32, BF16."""
-        bits = re.search(r"\d+", self.dtype)
-        return prod(self.shape) * (int(bits[0]) if bits else 8) // 8
-
-    def read(self) -> bytes:
-        """Its bytes; asked only of the few that tell a packed layer's shape."""
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="np") as stored:
-            return stored.get_tensor(self.name).tobytes()
-
-
 # A layer's tensors by what follows ".weight" in their names: "" the weights, "_scale", "_packed", ".absmax" …
-Layer = dict[str, Stored]
+Layer = dict[str, TensorHead]
 Config = Mapping[str, Any] | None  # config.json's quantization_config
 
 
@@ -120,7 +96,7 @@ def layers_of(folder: Path, where: str) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            tensors = list(headers(path))
+            tensors = tensor_heads(path)
         except SafetensorError as error:
             raise WorkbenchError(f"{path.name} has no safetensors header: {error}", where=where) from error
         for tensor in tensors:
@@ -132,16 +108,6 @@ def layers_of(folder: Path, where: str) -> dict[str, Layer]:
     if not layers:
         raise WorkbenchError("no safetensors in the folder", where=where)
     return layers
-
-
-def headers(path: Path) -> Iterator[Stored]:
-    """The tensors of a safetensors file."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as stored:
-        for name in stored.keys():  # noqa: SIM118  (it is no mapping)
-            part = stored.get_slice(name)
-            yield Stored(name, part.get_dtype(), tuple(part.get_shape()), path)
 
 
 def is_linear(name: str, layer: Layer) -> bool:
@@ -233,7 +199,7 @@ def nf4_weights(config: Config, layers: Mapping[str, Layer], where: str) -> dict
     return counts
 
 
-def still_wide(name: str, weight: Stored, where: str) -> WorkbenchError:
+def still_wide(name: str, weight: TensorHead, where: str) -> WorkbenchError:
     """The fault of a layer that nobody quantized."""
     return WorkbenchError(f"not quantized: the linear layer {name} is still {weight.dtype}", where=where)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.compress.format_check import gguf_facts
 from workbench.engines.child import call
+from workbench.engines.stops import stop_ids
 from workbench.errors import WorkbenchError
 from workbench.formats import Format, Gguf
 from workbench.sources.gguf_header import read_gguf
@@ -66,11 +67,10 @@ def inspect(path: Path, model_dir: Path, format: Format) -> None:
     trained = (model_dir / "chat_template.jinja").read_text(encoding="utf-8")
     if template is None or template.strip() != trained.strip():
         raise WorkbenchError("the file's chat template is not the one that was trained with", where=where)
-    config = json.loads((model_dir / "generation_config.json").read_text())
-    stops = config["eos_token_id"] if isinstance(config["eos_token_id"], list) else [config["eos_token_id"]]
+    stops = stop_ids(model_dir)
     eos = fields["tokenizer.ggml.eos_token_id"].contents()
     if eos not in stops:
-        raise WorkbenchError(f"the file's stop token is {eos}, trained were {stops}", where=where)
+        raise WorkbenchError(f"the file's stop token is {eos}, trained were {sorted(stops)}", where=where)
 
 
 def convert_here(model: str, out: str, samples: str, format: str) -> None:

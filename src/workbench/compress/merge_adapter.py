@@ -12,6 +12,7 @@ import torch
 from workbench.compress.distance import agreement, answer_logprobs
 from workbench.compress.format_check import really_quantized
 from workbench.engines.device import keep_unpacked, nf4_config
+from workbench.engines.stops import generation_config, stop_ids
 from workbench.errors import WorkbenchError
 from workbench.records import TokenRow
 from workbench.sources import refuse_code
@@ -130,14 +131,11 @@ def pin_stop_tokens(folder: Path, stops: set[int], tokenizer: PreTrainedTokenize
 
     `stops` are those that were trained; some families' end-of-turn token is not the tokenizer's eos.
     """
-    path = folder / "generation_config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
-    named = config.get("eos_token_id")
-    known = set(named if isinstance(named, list) else [named]) | stops | {tokenizer.eos_token_id}
-    ids = sorted(i for i in known if i is not None)
+    config = generation_config(folder)
+    ids = sorted(stop_ids(folder, tokenizer) | stops)
     config |= {"eos_token_id": ids if len(ids) > 1 else ids[0], "do_sample": False}
     for key in ("temperature", "top_p", "top_k"):
         config.pop(key, None)  # a sampling default would contradict do_sample
     if tokenizer.pad_token_id is not None:
         config["pad_token_id"] = tokenizer.pad_token_id
-    path.write_text(json.dumps(config, indent=2))
+    (folder / "generation_config.json").write_text(json.dumps(config, indent=2))

@@ -7,12 +7,12 @@ be an exact token prefix of the whole, and what follows must decode back to the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from workbench.data.tokenizer import light_tokenizer
+from workbench.engines.stops import stop_ids
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import distilled
@@ -222,9 +222,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     """Every id that can end a turn: the tokenizer's special tokens, those added to it, and generation_config's eos."""
     known = getattr(tokenizer, "_workbench_special", None)
     if known is None:
-        config = Path(tokenizer.name_or_path or ".") / "generation_config.json"
-        eos = json.loads(config.read_text()).get("eos_token_id") if config.is_file() else None
-        named = set(eos if isinstance(eos, list) else [eos])
+        named = stop_ids(Path(tokenizer.name_or_path or "."))
         # Added tokens that are not special (<think>, <tool_call>) are words of an answer, not its end.
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         known = frozenset((added | set(tokenizer.all_special_ids) | named) - {None})

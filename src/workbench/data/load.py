@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.data.containers import UnreadableError, kind, read_rows
 from workbench.errors import RequestError, nearest
+from workbench.files import write_whole
 from workbench.privacy.secrets import masked, shows_key
 from workbench.recipe import Columns, Data
 from workbench.records import Example, Message, Role, digest, message_dicts
@@ -77,9 +78,7 @@ def write_quarantine(bad: Sequence[BadRow], path: Path) -> None:
     """Write bad rows as JSON lines `{"where", "reason", "raw"}`; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"where": b.where, "reason": b.reason, "raw": b.raw}, ensure_ascii=False) for b in bad)
-    draft = path.with_name(path.name + ".part")
-    draft.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, "".join(line + "\n" for line in lines))
 
 
 # A raw row becomes an Example by its layout: chat messages, prompt and completion, Alpaca, ShareGPT or columns.

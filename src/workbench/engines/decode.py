@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def answer_ids(
     model: PreTrainedModel,
     rows: Sequence[list[int]],
     max_new_tokens: int,
-    stops: frozenset[int],
+    stops: Collection[int],
     batch_tokens: int,
     grammar: Grammar | None = None,
 ) -> Iterator[tuple[int, Decoded]]:
@@ -118,6 +118,19 @@ def read_prefix(model: PreTrainedModel, rows: Sequence[list[int]]) -> Prefix | N
     return prefix if prefix.read == set(range(len(prefix.layers))) else None
 
 
+def left_padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids as one tensor [B, T] that ends where each row ends, `fill` before it, and its mask of ones."""
+    import torch
+
+    width = max(map(len, rows))
+    ids_BT = torch.full((len(rows), width), fill, dtype=torch.long)
+    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids_BT[at, width - len(row) :] = torch.tensor(row)
+        mask_BT[at, width - len(row) :] = 1
+    return ids_BT.to(device), mask_BT.to(device)
+
+
 def prefill(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], prefix: Prefix | None
 ) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
@@ -126,17 +139,9 @@ def prefill(
     Gives the last position's logits [B, V], the cache of the rows' own tokens, their mask [B, T] and the last
     position's number [B, 1].
     """
-    import torch
-
     from workbench.engines.cache import new_cache
 
-    width = max(map(len, rows))
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    mask_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids_BT[at, width - len(row) :] = torch.tensor(row)
-        mask_BT[at, width - len(row) :] = 1
-    ids_BT, mask_BT = ids_BT.to(model.device), mask_BT.to(model.device)
+    ids_BT, mask_BT = left_padded(rows, 0, model.device)
     position_BT = (prefix.length if prefix else 0) + (mask_BT.cumsum(1) - 1).clamp(min=0)
     cache = new_cache(model.config)
     return _step(model, ids_BT, mask_BT, position_BT, cache, prefix), cache, mask_BT, position_BT[:, -1:]
@@ -163,7 +168,7 @@ def _greedy(
     rows: Sequence[Sequence[int]],
     prefix: Prefix | None,
     max_new_tokens: int,
-    stops: frozenset[int],
+    stops: Collection[int],
     grammar: Grammar | None,
 ) -> tuple[list[list[int]], list[float], float]:
     """New ids a row, their summed log-probability, and the clock when the first ids were known."""

@@ -17,6 +17,7 @@ from workbench.engines.ask import Ask
 from workbench.engines.child import child, tail, wait_until
 from workbench.engines.device import threads_of
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import write_whole
 from workbench.records import Answer, Message, message_dicts
 
 T = TypeVar("T")
@@ -139,9 +140,7 @@ def serve_here(path: str, parallel: int, context: int, threads: int, port: int) 
     # Answers come verbatim: no part is taken for "thinking" and moved out of the content.
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     server = xllamacpp.Server(params)
-    part = Path(ADDRESS + ".part")
-    part.write_text(server.listening_address)
-    part.rename(ADDRESS)
+    write_whole(Path(ADDRESS), server.listening_address)
     while True:
         time.sleep(3600)
 

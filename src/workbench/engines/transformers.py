@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from workbench.engines.ask import Ask
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.stops import stop_ids
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
@@ -72,6 +73,8 @@ def answers_of(
 ) -> Iterator[tuple[int, Answer]]:
     """(index, greedy answer) of each prompt, batch by batch, of a model that is loaded."""
     stops = stop_ids(model, tokenizer)
+    if not stops:
+        raise WorkbenchError("neither tokenizer nor generation_config.json names an end-of-turn token")
     rows = [
         tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False) for p in prompts
     ]
@@ -125,12 +128,3 @@ def load(
 
         model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
     return model.to(place).eval(), tokenizer
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """End-of-turn ids: the tokenizer's, and all that generation_config.json names."""
-    named = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    if not ids:
-        raise WorkbenchError("neither tokenizer nor generation_config.json names an end-of-turn token")
-    return frozenset(ids)

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from workbench.errors import WorkbenchError
 from workbench.evaluation.scorers import find
 from workbench.evaluation.scorers.strict_json import BROKEN, json_value
+from workbench.files import write_whole
+from workbench.progress_bar import progress
 from workbench.recipe.schema import Evaluate
 from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
 
@@ -91,14 +90,18 @@ def ask_arm(
         waiting = list(missing.values())
         random.Random(seed).shuffle(waiting)
         options = {"schema": schema} if schema else {}
-        with out.open("a", encoding="utf-8", errors=LONE) as stream, progress_bar() as bar:
-            task = bar.add_task(arm, total=len(items), completed=len(items) - len(waiting))
-            for position, answer in ask([prompts[i] for i in waiting], max_new_tokens, **options):
+        before = len(items) - len(waiting)
+        with (
+            out.open("a", encoding="utf-8", errors=LONE) as stream,
+            progress(arm, len(items), done=before) as move,
+        ):
+            answers = ask([prompts[i] for i in waiting], max_new_tokens, **options)
+            for done, (position, answer) in enumerate(answers, before + 1):
                 index = waiting[position]
                 known[keys[index]] = prediction = predict(items[index], keys[index], answer)
                 stream.write(canonical(asdict(prediction)) + "\n")
                 stream.flush()
-                bar.advance(task)
+                move(done)
     silent = [item.id for item, key in zip(items, keys) if key not in known]
     if silent:
         raise WorkbenchError(
@@ -146,12 +149,7 @@ def parse_line(line: str) -> Prediction | None:
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Replace `path` by these lines in one step."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8", errors=LONE) as stream:
-        stream.writelines(canonical(asdict(p)) + "\n" for p in predictions)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
+    write_whole(path, "".join(canonical(asdict(p)) + "\n" for p in predictions), errors=LONE)
 
 
 def drop_broken_end(path: Path) -> None:
@@ -161,17 +159,6 @@ def drop_broken_end(path: Path) -> None:
         whole = raw.rfind(b"\n") + 1
         if whole != len(raw):
             os.truncate(path, whole)
-
-
-def progress_bar() -> Progress:
-    """A bar on standard error: the arm, done of total, time left."""
-    columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=False)
 
 
 # The JSON schema that wanted answers share, and the answers that break it: what constrained decoding is for.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from workbench.evaluation.judge import (
     verdict_in,
 )
 from workbench.evaluation.statistics import Floats, Ints, share_interval
+from workbench.files import write_whole
 from workbench.recipe.schema import Evaluate
 from workbench.records import canonical
 
@@ -197,12 +197,7 @@ def verdict_line(text: str) -> dict[str, Any] | None:
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Replace the file by these lines in one step."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.writelines(canonical(line) + "\n" for line in lines)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
+    write_whole(path, "".join(canonical(line) + "\n" for line in lines))
 
 
 def human_pairs(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Human]:

@@ -7,7 +7,6 @@ import ctypes
 import gc
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.evaluation.answers import Asking, Prediction
+from workbench.files import write_whole
 
 if TYPE_CHECKING:
     from codecarbon import OfflineEmissionsTracker
@@ -106,9 +106,7 @@ def watched(spent: Spent, path: Path, energy: bool) -> Iterator[None]:
 
 def save(spent: Spent, path: Path) -> None:
     """Write the account in one step."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(asdict(spent)), encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, json.dumps(asdict(spent)))
 
 
 def memory_now() -> int:

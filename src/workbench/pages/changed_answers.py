@@ -21,7 +21,7 @@ Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Said:
+class GivenAnswer:
     """One answer, the arms that gave it, and whether it is right; None where a judge decides."""
 
     arms: tuple[str, ...]
@@ -41,7 +41,7 @@ class Row:
     slices: tuple[int, ...]
     prompt: str
     expected: str
-    said: tuple[Said, ...]
+    answers: tuple[GivenAnswer, ...]
     right: bool | None = None
 
     @property
@@ -70,13 +70,13 @@ def changed_items(
 
     def kinds_of(scores: Scores) -> tuple[str, ...]:
         own, before = scores[STUDENT], scores.get(baseline, scores[STUDENT])
-        found = [word for word, gain in (("gained", own - before), ("lost", before - own)) if gain >= STEP]
-        found += ["quantized"] if any(abs(scores[arm] - own) >= STEP for arm in formats) else []
-        return tuple(found) or ("right" if own >= 1 else "wrong",)
+        kinds = [word for word, gain in (("gained", own - before), ("lost", before - own)) if gain >= STEP]
+        kinds += ["quantized"] if any(abs(scores[arm] - own) >= STEP for arm in formats) else []
+        return tuple(kinds) or ("right" if own >= 1 else "wrong",)
 
     def unmarked(texts: Scores) -> tuple[str, ...]:
-        found = ["quantized"] if any(texts[arm] != texts[STUDENT] for arm in formats) else []
-        return tuple(found + (["differs"] if texts.get(baseline) not in (None, texts[STUDENT]) else [])) or ("same",)
+        kinds = ["quantized"] if any(texts[arm] != texts[STUDENT] for arm in formats) else []
+        return tuple(kinds + (["differs"] if texts.get(baseline) not in (None, texts[STUDENT]) else [])) or ("same",)
 
     by = unmarked if by_judge(report) else kinds_of
     return rows_of(report, {arm: predictions[arm] for arm in arms}, prompts, by, STUDENT)
@@ -94,18 +94,18 @@ def rows_of(
     scores = scores_of(report, predictions) if marked else texts_of(predictions)
     slices = slices_of(report)
     first = next(iter(predictions.values()), ())
-    found: list[Row] = []
+    rows: list[Row] = []
     for i, item in enumerate(first):
         own = {arm: scores[arm][i] for arm in predictions}
         kinds = kinds_of(own)
         if kinds:
-            said = answers_of(i, predictions, own if marked else {})
+            answers = answers_of(i, predictions, own if marked else {})
             ordered = tuple(sorted(kinds, key=kinds_known.index))
             cut = slices.get(item.id, ())
             right = own[focus] >= 1 if marked else None
-            found.append(Row(item.id, ordered, cut, prompts.get(item.id, ""), item.expected, said, right))
-    counts = {kind: sum(kind in row.kinds for row in found) for kind in kinds_known}
-    by_kind = [[row for row in found if row.kinds[0] == kind] for kind in kinds_known]
+            rows.append(Row(item.id, ordered, cut, prompts.get(item.id, ""), item.expected, answers, right))
+    counts = {kind: sum(kind in row.kinds for row in rows) for kind in kinds_known}
+    by_kind = [[row for row in rows if row.kinds[0] == kind] for kind in kinds_known]
     return share_out(by_kind, MOST), counts
 
 
@@ -151,19 +151,21 @@ def judged_by(report: Mapping[str, Any]) -> str | None:
 
 def slices_of(report: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Item id → the positions of its slices in report["slices"]."""
-    found: dict[str, tuple[int, ...]] = {}
+    positions: dict[str, tuple[int, ...]] = {}
     for i, part in enumerate(report.get("slices", ())):
         for item in part.get("items", ()):
-            found[item] = (*found.get(item, ()), i)
-    return found
+            positions[item] = (*positions.get(item, ()), i)
+    return positions
 
 
-def answers_of(i: int, predictions: Mapping[str, Sequence[Prediction]], scores: Scores) -> tuple[Said, ...]:
+def answers_of(i: int, predictions: Mapping[str, Sequence[Prediction]], scores: Scores) -> tuple[GivenAnswer, ...]:
     """The distinct answers to one item, each with the arms that gave it, in their order; `scores` may be empty."""
     by_text: dict[str, list[str]] = {}
     for arm, rows in predictions.items():
         by_text.setdefault(rows[i].answer, []).append(arm)
-    return tuple(Said(tuple(names), text, scores[names[0]] >= 1 if scores else None) for text, names in by_text.items())
+    return tuple(
+        GivenAnswer(tuple(names), text, scores[names[0]] >= 1 if scores else None) for text, names in by_text.items()
+    )
 
 
 def spread(rows: Sequence[Row], most: int) -> list[Row]:

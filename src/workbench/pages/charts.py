@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,20 +43,20 @@ def round_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
-def interval_row(axis: Axis, value: float, low: float | None, high: float | None, kind: str, told: str) -> Markup:
+def interval_row(axis: Axis, value: float, low: float | None, high: float | None, kind: str, label: str) -> Markup:
     """One interval: whiskers from `low` to `high`, a dot at `value`. `kind` is its CSS class, `told` its words."""
-    return drawing([*grid(axis), interval(axis, value, low, high)], f"mark {kind}", "100%", told)
+    return drawing([*grid(axis), interval(axis, value, low, high)], f"mark {kind}", "100%", label)
 
 
 def difference_row(
-    axis: Axis, value: float, low: float | None, high: float | None, kind: str, told: str, limit: float | None
+    axis: Axis, value: float, low: float | None, high: float | None, kind: str, label: str, limit: float | None
 ) -> Markup:
     """An interval beside a line at zero, and a dashed one at the gate's limit with the forbidden side shaded."""
     behind = [*grid(axis), upright(axis.at(0.0), "zero")]
     if limit is not None:
         shade = Markup('<rect class="forbidden" width="{}" height="100%"/>').format(axis.at(limit))
         behind = [shade, *behind, upright(axis.at(limit), "limit")]
-    return drawing([*behind, interval(axis, value, low, high)], f"mark {kind}", "100%", told)
+    return drawing([*behind, interval(axis, value, low, high)], f"mark {kind}", "100%", label)
 
 
 def interval(axis: Axis, value: float, low: float | None, high: float | None) -> Markup:
@@ -98,10 +98,10 @@ def upright(at: str, css: str) -> Markup:
     return Markup('<line class="{}" x1="{}" x2="{}" y1="0" y2="100%"/>').format(css, at, at)
 
 
-def drawing(parts: Sequence[Markup], css: str, height: int | str, told: str) -> Markup:
+def drawing(parts: Sequence[Markup], css: str, height: int | str, label: str) -> Markup:
     """An SVG as wide as its place; `told` is read aloud and shown under the pointer."""
-    role = Markup('role="img"') if told else Markup('aria-hidden="true"')
-    head = Markup('<svg class="{}" width="100%" height="{}" {}><title>{}</title>').format(css, height, role, told)
+    role = Markup('role="img"') if label else Markup('aria-hidden="true"')
+    head = Markup('<svg class="{}" width="100%" height="{}" {}><title>{}</title>').format(css, height, role, label)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
@@ -151,7 +151,7 @@ def pareto_front(spots: Sequence[Spot]) -> list[Spot]:
     return front
 
 
-def scatter(spots: Sequence[Spot], kind: str, told: str) -> Markup:
+def scatter(spots: Sequence[Spot], kind: str, label: str) -> Markup:
     """Quality (up) against a cost of this kind (to the right), the front as a step line, each dot with its name."""
     ys = [v for s in spots for v in (s.y, s.low, s.high) if v is not None]
     up = axis_of(ys, at_least=(max(0.0, min(ys)), min(1.0, max(ys) + 0.02)))
@@ -187,27 +187,27 @@ def scatter(spots: Sequence[Spot], kind: str, told: str) -> Markup:
     lines += [Box(x_of(s.x), y_of(s.y) - 1, x_of(after.x), y_of(s.y) + 1) for s, after in pairwise(front)]
     lines.append(Box(x_of(front[-1].x), y_of(front[-1].y) - 1, right, y_of(front[-1].y) + 1))
     parts += labels([(s.arm, s.role, x_of(s.x), y_of(s.y)) for s in spots], lines)
-    return canvas(WIDTH, HEIGHT, "scatter", told, parts)
+    return canvas(WIDTH, HEIGHT, "scatter", label, parts)
 
 
 def labels(dots: Sequence[tuple[str, str, float, float]], lines: Sequence[Box]) -> list[Markup]:
     """Each dot's name, with a line to it where there was only room further off."""
-    found = []
+    drawn = []
     frame = Box(LEFT, TOP - 12, WIDTH - 2, HEIGHT - FOOT)
     boxes = places([(name, x, y) for name, _, x, y in dots], lines, frame)
     for (name, role, x, y), box in zip(dots, boxes):
         middle, left = (box.y0 + box.y1) / 2, box.x1 < x
         if is_far(box, x, y):
-            found.append(line("leader", x, y, box.x1 + 2 if left else box.x0 - 2, middle))
+            drawn.append(line("leader", x, y, box.x1 + 2 if left else box.x0 - 2, middle))
         # Anchored on the dot's side, so that a wider font grows away from it.
-        found.append(text(f"label {role}", box.x1 if left else box.x0, middle + 4, name, "end" if left else "start"))
-    return found
+        drawn.append(text(f"label {role}", box.x1 if left else box.x0, middle + 4, name, "end" if left else "start"))
+    return drawn
 
 
 def places(dots: Sequence[tuple[str, float, float]], lines: Sequence[Box], frame: Box) -> list[Box]:
     """Where each dot's name covers the least: beside it, above, below, or further off; in pixels, y either way up."""
     taken = [Box(x - 6, y - 6, x + 6, y + 6) for _, x, y in dots]
-    found: dict[int, Box] = {}
+    chosen: dict[int, Box] = {}
     for i in sorted(range(len(dots)), key=lambda i: dots[i][2]):
         name, x, y = dots[i]
         wide = LETTER * len(name)
@@ -216,9 +216,9 @@ def places(dots: Sequence[tuple[str, float, float]], lines: Sequence[Box], frame
         tried += [(at, y + step, 10.0 + abs(step) / 4)
                   for step in (-14, 14, -28, 28, -42, 42, -56, 56) for at in (x + 12, x - 12 - wide)]  # fmt: skip
         boxes = [(Box(at, mid - LINE / 2, at + wide, mid + LINE / 2), extra) for at, mid, extra in tried]
-        found[i] = min(boxes, key=lambda box: crowding(box[0], taken, lines, frame) + box[1])[0]
-        taken.append(found[i])
-    return [found[i] for i in range(len(dots))]
+        chosen[i] = min(boxes, key=lambda box: crowding(box[0], taken, lines, frame) + box[1])[0]
+        taken.append(chosen[i])
+    return [chosen[i] for i in range(len(dots))]
 
 
 def is_far(box: Box, x: float, y: float) -> bool:
@@ -230,7 +230,7 @@ def crowding(box: Box, taken: Sequence[Box], lines: Sequence[Box], frame: Box) -
     """How much of what is already drawn a name here would cover, and how far it would leave the frame."""
     outside = max(0.0, frame.x0 - box.x0) + max(0.0, box.x1 - frame.x1)
     outside += max(0.0, frame.y0 - box.y0) + max(0.0, box.y1 - frame.y1)
-    return sum(box.overlap(other) for other in taken) + 2 * sum(box.overlap(one) for one in lines) + 40 * outside
+    return sum(box.overlap(other) for other in taken) + 2 * sum(box.overlap(line) for line in lines) + 40 * outside
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def log_scale(spots: Sequence[Spot]) -> Scale:
     return Scale(10.0**low, 10.0**high, tuple(10.0**p for p in range(low, high + 1)), log=True)
 
 
-def reliability(bins: Sequence[Mapping[str, float]], role: str, told: str) -> Markup:
+def reliability(bins: Sequence[Mapping[str, float]], role: str, label: str) -> Markup:
     """How often an arm was right (up) where it was so sure (to the right); on the diagonal it knows what it knows.
 
     `bins` as in report.json: `confidence` and `right` are shares, `n` the answers of a bin, shown as its dot's area.
@@ -304,7 +304,7 @@ def reliability(bins: Sequence[Mapping[str, float]], role: str, told: str) -> Ma
         dot = (x_of(b["confidence"]), y_of(b["right"]), size)
         inner += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(*dot)
     parts.append(Markup('<g class="dot trace {}">{}</g>').format(role, inner))
-    return canvas(SQUARE, SQUARE, "square", told, parts)
+    return canvas(SQUARE, SQUARE, "square", label, parts)
 
 
 def line(css: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
@@ -319,9 +319,9 @@ def text(css: str, x: float, y: float, words: str, anchor: str) -> Markup:
     return Markup(form).format(css, x, y, anchor, words)
 
 
-def canvas(width: int, height: int, css: str, told: str, parts: Sequence[Markup]) -> Markup:
+def canvas(width: int, height: int, css: str, label: str, parts: Sequence[Markup]) -> Markup:
     """An SVG of this size in its own units; `told` is read aloud and shown under the pointer."""
-    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img"><title>{}</title>').format(css, width, height, told)
+    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img"><title>{}</title>').format(css, width, height, label)
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
@@ -343,7 +343,7 @@ def loss_curve(train: Sequence[Mapping[str, Any]]) -> Markup:
     across = axis_of([x for x, _ in own + held], at_least=(0.0, 1.0))
     up = axis_of([y for _, y in own + held], at_least=(0.0, 0.1))
     lines = [("raw", own), ("mean", running_mean(own)), ("held", held)]
-    return curve(across, up, lines, dots=held, told="loss by training step", words=lambda y: f"{y:.2g}")
+    return curve(across, up, lines, dots=held, label="loss by training step", words=lambda y: f"{y:.2g}")
 
 
 def learning_curve(steps: Sequence[Mapping[str, Any]]) -> Markup:
@@ -354,9 +354,10 @@ def learning_curve(steps: Sequence[Mapping[str, Any]]) -> Markup:
     across = axis_of([x for x, _ in spots], at_least=(0.0, 1.0))
     up = axis_of([v for s in steps for v in (s["value"], s.get("ci_low"), s.get("ci_high")) if v is not None])
     bars = [(float(s["rows"]), s["ci_low"], s["ci_high"]) for s in steps if s.get("ci_low") is not None]
-    told = "quality by the rows trained on"
-    return curve(across, up, [("held", spots)], dots=spots, bars=bars, told=told,
-                 words=lambda y: points(y).removesuffix(".0"))  # fmt: skip
+    label = "quality by the rows trained on"
+    return curve(
+        across, up, [("held", spots)], dots=spots, bars=bars, label=label, words=lambda y: points(y).removesuffix(".0")
+    )
 
 
 def running_mean(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -372,8 +373,8 @@ def curve(
     lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     *,
     dots: Sequence[tuple[float, float]],
-    told: str,
-    words: Any,
+    label: str,
+    words: Callable[[float], str],
     bars: Sequence[tuple[float, float, float]] = (),
 ) -> Markup:
     """Lines over two axes; lines stretch with the page, words and dots keep their size."""
@@ -384,22 +385,34 @@ def curve(
     parts = []
     for tick in up.ticks:
         parts.append(Markup('<line class="grid" x1="0" x2="100%" y1="{0:.2f}%" y2="{0:.2f}%"/>').format(high(tick)))
-        parts.append(Markup('<text class="tick" x="-8" y="{:.2f}%" dy="4" text-anchor="end">{}</text>').format(
-            high(tick), words(tick)))  # fmt: skip
+        parts.append(
+            Markup('<text class="tick" x="-8" y="{:.2f}%" dy="4" text-anchor="end">{}</text>').format(
+                high(tick), words(tick)
+            )
+        )
     for i, tick in enumerate(across.ticks):
         end = "start" if i == 0 else "end" if i == len(across.ticks) - 1 else "middle"
         thin = " thin" if i % 2 and i != len(across.ticks) - 1 else ""
-        parts.append(Markup('<text class="tick{}" x="{}" y="100%" dy="18" text-anchor="{}">{:,.0f}</text>').format(
-            thin, across.at(tick), end, tick))  # fmt: skip
+        parts.append(
+            Markup('<text class="tick{}" x="{}" y="100%" dy="18" text-anchor="{}">{:,.0f}</text>').format(
+                thin, across.at(tick), end, tick
+            )
+        )
     inner = Markup("")
     for css, spots in lines:
         way = " ".join(f"{across.at(x).rstrip('%')},{high(y):.3f}" for x, y in spots)
         inner += Markup('<polyline class="{}" points="{}"/>').format(css, way)
-    parts.append(Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{}</svg>')
-                 .format(inner))  # fmt: skip
+    parts.append(
+        Markup('<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">{}</svg>').format(
+            inner
+        )
+    )
     for x, low, top in bars:
-        parts.append(Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.2f}%" y2="{2:.2f}%"/>').format(
-            across.at(x), high(low), high(top)))  # fmt: skip
+        parts.append(
+            Markup('<line class="bar" x1="{0}" x2="{0}" y1="{1:.2f}%" y2="{2:.2f}%"/>').format(
+                across.at(x), high(low), high(top)
+            )
+        )
     for x, y in dots:
         parts.append(Markup('<circle cx="{}" cy="{:.2f}%" r="4"/>').format(across.at(x), high(y)))
-    return drawing(parts, "curve", HIGH, told)
+    return drawing(parts, "curve", HIGH, label)

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.evaluation import metrics
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.pairing import shared_items
+from workbench.files import write_whole
 from workbench.pages import charts, panels
 from workbench.pages.changed_answers import STEP, Row, Scores, rows_of
 from workbench.pages.report_page import render
@@ -41,15 +42,15 @@ def write_comparison(
         slices=[],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html)
 
 
 def arms_of(runs: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
     """Arm → the names of its contenders, `<run> <arm>`, the first run's in front."""
-    found: dict[str, list[str]] = {}
+    contenders: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(name.split(" ", 1)[1], []).append(name)
-    return {arm: sorted(own, key=lambda n: runs.index(n.split(" ", 1)[0])) for arm, own in found.items()}
+        contenders.setdefault(name.split(" ", 1)[1], []).append(name)
+    return {arm: sorted(own, key=lambda n: runs.index(n.split(" ", 1)[0])) for arm, own in contenders.items()}
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,9 +79,9 @@ def forests(result: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> l
         rows = []
         for contender in contenders:
             cell = result["arms"][contender][name]
-            told = f"{contender}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
+            label = f"{contender}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
             hue = "baseline" if contender == contenders[0] else "student"
-            svg = charts.interval_row(panels.HALF, cell["value"], cell["ci_low"], cell["ci_high"], hue, told)
+            svg = charts.interval_row(panels.HALF, cell["value"], cell["ci_low"], cell["ci_high"], hue, label)
             place = ("arms", contender, name)
             rows.append({"arm": contender.split(" ", 1)[0], "hue": hue, "svg": svg, "place": place})
         drawn.append({"metric": name, "arm": arm, "rows": rows, "axis": charts.axis_row(panels.HALF, " %")})
@@ -89,13 +90,16 @@ def forests(result: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> l
 
 def differences(result: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """For each arm, every run's difference to the first one in the deciding metric."""
-    found = []
+    drawn = []
     for arm, contenders in groups.items():
-        rows = [(i, row, row["candidate"].split(" ", 1)[0], None) for i, row in enumerate(result["comparisons"])
-                if row["metric"] == result["primary"] and row["candidate"] in contenders]  # fmt: skip
+        rows = [
+            (i, row, row["candidate"].split(" ", 1)[0], None)
+            for i, row in enumerate(result["comparisons"])
+            if row["metric"] == result["primary"] and row["candidate"] in contenders
+        ]
         if rows:
-            found.append(panels.difference_panel(arm, rows, "", "student"))
-    return found
+            drawn.append(panels.difference_panel(arm, rows, "", "student"))
+    return drawn
 
 
 def changed(
@@ -110,8 +114,8 @@ def changed(
 
     def kinds_of(scores: Scores) -> tuple[str, ...]:
         moved = [scores[name] - scores[first] for name in others]
-        found = ["gained"] if any(step >= STEP for step in moved) else []
-        return tuple(found + (["lost"] if any(step <= -STEP for step in moved) else []))
+        kinds = ["gained"] if any(step >= STEP for step in moved) else []
+        return tuple(kinds + (["lost"] if any(step <= -STEP for step in moved) else []))
 
     rows = {name: shared[name] for name in groups[arm]}
     return rows_of(result, rows, prompts, kinds_of, others[0])

@@ -18,6 +18,7 @@ RESOURCES = (
 )  # fmt: skip
 COSTS = ("seconds_per_answer", "bytes", "usd_per_1000")  # what quality is drawn against
 MOST_CHECKS = 8  # in one list
+HOT = 0.55  # from this share of its row on, a count is written light on dark
 HALF = charts.Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
@@ -30,8 +31,8 @@ def qualities(report: Mapping[str, Any]) -> list[str]:
     """The metrics of the answers themselves, the deciding one first: not what they cost, not the constrained ones."""
     out = (*RESOURCES, "cut_short")
     names = [n for n in report["metrics"] if n not in out and not n.startswith(metrics.CONSTRAINED)]
-    asked = [n for n in names if any(n in cells for cells in report["arms"].values())]
-    return sorted(asked, key=lambda name: name != report["primary"])
+    measured = [n for n in names if any(n in cells for cells in report["arms"].values())]
+    return sorted(measured, key=lambda name: name != report["primary"])
 
 
 def resources(report: Mapping[str, Any]) -> list[str]:
@@ -55,8 +56,8 @@ def forests(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         for arm, cells in report["arms"].items():
             cell = cells.get(name)
             if cell is not None and cell["value"] is not None:
-                told = f"{arm}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
-                svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+                label = f"{arm}: {metrics.percent(cell['value'])}, interval {metrics.span('share', cell)}"
+                svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
                 rows.append({"arm": arm, "svg": svg, "place": ("arms", arm, name)})
         if rows:
             meaning = report["metrics"][name]["meaning"]
@@ -71,8 +72,11 @@ def differences(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]
     against = {baseline: limits.get((STUDENT, "better_than_baseline"))}
     against["champion"] = limits.get((STUDENT, "not_worse_than_champion"))
     own = [(i, r, r["baseline"], against.get(r["baseline"])) for i, r in rows if r["candidate"] == STUDENT]
-    formats = [(i, r, r["candidate"], limits.get((r["candidate"], "not_worse_than_student"))) for i, r in rows
-               if r["baseline"] == STUDENT]  # fmt: skip
+    formats = [
+        (i, r, r["candidate"], limits.get((r["candidate"], "not_worse_than_student")))
+        for i, r in rows
+        if r["baseline"] == STUDENT
+    ]
     panels = [
         difference_panel("Student against what there was", own, "against "),
         difference_panel("Formats against the student", formats, ""),
@@ -94,9 +98,9 @@ def difference_panel(
         ends = f"{metrics.points(row['delta'], sign=True)} points"
         if row["ci_low"] is not None:
             ends += f", {metrics.points(row['ci_low'], sign=True)} to {metrics.points(row['ci_high'], sign=True)}"
-        told = f"{row['candidate']} − {row['baseline']}: {ends}"
+        label = f"{row['candidate']} − {row['baseline']}: {ends}"
         values = (row["delta"], row["ci_low"], row["ci_high"])
-        svg = charts.difference_row(axis, *values, hue or role(arm if before == "" else STUDENT), told, limit)
+        svg = charts.difference_row(axis, *values, hue or role(arm if before == "" else STUDENT), label, limit)
         drawn.append({"svg": svg, "arm": arm, "before": before, "hue": hue, "place": ("comparisons", i)})
     limited = any(limit is not None for *_, limit in rows)
     axis_row = charts.axis_row(axis, " points", signed=True)
@@ -134,8 +138,8 @@ def tradeoffs(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         if len(spots) < 2 or not any(s.x for s in spots) or report["metrics"][primary]["kind"] != "share":
             continue
         kind = report["metrics"][cost]["kind"]
-        told = f"{metrics.title(primary)} against {metrics.title(cost)}, {len(spots)} arms"
-        drawn.append({"cost": cost, "svg": scatter(spots, kind, told), "meaning": report["metrics"][cost]["meaning"]})
+        label = f"{metrics.title(primary)} against {metrics.title(cost)}, {len(spots)} arms"
+        drawn.append({"cost": cost, "svg": scatter(spots, kind, label), "meaning": report["metrics"][cost]["meaning"]})
     return drawn
 
 
@@ -148,8 +152,10 @@ def chain(report: Mapping[str, Any]) -> dict[str, Any]:
         {"place": ("chain", i), "row": row, "asked": {a: a in report["arms"] for a in (row["before"], row["after"])}}
         for i, row in enumerate(report.get("chain") or ())
     ]
-    return {"trunk": [j for j in joints if j["row"]["before"] != STUDENT],
-            "fan": [j for j in joints if j["row"]["before"] == STUDENT]}  # fmt: skip
+    return {
+        "trunk": [j for j in joints if j["row"]["before"] != STUDENT],
+        "fan": [j for j in joints if j["row"]["before"] == STUDENT],
+    }
 
 
 def slices(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
@@ -158,8 +164,8 @@ def slices(report: Mapping[str, Any], baseline: str) -> list[dict[str, Any]]:
     for i, part in enumerate(report.get("slices") or ()):
         cell = part["arms"].get(STUDENT) or next(iter(part["arms"].values()))
         arm = STUDENT if STUDENT in part["arms"] else next(iter(part["arms"]))
-        told = f"{part['field']} {part['value']}: {metrics.percent(cell['value'])} of {part['n']}"
-        svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+        label = f"{part['field']} {part['value']}: {metrics.percent(cell['value'])} of {part['n']}"
+        svg = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
         pairs = [(("slices", i, "comparisons", k), row) for k, row in enumerate(part.get("comparisons", ()))]
         main = next((place for place, row in pairs if (row["candidate"], row["baseline"]) == (STUDENT, baseline)), None)
         drawn.append(
@@ -172,10 +178,13 @@ def calibrations(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One reliability diagram an arm: the student's, the formats', the baselines'."""
     arms = sorted(report.get("calibration") or {}, key=lambda arm: ("student", "format", "baseline").index(role(arm)))
     return [
-        {"arm": arm, "place": ("calibration", arm),
-         "svg": reliability(report["calibration"][arm]["bins"], role(arm), f"{arm}: how often right, by how sure")}
+        {
+            "arm": arm,
+            "place": ("calibration", arm),
+            "svg": reliability(report["calibration"][arm]["bins"], role(arm), f"{arm}: how often right, by how sure"),
+        }
         for arm in arms
-    ]  # fmt: skip
+    ]
 
 
 def confusions(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -204,16 +213,24 @@ def side_checks(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     )
     drawn = []
     for section, metric, heading, meaning in about:
-        found = report.get(section)
-        if not found:
+        part = report.get(section)
+        if not part:
             continue
         rows = []
-        for arm, cells in found["arms"].items():
+        for arm, cells in part["arms"].items():
             cell = cells[metric]
-            told = f"{arm}: {metrics.percent(cell['value'])}"
-            svg: Markup = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), told)
+            label = f"{arm}: {metrics.percent(cell['value'])}"
+            svg: Markup = charts.interval_row(HALF, cell["value"], cell["ci_low"], cell["ci_high"], role(arm), label)
             rows.append({"arm": arm, "svg": svg, "place": (section, "arms", arm, metric)})
-        pairs = [(section, "comparisons", i) for i in range(len(found.get("comparisons", ())))]
-        drawn.append({"section": section, "heading": heading, "meaning": meaning, "rows": rows, "pairs": pairs,
-                      "axis": charts.axis_row(HALF, " %")})  # fmt: skip
+        pairs = [(section, "comparisons", i) for i in range(len(part.get("comparisons", ())))]
+        drawn.append(
+            {
+                "section": section,
+                "heading": heading,
+                "meaning": meaning,
+                "rows": rows,
+                "pairs": pairs,
+                "axis": charts.axis_row(HALF, " %"),
+            }
+        )
     return drawn

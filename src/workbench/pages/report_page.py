@@ -17,6 +17,7 @@ from markupsafe import Markup
 from workbench.evaluation import metrics
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.metrics import STUDENT, points
+from workbench.files import write_whole
 from workbench.pages import charts, panels
 from workbench.pages.changed_answers import CHANGES, MOST, by_judge, changed_items, judged_by
 from workbench.pages.charts import curve, learning_curve, loss_curve
@@ -100,10 +101,10 @@ def write_page(
         versions=dict(context.get("versions", manifest.get("versions", {}))),
         recipe=as_yaml(context.get("recipe", "")),
     )
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html)
 
 
-def render(template: str, report: Mapping[str, Any], **values: Any) -> str:
+def render(template: str, report: Mapping[str, Any], **values: object) -> str:
     """A template of this room, with what every page of a report needs at hand.
 
     `fig(place…, kind=…)` and `ends(place…)` quote the report. Only the page's own script may run, by its hash,
@@ -120,6 +121,7 @@ def render(template: str, report: Mapping[str, Any], **values: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals.update(
         figures=metrics, checks=CHECKS, verdict=verdict, student=STUDENT, changes=CHANGES, most=MOST, role=panels.role,
+        hot=panels.HOT,
         report=report, fig=partial(quote, report), ends=partial(ends, report),
         columns=panels.qualities(report), resources=panels.resources(report), twins=panels.constrained(report),
         judged=judged_by(report), by_judge=by_judge(report), script=Markup(script), script_sha256=digest,
@@ -176,24 +178,24 @@ PLACE = "distillation"
 
 def panel(report: Mapping[str, Any]) -> dict[str, Any]:
     """Drawings and places of report.json's `distillation`, each part only where it is told; empty without one."""
-    told = report.get(PLACE)
-    if not told:
+    distillation = report.get(PLACE)
+    if not distillation:
         return {}
-    looks = told.get("development", {}).get("points", ())
-    steps = [{"rows": p["labels"], **p} for p in told.get("curve", {}).get("points", ())]
+    looks = distillation.get("development", {}).get("points", ())
+    steps = [{"rows": p["labels"], **p} for p in distillation.get("curve", {}).get("points", ())]
     return {
-        "kept": kept_panel(report, told) if told.get("kept") else None,
+        "kept": kept_panel(report, distillation) if distillation.get("kept") else None,
         "score": scores_drawn(looks),
         "loss": losses_drawn(looks),
         "learning": learning_curve(steps),
     }
 
 
-def kept_panel(report: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def kept_panel(report: Mapping[str, Any], distillation: Mapping[str, Any]) -> dict[str, Any]:
     """The shares on one axis that holds nothing and the whole of the gain, and the gate's limit where there is one."""
     checks = report.get("gate", {}).get("checks", ())
     limit = next((check["limit"] for check in checks if check["name"] == "kept_share"), None)
-    shares = {arm: cell for arm, cell in told["kept"].items() if cell["value"] is not None}
+    shares = {arm: cell for arm, cell in distillation["kept"].items() if cell["value"] is not None}
     ends = [v for cell in shares.values() for v in cell.values() if v is not None]
     axis = charts.axis_of(ends, at_least=(0.0, 1.0))
     rows = []
@@ -213,8 +215,15 @@ def scores_drawn(looks: Sequence[Mapping[str, Any]]) -> Markup:
     bars = [(float(look["step"]), look["ci_low"], look["ci_high"]) for look in looks]
     up = charts.axis_of([v for look in looks for v in (look["value"], look["ci_low"], look["ci_high"])])
     across = charts.axis_of([x for x, _ in spots], at_least=(0.0, 1.0))
-    return curve(across, up, [("held", spots)], dots=spots, bars=bars, told="score by training step",
-                 words=lambda y: points(y).removesuffix(".0"))  # fmt: skip
+    return curve(
+        across,
+        up,
+        [("held", spots)],
+        dots=spots,
+        bars=bars,
+        label="score by training step",
+        words=lambda y: points(y).removesuffix(".0"),
+    )
 
 
 def losses_drawn(looks: Sequence[Mapping[str, Any]]) -> Markup:
@@ -224,7 +233,7 @@ def losses_drawn(looks: Sequence[Mapping[str, Any]]) -> Markup:
     spots = [(float(look["step"]), float(look["loss"])) for look in looks]
     up = charts.axis_of([y for _, y in spots], at_least=(0.0, 0.1))
     across = charts.axis_of([x for x, _ in spots], at_least=(0.0, 1.0))
-    return curve(across, up, [("mean", spots)], dots=spots, told="loss by training step", words=lambda y: f"{y:.2g}")
+    return curve(across, up, [("mean", spots)], dots=spots, label="loss by training step", words=lambda y: f"{y:.2g}")
 
 
 # A figure on the page, with the place in report.json that it was read from, so that anyone can hold it against it.

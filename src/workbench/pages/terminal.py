@@ -103,8 +103,8 @@ def gate_lines(report: Mapping[str, Any]) -> list[Text]:
             mark = Text("· ", style="dim")
         lines.append(mark.append(check["why"], style="default not bold"))
     if gate.get("override"):
-        told = "overridden by a person" if gate.get("overridden") else "a person's override changed nothing"
-        lines.append(Text("! ", style="bold yellow").append(f"{told}: {gate['override']}", style="default not bold"))
+        word = "overridden by a person" if gate.get("overridden") else "a person's override changed nothing"
+        lines.append(Text("! ", style="bold yellow").append(f"{word}: {gate['override']}", style="default not bold"))
     return lines
 
 
@@ -152,7 +152,7 @@ def show(title: str, sections: Mapping[str, Mapping[str, Any]], output: str) -> 
     console.print(table)
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value as a person reads it."""
     if isinstance(value, bool):
         return "yes" if value else "no"

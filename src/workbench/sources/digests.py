@@ -21,7 +21,8 @@ from pathlib import Path
 import platformdirs
 
 from workbench.errors import WorkbenchError
-from workbench.records import digest, file_sha256
+from workbench.files import file_sha256
+from workbench.records import digest
 
 State = tuple[int, int, int, int, int]  # device, inode, size in bytes, mtime and ctime in nanoseconds
 SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use ticks every two seconds
@@ -68,8 +69,8 @@ def hidden(path: Path) -> bool:
 
 def joined_sha256(path: Path, files: list[Path]) -> str:
     """One digest for the files at or below `path`."""
-    found = digests_of(files)
-    return found[path] if path.is_file() else digest({str(p.relative_to(path)): found[p] for p in files})
+    digests = digests_of(files)
+    return digests[path] if path.is_file() else digest({str(p.relative_to(path)): digests[p] for p in files})
 
 
 def digests_of(files: Iterable[Path]) -> dict[Path, str]:
@@ -150,11 +151,11 @@ def recall(known: sqlite3.Connection | None, states: Mapping[Path, State]) -> di
     return digests
 
 
-def keep(known: sqlite3.Connection | None, found: Mapping[Path, str], states: Mapping[Path, State], at: int) -> None:
+def keep(known: sqlite3.Connection | None, digests: Mapping[Path, str], states: Mapping[Path, State], at: int) -> None:
     """Note the digests of files that had settled before they were read (`at`, in nanoseconds since 1970)."""
     rows = [
         (os.path.abspath(path), *map(str, states[path]), sha256)
-        for path, sha256 in found.items()
+        for path, sha256 in digests.items()
         if max(states[path][3:]) + SETTLED_NS < at
     ]
     if known is not None and rows:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 
 @cache
@@ -33,9 +36,10 @@ def _reader() -> type:
     return Reader
 
 
-def read_gguf(path: Path) -> Any:
+def read_gguf(path: Path) -> GGUFReader:
     """A `gguf.GGUFReader` of the file: its `fields` and `tensors`, mapped, not loaded."""
-    return _reader()(path)
+    reader: GGUFReader = _reader()(path)
+    return reader
 
 
 @contextmanager
@@ -76,25 +80,25 @@ def gguf_header(path: Path) -> dict[str, Any]:
         raise WorkbenchError(f"{path.name} is no whole GGUF file: {error}", where=str(path)) from None
 
 
-def read(content: Any) -> dict[str, Any]:
+def read(content: bytes | mmap.mmap) -> dict[str, Any]:
     """The head's keys and values; ValueError or struct.error when it is broken."""
     if content[:4] != MAGIC:
         raise ValueError("it does not begin with GGUF")
     version, _tensors, count = struct.unpack_from("<IQQ", content, 4)
     if version not in VERSIONS:
         raise ValueError(f"version {version} is not read here")
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     at = 24
     for _ in range(count):
         key, at = text(content, at)
-        if key in found:
+        if key in fields:
             raise ValueError(f"{key} is there twice")
         (kind,) = struct.unpack_from("<I", content, at)
-        found[key], at = value(content, at + 4, kind)
-    return found
+        fields[key], at = value(content, at + 4, kind)
+    return fields
 
 
-def text(content: Any, at: int) -> tuple[str, int]:
+def text(content: bytes | mmap.mmap, at: int) -> tuple[str, int]:
     """A string: its length in 8 bytes, then UTF-8."""
     (length,) = struct.unpack_from("<Q", content, at)
     end = at + 8 + length
@@ -103,7 +107,7 @@ def text(content: Any, at: int) -> tuple[str, int]:
     return content[at + 8 : end].decode(), end
 
 
-def value(content: Any, at: int, kind: int) -> tuple[Any, int]:
+def value(content: bytes | mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
     """A value and where the next thing begins."""
     if kind == STRING:
         return text(content, at)

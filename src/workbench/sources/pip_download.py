@@ -34,11 +34,11 @@ def refuse_local_links() -> None:
 
     def guarded(make):  # type: ignore[no-untyped-def]
         def link(cls, content, page_url, *rest, **named):  # type: ignore[no-untyped-def]
-            found = make(content, page_url, *rest, **named)
-            if found is not None and urlsplit(page_url).scheme in NETWORK and found.scheme not in NETWORK:
-                print(f"passed over: {page_url} links to {found.url}", file=sys.stderr)
+            made = make(content, page_url, *rest, **named)
+            if made is not None and urlsplit(page_url).scheme in NETWORK and made.scheme not in NETWORK:
+                print(f"passed over: {page_url} links to {made.url}", file=sys.stderr)
                 return None
-            return found
+            return made
 
         return classmethod(link)
 
@@ -47,11 +47,11 @@ def refuse_local_links() -> None:
     target = SessionRedirectMixin.get_redirect_target
 
     def redirect(self, response):  # type: ignore[no-untyped-def]
-        found = target(self, response)
-        scheme = urlsplit(found).scheme if found else ""
+        address = target(self, response)
+        scheme = urlsplit(address).scheme if address else ""
         if scheme and scheme not in NETWORK:
-            raise SystemExit(f"ERROR: {response.url} redirects to {found}, which is no address of the network")
-        return found
+            raise SystemExit(f"ERROR: {response.url} redirects to {address}, which is no address of the network")
+        return address
 
     SessionRedirectMixin.get_redirect_target = redirect  # type: ignore[method-assign]
 

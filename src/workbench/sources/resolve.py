@@ -28,9 +28,10 @@ from typing import Any
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.files import file_sha256, whole_folder, write_whole
 from workbench.isolation import isolated
 from workbench.plugins import entry_points, loaded
-from workbench.records import digest, file_sha256
+from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
@@ -184,19 +185,14 @@ def fetched(
     with FileLock(f"{folder}.lock"):
         earlier = pin_of(source)
         if is_whole(folder, member, sha256):
-            found = checked(folder, member, sha256, earlier, source, cached=True)
+            current = checked(folder, member, sha256, earlier, source, cached=True)
         else:
-            partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            try:
+            with whole_folder(folder) as partial:
                 facts = {"source": source} | (fetch(partial) or {})
                 (partial / "source.json").write_text(json.dumps(facts))
-                found = checked(partial, member, sha256, earlier, source, cached=False)
-                shutil.rmtree(folder, ignore_errors=True)
-                os.replace(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        if earlier.get("sha256") != found:
-            write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": found})
+                current = checked(partial, member, sha256, earlier, source, cached=False)
+        if earlier.get("sha256") != current:
+            write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": current})
     return folder / member if member else folder
 
 
@@ -214,7 +210,7 @@ def checked(
     if not path.exists() or not path.resolve().is_relative_to(folder.resolve()):
         remedy = f"delete {folder}, and it is fetched again"
         raise WorkbenchError(f"the cached copy has no {member} any more", where=source, remedy=remedy)
-    found = content_sha256(path)
+    current = content_sha256(path)
     place = f"delete the cached copy, {folder}, and it is fetched again" if cached else ""
     wheel = folder / "source.whl"
     if sha256 and wheel.is_file() and member is None:  # the promise is of the wheel, the wheel's of its content
@@ -224,21 +220,21 @@ def checked(
         if differing:
             raise WorkbenchError(f"{min(differing)[0]} is not as in the wheel", where=source, remedy=place)
     elif sha256:
-        check_promise(found, sha256, source, place)
-    elif earlier.get("sha256", found) != found and cached:
+        check_promise(current, sha256, source, place)
+    elif earlier.get("sha256", current) != current and cached:
         raise WorkbenchError(
-            f"the cached copy has changed: sha256 is {found}, and was {earlier['sha256']} when it was fetched",
+            f"the cached copy has changed: sha256 is {current}, and was {earlier['sha256']} when it was fetched",
             where=source,
             remedy=place,
         )
-    elif earlier.get("sha256", found) != found:
+    elif earlier.get("sha256", current) != current:
         raise WorkbenchError(
-            f"other bytes are offered under the same name now: sha256 is {found}, and was {earlier['sha256']} when it "
-            "was fetched first",
+            f"other bytes are offered under the same name now: sha256 is {current}, and was {earlier['sha256']} when "
+            "it was fetched first",
             where=source,
             remedy=f"find out why; if the change is wanted, delete {pin_path(source)}",
         )
-    return found
+    return current
 
 
 def pin_path(source: str) -> Path:
@@ -257,10 +253,7 @@ def pin_of(source: str) -> dict[str, Any]:
 
 def write_pin(source: str, facts: Mapping[str, Any]) -> None:
     """Write the note, whole."""
-    path = pin_path(source)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(dict(facts)), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(pin_path(source), json.dumps(dict(facts)))
 
 
 def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
@@ -268,14 +261,9 @@ def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
     folder = slot(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(folder) as partial:
             fetch(source, partial)
             (partial / "source.json").write_text(json.dumps({"source": source}))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -283,18 +271,21 @@ def other_scheme(scheme: str, source: str) -> Callable[[str, Path], Path]:
     """The fetcher that an installed package offers for this scheme."""
     offered = {point.name: point for point in entry_points("workbench.sources")}
     if scheme not in offered:
-        raise RequestError(f"unknown kind of source {scheme!r}", where=source,
-                           remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]))  # fmt: skip
+        raise RequestError(
+            f"unknown kind of source {scheme!r}",
+            where=source,
+            remedy=nearest(scheme, [*offered, "file", "dir", "hf", "pypi"]),
+        )
     fetch: Callable[[str, Path], Path] = loaded(offered[scheme], Callable, source)  # type: ignore[arg-type]
     return fetch
 
 
-def check_promise(found: str, promised: str, source: str, remedy: str = "") -> None:
+def check_promise(sha256: str, promised: str, source: str, remedy: str = "") -> None:
     """Refuse bytes that are not the promised ones. A folder's digest is taken over its sorted files."""
-    if found != promised:
+    if sha256 != promised:
         wanted = "if the change is wanted, write the new digest into the recipe"
         raise WorkbenchError(
-            f"sha256 is {found}, the recipe promises {promised}",
+            f"sha256 is {sha256}, the recipe promises {promised}",
             where=source,
             remedy=f"{wanted}; else {remedy}" if remedy else wanted,
         )
@@ -392,9 +383,14 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         print(f"fetching {name} …", file=sys.stderr)
         try:
             done = subprocess.run(
-                command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False, timeout=MOST_SECONDS,
+                command,
+                stdout=sys.stderr,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+                timeout=MOST_SECONDS,
                 env=os.environ | isolated() | {"TMPDIR": temporary},
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             raise WorkbenchError(
                 f"pip could not fetch {name} within {MOST_SECONDS:.0f} s", where=source, remedy="try again"
@@ -410,15 +406,15 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         return facts
 
 
-def failed_download(name: str, source: str, said: str, most: int) -> WorkbenchError:
+def failed_download(name: str, source: str, output: str, most: int) -> WorkbenchError:
     """What pip said last, or that the file was too large."""
-    if "File too large" in said or "Errno 27" in said:
+    if "File too large" in output or "Errno 27" in output:
         return WorkbenchError(
             f"{name} is larger than {most / 1e9:g} GB, or has no end",
             where=source,
             remedy=f"look at the index it comes from; {LIMIT}={most / 5e8:g} would take one twice as large",
         )
-    lines = said.strip().splitlines() or ["pip said nothing"]
+    lines = output.strip().splitlines() or ["pip said nothing"]
     passed = [line for line in lines[:-1] if line.startswith("passed over")]
     return WorkbenchError(f"pip could not fetch {name}: {'; '.join([lines[-1], *passed[:1]])}", where=source)
 

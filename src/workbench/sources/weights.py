@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import whole_folder, write_whole
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, model_sha256, unchanged
 from workbench.sources.gguf_header import read_gguf, read_once
 from workbench.sources.resolve import is_here, resolve
@@ -116,8 +115,8 @@ def repair_tokenizer(folder: Path, gguf: Path) -> None:
     fields = read_gguf(gguf).fields
 
     def value(name: str) -> Any:
-        found = fields.get(f"tokenizer.ggml.{name}")
-        return None if found is None else found.contents()
+        field = fields.get(f"tokenizer.ggml.{name}")
+        return None if field is None else field.contents()
 
     if value("model") != "gpt2" or value("pre") not in NUMBERS_THEN_GPT2:
         raise WorkbenchError(
@@ -144,7 +143,7 @@ def repair_tokenizer(folder: Path, gguf: Path) -> None:
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
 
 
-def special_tokens(value: Any, fields: Any) -> dict[str, Any]:
+def special_tokens(value: Callable[[str], Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json from the GGUF's own ids."""
     tokens, kinds = value("tokens"), value("token_type")
     ids = {name: value(f"{name}_token_id") for name in ("bos", "eos", "padding", "unknown")}
@@ -192,16 +191,11 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
             return folder
         if folder.is_dir() and note.is_file():
             print(f"{folder} has changed since it was made: made again …", file=sys.stderr)
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        make(partial)
-        found = content_sha256(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        note.unlink(missing_ok=True)
-        os.replace(partial, folder)
-        draft = note.with_name(f".{note.name}.partial")
-        draft.write_text(json.dumps({"sha256": found}), encoding="utf-8")
-        os.replace(draft, note)
+        with whole_folder(folder) as partial:
+            make(partial)
+            sha256 = content_sha256(partial)
+            note.unlink(missing_ok=True)
+        write_whole(note, json.dumps({"sha256": sha256}))
     return folder
 
 

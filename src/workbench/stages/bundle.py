@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,12 +29,14 @@ from workbench.bundles.prove import (
 )
 from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
+from workbench.engines.stops import stop_ids
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
+from workbench.files import read_json, remove
 from workbench.recipe import Method, Model, Recipe
 from workbench.records import digest
-from workbench.runs import Run, forget, now, read_json, remove, stage
+from workbench.runs import Run, forget, now, stage
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
 from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
@@ -147,7 +148,7 @@ def assemble(
         base=base, token_text=lambda token: tokenizer.decode([token]),
     )  # fmt: skip
     refuse_failed(engine_checks, f"bundle/{name}")
-    stops = stop_ids(folder)
+    stops = sorted(stop_ids(folder))
     about = about_of(recipe, run, name, format, weights, verified_in(engine), [tokenizer.decode([i]) for i in stops])
     write_documents(recipe, run, folder, run.folder / "bundle" / name, about, rows)
     facts = {
@@ -215,12 +216,6 @@ def write_documents(
 def parity_beside(bundle: Path) -> Path:
     """Where the held-out rows of a bundle lie that may not go with it: beside it, in the run."""
     return bundle.with_name(f"{bundle.name}.parity.json")
-
-
-def stop_ids(folder: Path) -> list[int]:
-    """Every token that ends an answer, by the bundle's generation_config.json."""
-    named = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
-    return list(named) if isinstance(named, list) else [named]
 
 
 def trained_stops(rows: Sequence[Reference]) -> list[int]:

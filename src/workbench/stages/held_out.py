@@ -14,9 +14,10 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.answers import read_predictions
 from workbench.evaluation.report import settings_of
 from workbench.evaluation.scorers import deciding_score, portable
+from workbench.files import read_json
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Message, TokenRow
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 from workbench.stages.common import merged_model
 from workbench.stages.rows import part
 

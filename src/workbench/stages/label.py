@@ -18,7 +18,7 @@ from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
-from workbench.stages.common import SCREEN, is_done, log_datasets, say
+from workbench.stages.common import is_done, log_datasets, say
 from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
 from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
@@ -31,7 +31,7 @@ from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
-from workbench.teacher.screen import progress
+from workbench.teacher.screen import labelling
 from workbench.teacher.wire import Reply
 from workbench.terms import policy as terms
 from workbench.terms.duties import name_ok, read_duties, write_duties
@@ -195,9 +195,9 @@ async def written(
         labels = stack.enter_context((folder / "labels.jsonl").open("w", encoding="utf-8"))
         rejected = stack.enter_context((folder / "rejected.jsonl").open("w", encoding="utf-8"))
         keep = stack.enter_context(parquet_writer(folder / "logprobs.parquet")) if wants else None
-        tell = stack.enter_context(progress(desk, total, SCREEN))
+        count = stack.enter_context(labelling(desk, total))
         async for outcome in label_all(desk, prompts, rules):
-            tell(outcome)
+            count(outcome)
             if isinstance(outcome, Rejected):
                 reasons[outcome.reason] += 1
                 rejected.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")

@@ -10,10 +10,11 @@ from typing import Any
 
 from workbench.data.prepare import Asked, Splits, describe
 from workbench.evaluation.scorers import score
+from workbench.files import read_json
 from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
 from workbench.records import Example, Message, other_id
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 from workbench.teacher.egress import rule_for
 from workbench.teacher.labeller import Prompt
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe
 from workbench.records import digest
-from workbench.runs import Run, read_json, stage, write_whole
+from workbench.runs import Run, stage
 from workbench.stages.bundle import bundles_of, check_registered
 from workbench.stages.common import is_done, need, say, tracking_egress
 from workbench.tracking import catch_up, register, shown, store_uri

@@ -35,10 +35,10 @@ Say = Callable[[str], None]
 Class = Callable[[Reply], Outcome]
 
 
-async def fill(desk: Desk, asked: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
+async def fill(desk: Desk, wanted: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
     """Have the unanswered of these requests answered by batches, as far as the budget goes."""
     seen: set[str] = set()
-    open_ones = [(request, sending) for request, sending in asked if fresh(desk, request, seen)]
+    open_ones = [(request, sending) for request, sending in wanted if fresh(desk, request, seen)]
     chunk: list[tuple[Request, Sending]] = []
     size = 0
     for request, sending in open_ones:
@@ -90,7 +90,7 @@ async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classe
     if not taken:
         desk.ledger.mark_batch(batch, "done", None)
         return
-    sending = joint([one for _, one in taken], batch)
+    sending = joint([sending for _, sending in taken], batch)
     try:
         remote = await submitted_once(desk, [request for request, _ in taken], batch, sending)
     except TroubleError as error:
@@ -113,8 +113,8 @@ async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classe
 
 def joint(sendings: Sequence[Sending], batch: str) -> Sending:
     """One line for all rows of a batch, of the strictest class among them."""
-    strictest = max((one.privacy for one in sendings), key=("public", "internal", "restricted").index)
-    return Sending(f"batch {batch}: {len(sendings)} rows", strictest, merged(one.redacted for one in sendings))
+    strictest = max((sending.privacy for sending in sendings), key=("public", "internal", "restricted").index)
+    return Sending(f"batch {batch}: {len(sendings)} rows", strictest, merged(sending.redacted for sending in sendings))
 
 
 async def collect(desk: Desk, batch: str, remote: str, sending: Sending, classed: Class, say: Say) -> None:
@@ -212,11 +212,13 @@ async def patiently(
             SENDING.reset(token)
 
     retrying = tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(desk.teacher.attempts), wait=pause, reraise=True,
+        stop=tenacity.stop_after_attempt(desk.teacher.attempts),
+        wait=pause,
+        reraise=True,
         retry=tenacity.retry_if_exception(
             lambda e: isinstance(e, TroubleError) and e.kind == "again" and not (once_sent and e.charged)
         ),
-    )  # fmt: skip
+    )
     try:
         return await retrying(once)
     except TroubleError as trouble:
@@ -248,10 +250,16 @@ async def submit(desk: Desk, requests: Sequence[Request], batch: str) -> str:
         for request, body in zip(requests, bodies)
     ).encode()
     uploaded = await api.call("POST", "/files", files={"file": (f"{batch}.jsonl", content)}, data={"purpose": "batch"})
-    made = await api.call("POST", "/batches", json={
-        "input_file_id": uploaded.json()["id"], "endpoint": QUESTIONS, "completion_window": "24h",
-        "metadata": {"workbench": batch},
-    })  # fmt: skip
+    made = await api.call(
+        "POST",
+        "/batches",
+        json={
+            "input_file_id": uploaded.json()["id"],
+            "endpoint": QUESTIONS,
+            "completion_window": "24h",
+            "metadata": {"workbench": batch},
+        },
+    )
     return str(made.json()["id"])
 
 
@@ -304,15 +312,15 @@ def anthropic_line(answer: dict[str, Any]) -> Line:
     return Line(answer["custom_id"], None, None, f"{result['type']}: {error.get('message', '')}")
 
 
-def openai_line(told: dict[str, Any]) -> Line:
+def openai_line(row: dict[str, Any]) -> Line:
     """One line of an output or error file."""
-    response, error = told.get("response") or {}, told.get("error") or {}
+    response, error = row.get("response") or {}, row.get("error") or {}
     status = response.get("status_code")
     if status == 200:
-        return Line(told["custom_id"], response["body"], status, "")
+        return Line(row["custom_id"], response["body"], status, "")
     inner = (response.get("body") or {}).get("error") or {}
-    said = error.get("message") or inner.get("message") or ""
-    return Line(told["custom_id"], None, status, f"{error.get('code') or inner.get('code') or ''} {said}".strip())
+    message = error.get("message") or inner.get("message") or ""
+    return Line(row["custom_id"], None, status, f"{error.get('code') or inner.get('code') or ''} {message}".strip())
 
 
 async def find_remote(desk: Desk, batch: str, started: float, requests: int) -> str | None:

@@ -116,7 +116,7 @@ class Desk:
     ledger: Ledger
     pricing: Pricing
     pace: Pace
-    asked: dict[str, asyncio.Future[Reply]] = field(default_factory=dict)
+    under_way: dict[str, asyncio.Future[Reply]] = field(default_factory=dict)
     settled: asyncio.Condition = field(default_factory=asyncio.Condition)
     reserved_here: int = 0
     refused: int = 0
@@ -144,8 +144,8 @@ async def buy(desk: Desk, request: Request, sending: Sending, check: Check, kind
             desk.from_ledger += 1
             return known
         try:
-            if request.hash in desk.asked:  # an equal row is being asked right now
-                return await asyncio.shield(desk.asked[request.hash])
+            if request.hash in desk.under_way:  # an equal row is being asked right now
+                return await asyncio.shield(desk.under_way[request.hash])
             return await alone(desk, request, sending, check, kind)
         except TakenError:
             await asyncio.sleep(0.2)  # another run is asking this very thing and will have its answer
@@ -154,7 +154,7 @@ async def buy(desk: Desk, request: Request, sending: Sending, check: Check, kind
 async def alone(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
     """Buy for all equal rows of this run: those that come meanwhile wait for this one's outcome."""
     future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-    desk.asked[request.hash] = future
+    desk.under_way[request.hash] = future
     try:
         reply = await with_retries(desk, request, sending, check, kind)
         future.set_result(reply)
@@ -167,7 +167,7 @@ async def alone(desk: Desk, request: Request, sending: Sending, check: Check, ki
             future.cancel()
         raise
     finally:
-        del desk.asked[request.hash]
+        del desk.under_way[request.hash]
 
 
 async def with_retries(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
@@ -263,8 +263,15 @@ async def send(desk: Desk, request: Request, sending: Sending, check: Check, tic
             desk.pace.throttled(trouble.retry_after)
         outcome: Outcome = "filtered" if trouble.filtered and trouble.kind == "row" else "error"
         cost = worst if trouble.charged else 0
-        settle(ticket, outcome if trouble.status else "error", cost, status=trouble.status, error=str(trouble),
-               assumed=trouble.charged, egress=trouble.egress)  # fmt: skip
+        settle(
+            ticket,
+            outcome if trouble.status else "error",
+            cost,
+            status=trouble.status,
+            error=str(trouble),
+            assumed=trouble.charged,
+            egress=trouble.egress,
+        )
         raise
     except BaseException:  # interrupted while the provider was at work
         settle(ticket, "error", worst, error="interrupted", assumed=True, egress=sending.hash)

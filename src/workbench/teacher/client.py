@@ -17,10 +17,10 @@ import httpx2 as httpx
 from workbench import __version__
 from workbench.engines.llamacpp import serve
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.files import file_sha256
 from workbench.plugins import entry_points, loaded
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
-from workbench.records import file_sha256
 from workbench.sources import resolve
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
@@ -189,11 +189,11 @@ async def open_client(teacher: Teacher, identity: str, base_url: str, choke: Cho
     """
     opener = {"openai": openai_post, "local_gguf": openai_post, "anthropic": anthropic_post}.get(teacher.api)
     if opener is None:
-        found = {e.name: e for e in entry_points(group="workbench.teachers")}
-        if teacher.api not in found:
-            known = ("openai", "anthropic", "local_gguf", *found)
+        offered = {e.name: e for e in entry_points(group="workbench.teachers")}
+        if teacher.api not in offered:
+            known = ("openai", "anthropic", "local_gguf", *offered)
             raise RequestError(f"no such API {teacher.api!r}", where="teacher.api", remedy=nearest(teacher.api, known))
-        opener = loaded(found[teacher.api], Callable, "teacher.api")  # type: ignore[arg-type]
+        opener = loaded(offered[teacher.api], Callable, "teacher.api")  # type: ignore[arg-type]
     timeout = httpx.Timeout(teacher.timeout_s, connect=min(20.0, teacher.timeout_s))
     async with httpx.AsyncClient(transport=choke, timeout=timeout, follow_redirects=False) as http:
         post, api = opener(teacher, key_of(teacher, base_url), base_url, http)
@@ -235,39 +235,45 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
     status = getattr(error, "status_code", None)
     if status is None:
         if not left:  # it never came to the choke point: no such request can be made
-            told = masked(f"{type(error).__name__}: {error}")
+            text = masked(f"{type(error).__name__}: {error}")
             return TroubleError(
-                "stop", told, error=WorkbenchError(f"the request cannot be sent: {told}", where="teacher")
+                "stop", text, error=WorkbenchError(f"the request cannot be sent: {text}", where="teacher")
             )
         return TroubleError("again", f"{type(error).__name__}: {error}", charged=True, egress=left)
-    said, code = message_of(error)
-    return by_status(int(status), said, code, retry_after_of(error), teacher, left)
+    message, code = message_of(error)
+    return by_status(int(status), message, code, retry_after_of(error), teacher, left)
 
 
 def by_status(
-    status: int, said: str, code: str, retry_after: float | None, teacher: Teacher, left: str
+    status: int, message: str, code: str, retry_after: float | None, teacher: Teacher, left: str
 ) -> TroubleError:
     """What an HTTP status means, as the providers document it."""
-    text = f"{status}: {said}"
+    text = f"{status}: {message}"
 
     def stop(error: WorkbenchError) -> TroubleError:
         return TroubleError("stop", text, status=status, error=error, egress=left)
 
     if status in (401, 403):
-        return stop(RequestError(
-            f"the provider does not accept the key ({said})", where="teacher.key_variable",
-            remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
-        ))  # fmt: skip
+        return stop(
+            RequestError(
+                f"the provider does not accept the key ({message})",
+                where="teacher.key_variable",
+                remedy=f"check the key in {teacher.key_variable}, and that it may use {teacher.model}",
+            )
+        )
     if status == 402 or any(word in SPENT for word in code.split()):
-        return stop(WorkbenchError(
-            f"the account has no credit left ({said})", where=f"teacher {teacher.model}",
-            remedy="add credit; the same command goes on from here",
-        ))  # fmt: skip
+        return stop(
+            WorkbenchError(
+                f"the account has no credit left ({message})",
+                where=f"teacher {teacher.model}",
+                remedy="add credit; the same command goes on from here",
+            )
+        )
     if status == 404 or {"model_not_found", "not_found_error"} & set(code.split()):
-        retired = any(word in said.lower() for word in RETIRED)
+        retired = any(word in message.lower() for word in RETIRED)
         what = f"the provider has retired {teacher.model!r}" if retired else f"the provider knows no {teacher.model!r}"
         remedy = "choose its successor, and price it" if retired else "check teacher.model and teacher.base_url"
-        return stop(RequestError(f"{what} ({said})", where="teacher.model", remedy=remedy))
+        return stop(RequestError(f"{what} ({message})", where="teacher.model", remedy=remedy))
     if status == 429 or status in (408, 409) or status >= 500:
         return TroubleError("again", text, status=status, retry_after=retry_after, egress=left)
     return TroubleError("row", text, status=status, filtered="content" in code or "policy" in code, egress=left)
@@ -282,8 +288,8 @@ def message_of(error: Any) -> tuple[str, str]:
     inner = body.get("error", body) if isinstance(body, dict) else None
     if isinstance(inner, dict):
         details = inner.get("details")
-        found = (inner.get("code"), inner.get("type"), details.get("error_code") if isinstance(details, dict) else None)
-        return " ".join(str(inner.get("message", "")).split())[:300], " ".join(str(word) for word in found if word)
+        codes = (inner.get("code"), inner.get("type"), details.get("error_code") if isinstance(details, dict) else None)
+        return " ".join(str(inner.get("message", "")).split())[:300], " ".join(str(word) for word in codes if word)
     return " ".join(masked(str(error)).split())[:300], ""
 
 
@@ -294,11 +300,11 @@ def retry_after_of(error: Any) -> float | None:
         if "retry-after-ms" in headers:
             seconds = float(headers["retry-after-ms"]) / 1000
         elif "retry-after" in headers:
-            told = headers["retry-after"]
+            header = headers["retry-after"]
             try:
-                seconds = float(told)
+                seconds = float(header)
             except ValueError:
-                seconds = (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+                seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
         else:
             return None
     except (ValueError, TypeError):
@@ -323,14 +329,14 @@ def gguf_of(teacher: Teacher) -> Path:
     path = resolve(teacher.source, sha256=teacher.sha256)
     if path.is_file():
         return path
-    found = sorted(path.rglob("*.gguf"))
-    if len(found) != 1:
+    files = sorted(path.rglob("*.gguf"))
+    if len(files) != 1:
         raise RequestError(
-            f"{len(found)} GGUF files in {path}, where one is wanted",
+            f"{len(files)} GGUF files in {path}, where one is wanted",
             where="teacher.source",
             remedy="name the file itself",
         )
-    return found[0]
+    return files[0]
 
 
 @contextmanager

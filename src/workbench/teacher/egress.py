@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.request import proxy_bypass
 
 import httpx2 as httpx
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.permissions import close_to_others
+from workbench.files import close_to_others
 from workbench.privacy.secrets import masked
 from workbench.recipe import Teacher
 from workbench.records import canonical, digest
@@ -102,7 +102,7 @@ def write_line(path: Path, entry: Mapping[str, Any]) -> str:
         log.close()
 
 
-def last_line(stream: Any, path: Path) -> tuple[int, str]:
+def last_line(stream: BinaryIO, path: Path) -> tuple[int, str]:
     """(seq, hash) of the newest whole line; a half line that a killed process left is cut off."""
     size = stream.seek(0, 2)
     if not size:
@@ -164,9 +164,9 @@ class ChokePoint(httpx.AsyncBaseTransport):
         if rule == "never":
             raise BlockedError(f"rows of class {sending.privacy} never leave")
         if rule == "redacted" and body:
-            found = merged(self.scan(text) for text in texts_of(body))
-            if found:
-                raise BlockedError(f"personal data is left in it: {', '.join(f'{n} {k}' for k, n in found.items())}")
+            counts = merged(self.scan(text) for text in texts_of(body))
+            if counts:
+                raise BlockedError(f"personal data is left in it: {', '.join(f'{n} {k}' for k, n in counts.items())}")
         going = await pinned(request) if self.pinned else request
         sending.hash = self.log.append({
             "at": now(), "to": masked(str(request.url.copy_with(query=None))), "method": request.method,
@@ -231,7 +231,7 @@ def texts_of(body: bytes) -> Iterator[str]:
         yield line.decode("utf-8", "replace")
 
 
-def strings(node: Any) -> Iterator[str]:
+def strings(node: object) -> Iterator[str]:
     """The strings of nested JSON, keys left out."""
     if isinstance(node, str):
         yield node
@@ -246,8 +246,8 @@ def strings(node: Any) -> Iterator[str]:
 def merged(counts: Iterator[Mapping[str, int]]) -> dict[str, int]:
     """Counts added up."""
     total: dict[str, int] = {}
-    for one in counts:
-        for kind, n in one.items():
+    for each in counts:
+        for kind, n in each.items():
             total[kind] = total.get(kind, 0) + n
     return total
 
@@ -266,15 +266,15 @@ def verify(path: Path, attempts: list[tuple[int, str]]) -> int:
         for number, raw in enumerate(stream, 1):
             try:
                 line = json.loads(raw)
-                told = line.pop("hash")
+                written = line.pop("hash")
             except (ValueError, KeyError, AttributeError):
                 raise WorkbenchError("this line cannot be read", where=f"{path}:{number}") from None
-            if line.get("prev") != before or line.get("seq") != number or digest(line) != told:
+            if line.get("prev") != before or line.get("seq") != number or digest(line) != written:
                 raise WorkbenchError(
                     "this line, or the one before it, was changed after it was written", where=f"{path}:{number}"
                 )
-            before, count = told, number
-            seen.add(told)
+            before, count = written, number
+            seen.add(written)
     missing = [attempt for attempt, hashed in attempts if hashed not in seen]
     if missing:
         raise WorkbenchError(

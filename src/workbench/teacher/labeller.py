@@ -15,7 +15,7 @@ from workbench.records import Another, Label, Message
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.egress import Sending
 from workbench.teacher.ledger import Outcome
-from workbench.teacher.replies import MalformedError, Told, asked, parse, plea, ranked, schema_of
+from workbench.teacher.replies import MalformedError, ParsedAnswer, conversation, parse, plea, ranked, schema_of
 from workbench.teacher.wire import Reply, Request, make_request
 
 JUDGE = (
@@ -107,8 +107,9 @@ async def whole(task: asyncio.Task[Label | Rejected], desk: Desk) -> Label | Rej
 async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     """One row: its samples, the vote, and the filters."""
     teacher = desk.teacher
-    samples = await asyncio.gather(*(one_answer(desk, prompt, n, rules) for n in range(teacher.samples)),
-                                   return_exceptions=True)  # fmt: skip
+    samples = await asyncio.gather(
+        *(one_answer(desk, prompt, n, rules) for n in range(teacher.samples)), return_exceptions=True
+    )
     for failed in samples:
         if isinstance(failed, BaseException) and not isinstance(failed, RowError):
             raise failed
@@ -116,35 +117,35 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     if not good:
         first = next(s for s in samples if isinstance(s, RowError))
         return Rejected(prompt.id, first.reason, str(first), first.answer)
-    (told, votes), *rest = ranked([one.told for one in good])
-    why = await unkept(desk, prompt, told, votes, rules)
+    (majority, votes), *rest = ranked([answered.answer for answered in good])
+    why = await unkept(desk, prompt, majority, votes, rules)
     if why:
-        return Rejected(prompt.id, *why, told.answer)
+        return Rejected(prompt.id, *why, majority.answer)
     others = []
     for another, count in rest[: rules.answers - 1]:
         # The majority it has not, and need not have: it counts by its share.
         if await unkept(desk, prompt, another, teacher.samples, rules) is None:
             packed = last_reply(good, another).logprobs
             others.append(Another(another.answer, another.rationale, count / teacher.samples, packed))
-    chosen = last_reply(good, told)
+    chosen = last_reply(good, majority)
     return Label(
         id=prompt.id,
-        answer=told.answer,
-        rationale=told.rationale,
+        answer=majority.answer,
+        rationale=majority.rationale,
         model=chosen.model or teacher.model,
         agreement=votes / teacher.samples,
-        usd=sum(reply.cost for one in good for reply in one.replies) / 1e9,
-        requests=tuple(one.hash for one in good),
+        usd=sum(reply.cost for answered in good for reply in answered.replies) / 1e9,
+        requests=tuple(answered.hash for answered in good),
         logprobs=chosen.logprobs,
         others=tuple(others),
     )
 
 
-async def unkept(desk: Desk, prompt: Prompt, told: Told, votes: int, rules: Rules) -> tuple[str, str] | None:
+async def unkept(desk: Desk, prompt: Prompt, parsed: ParsedAnswer, votes: int, rules: Rules) -> tuple[str, str] | None:
     """(reason, details) why an answer is not kept; None when it is."""
     teacher = desk.teacher
     # What is kept on disk keeps its placeholders; the originals are only put back here, to be compared.
-    answer, rationale = (rules.restore(text, prompt.originals) for text in (told.answer, told.rationale))
+    answer, rationale = (rules.restore(text, prompt.originals) for text in (parsed.answer, parsed.rationale))
     if votes / teacher.samples < teacher.min_agreement:
         return "disagreement", f"{votes} of {teacher.samples} samples agree"
     if prompt.judges:
@@ -154,22 +155,22 @@ async def unkept(desk: Desk, prompt: Prompt, told: Told, votes: int, rules: Rule
     if (where := rules.leaks(f"{rationale}\n{answer}")) is not None:
         return "repeats_evaluation", f"it shares words with {where}"
     if teacher.judge_at_least is not None:
-        grade = await judged(desk, prompt, told, rules)
+        grade = await judged(desk, prompt, parsed, rules)
         if grade < teacher.judge_at_least:
             return "judged_low", f"graded {grade:.1f} of 1"
     return None
 
 
-def last_reply(good: Sequence[Answered], told: Told) -> Reply:
+def last_reply(good: Sequence[Answered], answer: ParsedAnswer) -> Reply:
     """The reply that gave this answer."""
-    return next(one for one in good if one.told is told).replies[-1]
+    return next(answered for answered in good if answered.answer is answer).replies[-1]
 
 
 @dataclass(frozen=True)
 class Answered:
     """A well-formed answer, the hash of the request that gave it, and all replies it took."""
 
-    told: Told
+    answer: ParsedAnswer
     hash: str
     replies: tuple[Reply, ...]
 
@@ -182,9 +183,9 @@ async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> A
         request = request_of(desk, prompt, turns, sample, rules)
         reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply))
         replies.append(reply)
-        outcome, told, why = reading(desk.teacher, reply)
-        if told is not None:
-            return Answered(told, request.hash, tuple(replies))
+        outcome, answer, why = reading(desk.teacher, reply)
+        if answer is not None:
+            return Answered(answer, request.hash, tuple(replies))
         if outcome != "malformed" or not left:
             raise RowError(outcome, why, reply.text)
         turns = (*turns, Message("assistant", reply.text or "(empty)"), plea(why))
@@ -193,18 +194,22 @@ async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> A
 
 def opening(desk: Desk, prompt: Prompt, rules: Rules) -> tuple[Message, ...]:
     """The conversation that the first request of a row sends."""
-    return asked(desk.teacher, prompt.messages, in_words=not rules.able["json_schema"])
+    return conversation(desk.teacher, prompt.messages, in_words=not rules.able["json_schema"])
 
 
 def request_of(desk: Desk, prompt: Prompt, turns: tuple[Message, ...], sample: int, rules: Rules) -> Request:
     """The request for one turn of one sample."""
     teacher = desk.teacher
     return make_request(
-        teacher, desk.client.identity, prompt.id, turns, sample,
+        teacher,
+        desk.client.identity,
+        prompt.id,
+        turns,
+        sample,
         schema=schema_of(teacher) if rules.able["json_schema"] else None,
         logprobs=teacher.logprobs,
         seed=rules.seed if rules.able["seed"] else None,
-    )  # fmt: skip
+    )
 
 
 async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[Reply], Outcome]) -> Reply:
@@ -217,7 +222,7 @@ def outcome_of(desk: Desk, reply: Reply) -> Outcome:
     return reading(desk.teacher, reply)[0]
 
 
-def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, Told | None, str]:
+def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, ParsedAnswer | None, str]:
     """(outcome, the answer if it can be used, why not)."""
     match reply.finish:
         case "refusal":
@@ -232,10 +237,10 @@ def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, Told | None, str]:
         return "malformed", None, str(error)
 
 
-async def judged(desk: Desk, prompt: Prompt, told: Told, rules: Rules) -> float:
+async def judged(desk: Desk, prompt: Prompt, answer: ParsedAnswer, rules: Rules) -> float:
     """The teacher's own grade of an answer, 0 to 1; a grade that cannot be read counts as 0."""
     task = "\n\n".join(f"{m.role}: {m.content}" for m in prompt.messages)
-    turns = (Message("user", f"{JUDGE}\n\nTask:\n{task}\n\nAnswer:\n{told.answer}"),)
+    turns = (Message("user", f"{JUDGE}\n\nTask:\n{task}\n\nAnswer:\n{answer.answer}"),)
     schema = {
         "type": "object", "properties": {"grade": {"type": "integer", "enum": list(range(11))}}, "required": ["grade"],
         "additionalProperties": False,

@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock
 
 from workbench.errors import WorkbenchError
-from workbench.permissions import close_to_others
+from workbench.files import close_to_others
 from workbench.teacher.wire import Reply, Usage
 
 NANO = 1_000_000_000
@@ -71,14 +71,14 @@ class Ledger:
 
     def answer(self, request: str) -> Reply | None:
         """What was answered to this very request before, by any run; None when it was never answered."""
-        found = self.database.execute(
+        row = self.database.execute(
             f"SELECT text, finish, model, tokens_in, tokens_cached, tokens_out, tokens_reasoning, logprobs, id, cost "
             f"FROM attempts WHERE request = ? AND state = 'settled' AND outcome IN {ANSWERED} ORDER BY id LIMIT 1",
             (request,),
         ).fetchone()
-        if found is None:
+        if row is None:
             return None
-        text, finish, model, *tokens, logprobs, attempt, cost = found
+        text, finish, model, *tokens, logprobs, attempt, cost = row
         # A prompt that a provider's filter refused has no answer, and asking again brings none.
         return Reply(
             text or "", finish or "filter", model or "", Usage(*(n or 0 for n in tokens)), logprobs, attempt, cost
@@ -150,8 +150,8 @@ class Ledger:
 
     def spending(self) -> tuple[int, int]:
         """(spent, reserved) of this scope, in nano-dollars."""
-        found = self.database.execute("SELECT spent, reserved FROM spending WHERE scope = ?", (self.scope,)).fetchone()
-        return (found[0], found[1]) if found else (0, 0)
+        row = self.database.execute("SELECT spent, reserved FROM spending WHERE scope = ?", (self.scope,)).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
 
     def settle_abandoned(self) -> int:
         """Settle what dead processes of this scope left reserved, at the worst case; how many those were.
@@ -170,12 +170,12 @@ class Ledger:
     def summary(self, since: int = 0) -> dict[str, Any]:
         """Calls, outcomes, tokens, dollars and seconds of this scope's attempts numbered above `since`."""
         columns = "COUNT(*), SUM(tokens_in), SUM(tokens_cached), SUM(tokens_out), SUM(tokens_reasoning), SUM(cost)"
-        found = self.database.execute(
+        row = self.database.execute(
             f"SELECT {columns}, SUM(seconds), SUM(assumed) FROM attempts WHERE scope = ? AND id > ? "
             "AND state = 'settled'",
             (self.scope, since),
         ).fetchone()
-        calls, tokens_in, cached, out, reasoning, cost, seconds, assumed = (n or 0 for n in found)
+        calls, tokens_in, cached, out, reasoning, cost, seconds, assumed = (n or 0 for n in row)
         outcomes = self.database.execute(
             "SELECT outcome, COUNT(*) FROM attempts WHERE scope = ? AND id > ? AND state = 'settled' GROUP BY outcome",
             (self.scope, since),
@@ -209,17 +209,17 @@ class Ledger:
 
     def unfinished_batches(self, teacher: str) -> list[tuple[str, str | None, float, int]]:
         """(id, provider's id, when, requests) of batches that nobody alive is waiting for, by any run."""
-        found = self.database.execute(
+        rows = self.database.execute(
             "SELECT id, remote, started, requests, owner FROM batches WHERE teacher = ? AND state != 'done'", (teacher,)
         ).fetchall()
-        return [tuple(row[:4]) for row in found if row[4] == self.owner or not lives(row[4])]
+        return [tuple(row[:4]) for row in rows if row[4] == self.owner or not lives(row[4])]
 
     def tickets(self, batch: str) -> dict[str, Ticket]:
         """The open reservations of a batch, by request."""
-        found = self.database.execute(
+        rows = self.database.execute(
             "SELECT request, id, reserved FROM attempts WHERE batch = ? AND state = 'reserved'", (batch,)
         )
-        return {request: Ticket(attempt, worst) for request, attempt, worst in found.fetchall()}
+        return {request: Ticket(attempt, worst) for request, attempt, worst in rows.fetchall()}
 
     def known_remotes(self) -> set[str]:
         """The providers' ids of all batches here."""
@@ -231,16 +231,16 @@ class Ledger:
 
     def probe(self, teacher: str, not_before: float) -> dict[str, Any] | None:
         """What an endpoint was found able to do, when that was found after `not_before` (seconds since 1970)."""
-        found = self.database.execute(
+        row = self.database.execute(
             "SELECT found FROM probes WHERE teacher = ? AND at >= ?", (teacher, not_before)
         ).fetchone()
-        return json.loads(found[0]) if found else None
+        return json.loads(row[0]) if row else None
 
-    def keep_probe(self, teacher: str, found: dict[str, Any]) -> None:
+    def keep_probe(self, teacher: str, abilities: dict[str, Any]) -> None:
         """Store what an endpoint can do."""
         with self.transaction():
             self.database.execute(
-                "INSERT OR REPLACE INTO probes VALUES (?, ?, ?)", (teacher, time.time(), json.dumps(found))
+                "INSERT OR REPLACE INTO probes VALUES (?, ?, ?)", (teacher, time.time(), json.dumps(abilities))
             )
 
     @contextlib.contextmanager

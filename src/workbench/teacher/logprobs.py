@@ -31,16 +31,16 @@ def pack(content: Sequence[Mapping[str, Any]]) -> bytes:
     for entry in content:
         alternatives = entry.get("top_logprobs") or []
         parts.append(struct.pack("<B", len(alternatives)))
-        for one in (entry, *alternatives):
-            token = bytes(one["bytes"]) if one.get("bytes") is not None else str(one["token"]).encode()
-            parts.append(struct.pack("<Hf", len(token), max(float(one["logprob"]), -9999.0)) + token)
+        for scored in (entry, *alternatives):
+            token = bytes(scored["bytes"]) if scored.get("bytes") is not None else str(scored["token"]).encode()
+            parts.append(struct.pack("<Hf", len(token), max(float(scored["logprob"]), -9999.0)) + token)
     return zlib.compress(b"".join(parts), 6)
 
 
 def unpack(packed: bytes) -> list[TokenLogprobs]:
     """What `pack` has packed."""
     data, at = zlib.decompress(packed), 4
-    found = []
+    tokens = []
     for _ in range(struct.unpack_from("<I", data)[0]):
         alternatives, at = data[at], at + 1
         pairs = []
@@ -49,8 +49,8 @@ def unpack(packed: bytes) -> list[TokenLogprobs]:
             at += 6
             pairs.append((data[at : at + length], logprob))
             at += length
-        found.append(TokenLogprobs(pairs[0][0], pairs[0][1], tuple(pairs[1:])))
-    return found
+        tokens.append(TokenLogprobs(pairs[0][0], pairs[0][1], tuple(pairs[1:])))
+    return tokens
 
 
 @contextmanager
@@ -75,11 +75,10 @@ def parquet_writer(path: Path) -> Iterator[Callable[[str, bytes], None]]:
             lines.clear()
 
         def add(identity: str, packed: bytes) -> None:
-            for position, one in enumerate(unpack(packed)):
-                lines.append({
-                    "id": identity, "position": position, "token": one.token, "logprob": one.logprob,
-                    "top_tokens": [token for token, _ in one.top], "top_logprobs": [value for _, value in one.top],
-                })  # fmt: skip
+            for position, scored in enumerate(unpack(packed)):
+                top_tokens, top_logprobs = zip(*scored.top) if scored.top else ((), ())
+                line = {"id": identity, "position": position, "token": scored.token, "logprob": scored.logprob}
+                lines.append(line | {"top_tokens": top_tokens, "top_logprobs": top_logprobs})
             if len(lines) >= LINES_A_GROUP:
                 flush()
 
@@ -91,13 +90,13 @@ def read_parquet(path: Path) -> dict[str, list[TokenLogprobs]]:
     """Each row's answer tokens, in order, from such a file."""
     import pyarrow.parquet
 
-    found: dict[str, list[TokenLogprobs]] = {}
+    rows: dict[str, list[TokenLogprobs]] = {}
     with pyarrow.parquet.ParquetFile(path) as stored:
         for batch in stored.iter_batches(LINES_A_GROUP):
             for line in batch.to_pylist():
                 top = tuple(zip(line["top_tokens"], line["top_logprobs"], strict=True))
-                found.setdefault(line["id"], []).append(TokenLogprobs(line["token"], line["logprob"], top))
-    return found
+                rows.setdefault(line["id"], []).append(TokenLogprobs(line["token"], line["logprob"], top))
+    return rows
 
 
 def size_of(path: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from workbench.errors import RequestError
 from workbench.recipe import Teacher
 from workbench.records import Message
 from workbench.teacher.ledger import NANO
-from workbench.teacher.replies import asked
+from workbench.teacher.replies import conversation
 from workbench.teacher.wire import Usage, make_request
 
 
@@ -69,8 +69,10 @@ def table_price(teacher: Teacher, share: float) -> Pricing:
     import genai_prices
 
     def priced(usage: Usage) -> genai_prices.types.PriceCalculation:
-        told = genai_prices.Usage(input_tokens=usage.tokens_in, cache_read_tokens=usage.cached, output_tokens=usage.out)
-        return genai_prices.calc_price(told, model_ref=teacher.model, provider_id=teacher.price_provider)
+        tokens = genai_prices.Usage(
+            input_tokens=usage.tokens_in, cache_read_tokens=usage.cached, output_tokens=usage.out
+        )
+        return genai_prices.calc_price(tokens, model_ref=teacher.model, provider_id=teacher.price_provider)
 
     @lru_cache(maxsize=65_536)
     def cost(usage: Usage) -> int:
@@ -84,8 +86,8 @@ def table_price(teacher: Teacher, share: float) -> Pricing:
             where="teacher.price",
             remedy="give it: teacher.price.input_mtok=… teacher.price.output_mtok=… (USD a million tokens)",
         ) from None
-    told = f"{float(sample.input_price):g} in, {float(sample.output_price):g} out USD for a million tokens of each"
-    return Pricing(cost, f"{told}, genai-prices {version('genai-prices')}", free=sample.total_price == 0)
+    price = f"{float(sample.input_price):g} in, {float(sample.output_price):g} out USD for a million tokens of each"
+    return Pricing(cost, f"{price}, genai-prices {version('genai-prices')}", free=sample.total_price == 0)
 
 
 # What labelling would cost, before anything is sent: from the prompts' lengths, and what earlier answers took.
@@ -120,7 +122,7 @@ def estimate(teacher: Teacher, prompts: Sequence[tuple[Message, ...]], golds: Se
     out = min(max(out, 1.0), teacher.max_new_tokens)
     low = likely = high = 0
     for messages in prompts:
-        turns = asked(teacher, messages, in_words=True)
+        turns = conversation(teacher, messages, in_words=True)
         request = make_request(teacher, "plan", "plan", turns, 0)
         tokens = round(sum(len(turn.content) for turn in turns) / CHARACTERS_A_TOKEN) + 8 * len(turns)
         low += pricing.cost(Usage(tokens_in=round(tokens * 0.8), out=max(1, round(out / 2))))

@@ -45,17 +45,25 @@ async def probe(desk: Desk) -> dict[str, Any]:
             where="teacher",
             remedy="its words say what it does not take: often teacher.temperature=null or another teacher.limit_key",
         ) from error
-    found: dict[str, Any] = {"model": plain.model, "logprobs": 0, "json_schema": False, "seed": False, "echo": False}
-    found["json_schema"] = await works(lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in reply.text)
+    abilities: dict[str, Any] = {
+        "model": plain.model,
+        "logprobs": 0,
+        "json_schema": False,
+        "seed": False,
+        "echo": False,
+    }
+    abilities["json_schema"] = await works(
+        lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in reply.text
+    )
     if wire_of(teacher) == "openai":
-        found["seed"] = await works(lambda: ask(desk, teacher, seed=1), lambda reply: True)
+        abilities["seed"] = await works(lambda: ask(desk, teacher, seed=1), lambda reply: True)
         for wanted in (20, 5):
             if await works(lambda wanted=wanted: ask(desk, teacher, logprobs=wanted), lambda r: r.logprobs is not None):  # type: ignore[misc]
-                found["logprobs"] = wanted
+                abilities["logprobs"] = wanted
                 break
-        found["echo"] = await echoes(desk, teacher)
-    desk.ledger.keep_probe(name, found)
-    return found
+        abilities["echo"] = await echoes(desk, teacher)
+    desk.ledger.keep_probe(name, abilities)
+    return abilities
 
 
 async def ask(
@@ -90,15 +98,15 @@ async def echoes(desk: Desk, teacher: Teacher) -> bool:
         return False
 
     async def post(_: Any) -> Any:
-        told = (await api.call("POST", "/completions", json=body)).json()
-        choice = told["choices"][0]
+        completion = (await api.call("POST", "/completions", json=body)).json()
+        choice = completion["choices"][0]
         scored = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        told["choices"] = [{"message": {"content": choice["text"]}, "finish_reason": "stop"}]
-        told["model"] = "echo" if len(scored) > 1 and choice["text"].startswith("yes") else "no echo"
-        return told
+        completion["choices"] = [{"message": {"content": choice["text"]}, "finish_reason": "stop"}]
+        completion["model"] = "echo" if len(scored) > 1 and choice["text"].startswith("yes") else "no echo"
+        return completion
 
     # On a copy of the desk: a refusal that closes it does not end the run.
-    asking = replace(desk, client=replace(desk.client, post=post), asked={})
+    asking = replace(desk, client=replace(desk.client, post=post), under_way={})
     request = Request("probe", body, digest({"echo": desk.client.identity, "at": time.time_ns()}, 40), 64, 16)
     try:
         reply = await buy(asking, request, Sending("probe", NO_ROW), lambda reply: "ok", kind="probe")
@@ -107,27 +115,27 @@ async def echoes(desk: Desk, teacher: Teacher) -> bool:
     return reply.model == "echo"
 
 
-def refuse_unable(teacher: Teacher, found: dict[str, Any]) -> list[str]:
+def refuse_unable(teacher: Teacher, abilities: dict[str, Any]) -> list[str]:
     """What a user should hear of the endpoint's gaps; RequestError for what the recipe cannot do without."""
-    if teacher.logprobs > found["logprobs"]:
-        most = f"at most {found['logprobs']}" if found["logprobs"] else "none"
+    if teacher.logprobs > abilities["logprobs"]:
+        most = f"at most {abilities['logprobs']}" if abilities["logprobs"] else "none"
         raise RequestError(
             f"{teacher.model} gives {most} alternatives a token", where="teacher.logprobs",
-            remedy=f"teacher.logprobs={found['logprobs']}, or another teacher",
+            remedy=f"teacher.logprobs={abilities['logprobs']}, or another teacher",
         )  # fmt: skip
-    said = [f"{found['model'] or teacher.model}: {', '.join(able(found))}"]
-    if not found["json_schema"] and (teacher.fields or teacher.labels or teacher.rationale):
-        said.append("the endpoint takes no JSON schema: the shape is asked for in words and checked all the same")
-    if teacher.samples > 1 and not found["seed"]:
-        said.append("the endpoint takes no seed: samples differ from run to run until they are in the ledger")
-    return said
+    lines = [f"{abilities['model'] or teacher.model}: {', '.join(able(abilities))}"]
+    if not abilities["json_schema"] and (teacher.fields or teacher.labels or teacher.rationale):
+        lines.append("the endpoint takes no JSON schema: the shape is asked for in words and checked all the same")
+    if teacher.samples > 1 and not abilities["seed"]:
+        lines.append("the endpoint takes no seed: samples differ from run to run until they are in the ledger")
+    return lines
 
 
-def able(found: dict[str, Any]) -> list[str]:
+def able(abilities: dict[str, Any]) -> list[str]:
     """Capabilities in words."""
     return [
-        f"logprobs {found['logprobs']}" if found["logprobs"] else "no logprobs",
-        "JSON schema" if found["json_schema"] else "no JSON schema",
-        "seed" if found["seed"] else "no seed",
-        "echo scoring" if found["echo"] else "no echo scoring",
+        f"logprobs {abilities['logprobs']}" if abilities["logprobs"] else "no logprobs",
+        "JSON schema" if abilities["json_schema"] else "no JSON schema",
+        "seed" if abilities["seed"] else "no seed",
+        "echo scoring" if abilities["echo"] else "no echo scoring",
     ]

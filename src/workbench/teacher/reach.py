@@ -139,7 +139,7 @@ def refuse_outside(base_url: str, *, look_up: bool = True) -> None:
             where="teacher.inside",
             remedy="check teacher.base_url",
         ) from None
-    outside = [one for one in addresses if not is_private(one)]
+    outside = [address for address in addresses if not is_private(address)]
     if outside:
         raise RequestError(
             f"{host} does not stand within your walls: {outside[0]} is a public address",
@@ -150,15 +150,15 @@ def refuse_outside(base_url: str, *, look_up: bool = True) -> None:
 
 async def checked_address(host: str, port: int | None) -> str:
     """The private address that a name has this very moment; RequestError when any of its addresses is public."""
-    found = looked_up(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    outside = [one for one in found if not is_private(one)]
-    if outside or not found:
+    addresses = looked_up(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    outside = [address for address in addresses if not is_private(address)]
+    if outside or not addresses:
         raise RequestError(
             f"{host} has become {outside[0] if outside else 'nothing'}, which is not within your walls",
             where="teacher.inside",
             remedy="nothing was sent there; find out who changed the name's address",
         )
-    return found[0]
+    return addresses[0]
 
 
 def looked_up(answers: Iterable[tuple[object, object, object, object, tuple[object, ...]]]) -> list[str]:
@@ -187,16 +187,16 @@ def host_name(base_url: str) -> str:
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """A host that is an address, as one."""
     try:
-        found = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_private(address: str) -> bool:
     """Whether an address is loopback, private, link-local or unique local."""
-    found = address_of(address)
-    return found is not None and any(found.version == net.version and found in net for net in INSIDE)
+    parsed = address_of(address)
+    return parsed is not None and any(parsed.version == net.version and parsed in net for net in INSIDE)
 
 
 def needs_look_up(base_url: str) -> bool:

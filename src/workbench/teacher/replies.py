@@ -23,7 +23,7 @@ class MalformedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Told:
+class ParsedAnswer:
     """An answer as it is learned, and the reason the teacher gave for it."""
 
     answer: str
@@ -79,7 +79,7 @@ def instruction(teacher: Teacher) -> str:
     return "Answer with one JSON object and nothing else. Its keys:\n" + "\n".join(lines)
 
 
-def asked(teacher: Teacher, messages: Sequence[Message], in_words: bool) -> tuple[Message, ...]:
+def conversation(teacher: Teacher, messages: Sequence[Message], in_words: bool) -> tuple[Message, ...]:
     """The conversation to send: with the shape in words where the endpoint takes no schema, or a reason is wanted."""
     added = instruction(teacher) if in_words else ""
     if teacher.rationale and not in_words:
@@ -91,22 +91,22 @@ def asked(teacher: Teacher, messages: Sequence[Message], in_words: bool) -> tupl
     return (Message("system", added), *messages)
 
 
-def parse(teacher: Teacher, text: str) -> Told:
+def parse(teacher: Teacher, text: str) -> ParsedAnswer:
     """The answer in the text; MalformedError when it is not what was asked for."""
     if not text.strip():
         raise MalformedError("the answer is empty")
     if not wants_json(teacher):
-        return Told(text.strip())
+        return ParsedAnswer(text.strip())
     fenced = FENCE.match(text)
     try:
-        found = model_of(teacher).model_validate_json(fenced[1] if fenced else text.strip()).model_dump()
+        content = model_of(teacher).model_validate_json(fenced[1] if fenced else text.strip()).model_dump()
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the text'}: {e['msg']}" for e in error.errors()[:3])
-        raise MalformedError(told) from None
-    rationale = found.pop("rationale", "")
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the text'}: {e['msg']}" for e in error.errors()[:3])
+        raise MalformedError(faults) from None
+    rationale = content.pop("rationale", "")
     if teacher.fields:
-        return Told(json.dumps(found, ensure_ascii=False), rationale)
-    return Told(next(iter(found.values())).strip(), rationale)
+        return ParsedAnswer(json.dumps(content, ensure_ascii=False), rationale)
+    return ParsedAnswer(next(iter(content.values())).strip(), rationale)
 
 
 def plea(why: str) -> Message:
@@ -114,13 +114,13 @@ def plea(why: str) -> Message:
     return Message("user", f"That answer cannot be used: {why}. Give the whole answer again, mended, nothing else.")
 
 
-def ranked(told: Sequence[Told]) -> list[tuple[Told, int]]:
+def ranked(answers: Sequence[ParsedAnswer]) -> list[tuple[ParsedAnswer, int]]:
     """Different answers (white space and case aside) with how many gave each: the commonest first, then the earliest.
 
     Of equal answers the first is the one that stands for them.
     """
-    counts = Counter(normal(one.answer) for one in told)
-    first = {normal(one.answer): one for one in reversed(told)}
+    counts = Counter(normal(answer.answer) for answer in answers)
+    first = {normal(answer.answer): answer for answer in reversed(answers)}
     return [(first[name], votes) for name, votes in counts.most_common()]
 
 

@@ -124,8 +124,8 @@ def read_reply(api: str, payload: Any) -> Reply:
     try:
         return anthropic_reply(payload) if api == "anthropic" else openai_reply(payload)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        told = json.dumps(payload, ensure_ascii=False)[:200]
-        raise WorkbenchError(f"the answer has not the documented shape ({error!r}): {told}") from None
+        body = json.dumps(payload, ensure_ascii=False)[:200]
+        raise WorkbenchError(f"the answer has not the documented shape ({error!r}): {body}") from None
 
 
 def openai_reply(payload: Any) -> Reply:

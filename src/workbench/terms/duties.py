@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from workbench.errors import WorkbenchError
-from workbench.runs import write_whole
+from workbench.files import write_whole
 
 Kind = Literal["name_prefix", "notice", "pass_on", "threshold"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

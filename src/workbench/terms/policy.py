@@ -136,14 +136,14 @@ def rule(spec: Any, where: str, routes: Mapping[str, Route], duties: Mapping[str
     cases = tuple(case(item, f"{where}.cases[{i}]") for i, item in enumerate(spec["cases"]))
     if not cases or cases[-1].when or not all(c.when for c in cases[:-1]):
         raise wrong(f"{where}.cases", "the last case, and only that, has no `when`")
-    asked = chosen(spec["duties"], duties, f"{where}.duties")
-    if bool(asked) != any(c.verdict == "allow_with_duties" for c in cases):
+    required = chosen(spec["duties"], duties, f"{where}.duties")
+    if bool(required) != any(c.verdict == "allow_with_duties" for c in cases):
         raise wrong(f"{where}.duties", "duties and the verdict allow_with_duties come together")
     return Rule(
         route.name,
         tuple(spec["family"]),
         cases,
-        asked,
+        required,
         sentence(spec["source"], f"{where}.source"),
         spec["reviewed"],
         one_of(spec["confidence"], ("primary", "secondary"), f"{where}.confidence"),
@@ -169,8 +169,8 @@ def base(spec: Any, where: str, duties: Mapping[str, Duty]) -> Base:
     tune, commercial, redistribute = (
         one_of(spec[name], WORDS, f"{where}.{name}") for name in ("tune", "commercial", "redistribute")
     )
-    asked = chosen(spec["duties"], duties, f"{where}.duties")
-    return Base(tune, commercial, redistribute, asked, sentence(spec["why"], where))
+    required = chosen(spec["duties"], duties, f"{where}.duties")
+    return Base(tune, commercial, redistribute, required, sentence(spec["why"], where))
 
 
 def keyed(spec: Any, where: str, needed: set[str], optional: Iterable[str] = ()) -> None:
@@ -196,7 +196,7 @@ def chosen(names: Any, duties: Mapping[str, Duty], where: str) -> tuple[Duty, ..
     return tuple(duties[one_of(name, duties, where)] for name in names)
 
 
-def sentence(value: Any, where: str) -> str:
+def sentence(value: object, where: str) -> str:
     """The value, when it is a text with something in it."""
     if not isinstance(value, str) or not value.strip():
         raise wrong(where, f"{value!r} is no text")
@@ -297,11 +297,11 @@ def require(teacher: Teacher, inherited: Sequence[Duty] = ()) -> Verdict:
     "who, when, why" in `teacher.terms_acknowledged`.
     """
     verdict = judge(teacher, inherited)
-    told = f"{verdict.why} [{verdict.rule}{read_at(verdict)}]. This is no legal advice."
+    reasons = f"{verdict.why} [{verdict.rule}{read_at(verdict)}]. This is no legal advice."
     student = f"a {teacher.purpose} student ({teacher.distribution}, {'' if teacher.commercial else 'non-'}commercial)"
     if verdict.verdict == "deny":
         raise RequestError(
-            f"this teacher's answers may not train {student}: {told} An acknowledgement does not lift it.",
+            f"this teacher's answers may not train {student}: {reasons} An acknowledgement does not lift it.",
             where="teacher.family",
             remedy=way_out(teacher),
         )
@@ -309,7 +309,7 @@ def require(teacher: Teacher, inherited: Sequence[Duty] = ()) -> Verdict:
         given = teacher.terms_acknowledged
         wrong = f"{given!r} is not “who, when, why”, three parts with commas between" if given else "nobody has yet"
         raise RequestError(
-            f"before this teacher's answers train {student}, a person has to read its terms, and {wrong}: {told}",
+            f"before this teacher's answers train {student}, a person has to read its terms, and {wrong}: {reasons}",
             where="teacher.terms_acknowledged",
             remedy=f"'teacher.terms_acknowledged=\"your name, {date.today().isoformat()}, why it is allowed\"'",
         )

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from workbench.records import digest, file_sha256
-from workbench.runs import read_json, write_whole
+from workbench.files import file_sha256, read_json, write_whole
+from workbench.records import digest
 from workbench.tracking import outbound as leaving
 from workbench.tracking import run_record
 from workbench.tracking.outbound import Outbound
@@ -110,9 +110,9 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
             # Swapped before they are cut: half an address would not be known for one.
             bodies = out.tree("samples.json", [dict(line.body) for line in samples])
             log_tables(store, run_id, {"samples.json": run_record.sample_table(bodies)})
-    said = [line for line in events if line.kind == "said"]
-    if said and fed.is_new("said", [line.end for line in said]):
-        texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in said]
+    lines = [line for line in events if line.kind == "said"]
+    if lines and fed.is_new("said", [line.end for line in lines]):
+        texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in lines]
         text = without_passwords("\n".join(out.texts("said.txt", texts)))
         store.client.log_text(fed.parent, text + "\n", "said.txt")
 
@@ -147,12 +147,12 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
     Of internal rows only JSON and the recipe leave for another machine: in a page, which marks texts up word by word,
     nobody could find what is personal. Of restricted rows none does.
     """
-    said, stay = [], []
+    notes, stay = [], []
     named = dict.fromkeys(["recipe.yaml", *(str(line.body.get("path")) for line in events if line.kind == "file")])
     for name in named:
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            said.append(f"{name} lies outside the run's folder and was not logged")
+            notes.append(f"{name} lies outside the run's folder and was not logged")
         elif path.is_file():
             if not fed.is_new(f"file {name}", file_sha256(path)):
                 continue
@@ -164,10 +164,10 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
             else:
                 store.client.log_text(fed.parent, redacted_file(path, name, out), name)
         elif name != "recipe.yaml":
-            said.append(f"{name} is not there and was not logged")
+            notes.append(f"{name} is not there and was not logged")
     if stay:
-        said.append(f"rows are {out.privacy}, and {out.to} is another machine: {', '.join(stay)} stay here")
-    return said
+        notes.append(f"rows are {out.privacy}, and {out.to} is another machine: {', '.join(stay)} stay here")
+    return notes
 
 
 def log_whole(store: Store, run_id: str, path: Path, name: str) -> None:
@@ -202,7 +202,7 @@ class Fed:
     once: dict[str, str] = field(default_factory=dict)
     rule: str = "raw"
 
-    def is_new(self, what: str, content: Any) -> bool:
+    def is_new(self, what: str, content: object) -> bool:
         """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""
         mark = digest(content, 16)
         changed = self.once.get(what) != mark

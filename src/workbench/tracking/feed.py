@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from workbench.files import read_json
 from workbench.recipe import Tracking
-from workbench.runs import read_json
 from workbench.tracking import content, report_feed, run_record
 from workbench.tracking import outbound as leaving
 from workbench.tracking.content import Fed
@@ -44,7 +44,7 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         metrics = content.feed_metrics(store, fed, [line for line in events if line.end > fed.offset])
         content.feed_datasets(store, fed, events, out)
         content.feed_texts(store, fed, events, out)
-        said = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
+        notes = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
             store, fed, folder, events, out
         )
         report_feed.feed_report(store, fed, folder, manifest, events, out)
@@ -53,8 +53,14 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         end_run(store, fed, fed.parent, run_record.run_status(stages), max((line.at_ms for line in events), default=0))
         fed.offset = max((line.end for line in events), default=0)
         content.save(folder, fed)
-        return {"uri": shown(store.uri), "experiment_id": store.experiment_id, "run_id": fed.parent,
-                "stages": dict(fed.stages), "metrics": metrics, "said": said}  # fmt: skip
+        return {
+            "uri": shown(store.uri),
+            "experiment_id": store.experiment_id,
+            "run_id": fed.parent,
+            "stages": dict(fed.stages),
+            "metrics": metrics,
+            "said": notes,
+        }
 
 
 def identity(folder: Path, events: Sequence[Line]) -> str:

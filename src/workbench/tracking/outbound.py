@@ -114,7 +114,7 @@ def is_file(uri: str) -> bool:
     return uri.startswith(("sqlite:///", "file:///", "/", "./")) or (uri.startswith("file:") and "//" not in uri)
 
 
-def strings(node: Any) -> Iterator[str]:
+def strings(node: object) -> Iterator[str]:
     """Every text of nested values, keys too, in order."""
     if isinstance(node, str):
         yield node

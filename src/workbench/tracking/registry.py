@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import artefact, read_json
 from workbench.names import check_arm
 from workbench.recipe import Tracking
-from workbench.records import artefact
-from workbench.runs import read_json
 from workbench.tracking import content, run_record
 from workbench.tracking import versions as stored
 from workbench.tracking.feed import catch_up
@@ -69,11 +68,11 @@ def register(
     ids: dict[str, str] = {}
     versions: dict[str, str] = {}
     given: dict[str, list[str]] = {}
-    said: list[str] = []
+    notes: list[str] = []
     with open_store(tracking, experiments, manifest["recipe"]) as store:
         out = outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
         for known in {p.registered or f"{name}-{p.label}" for p in parts if p.kind != "adapter"}:
-            said += repair(store, known, stands_again(store, experiments, download))
+            notes += repair(store, known, intact_check(store, experiments, download))
         for part in parts:
             run_id, parent = fed["stages"][part.stage], ids.get(part.parent or "")
             tags = model_tags(part, recipe, manifest)
@@ -84,24 +83,24 @@ def register(
             log_figures(store, run_id, model.model_id, figures_of(part, report), finished)
             if part.registered is None or out.rule == "withheld":
                 if part.kind == "quantized":
-                    said += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
+                    notes += withdraw(store, f"{name}-{part.label}", part, manifest["digest"], ALIASES)
                 continue
             tags = version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, leaving_tags(tags, out))
-            prove(store, version, part, experiments, download, verify)
+            check_version(store, version, part, experiments, download, verify)
             champion = passed and part.passed
             if not champion:
-                said += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
-            said += move_aliases(store, version, champion=champion)
+                notes += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
+            notes += move_aliases(store, version, champion=champion)
             versions[part.registered] = str(version.version)
             given[part.registered] = list(ALIASES if champion else ALIASES[:1])
     if out.rule == "withheld":
-        said.append(
+        notes.append(
             f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
             "one can repeat its rows; a store on this machine (tracking.uri=null) registers it"
         )
     refused = [part.label for part in parts if part.kind != "adapter" and not part.passed]
-    return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": said}
+    return {"models": ids, "versions": versions, "aliases": given, "refused": refused, "said": notes}
 
 
 def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
@@ -165,8 +164,8 @@ def find_model(store: Store, tags: Mapping[str, str]) -> LoggedModel | None:
     """The model with this run's digest and these bytes, unless its stored copy was found damaged."""
     keys = ("digest", "label", "sha256", "weights")
     query = " AND ".join(f"tags.{key} = '{tags[key]}'" for key in keys)
-    found = store.client.search_logged_models([store.experiment_id], query)
-    return next((model for model in found if model.tags.get("verified") != "false"), None)
+    models = store.client.search_logged_models([store.experiment_id], query)
+    return next((model for model in models if model.tags.get("verified") != "false"), None)
 
 
 def link(store: Store, run_id: str, model_id: str, parent: str | None) -> None:
@@ -217,7 +216,7 @@ def registered_version(store: Store, part: Part, model: LoggedModel, tags: Mappi
     return version
 
 
-def prove(
+def check_version(
     store: Store, version: ModelVersion, part: Part, experiments: Path, download: Download, verify: Verify | None
 ) -> None:
     """Download the version again and prove it.
@@ -234,7 +233,7 @@ def prove(
                 verify(into)
     except WorkbenchError as error:
         # The aliases first: a kill between the two steps leaves none on bytes that are known to be wrong.
-        moved = take_back(store, name, number, stands_again(store, experiments, download))
+        moved = take_back(store, name, number, intact_check(store, experiments, download))
         client.set_model_version_tag(name, number, "verified", "false")
         client.set_logged_model_tags(version.tags["model_id"], {"verified": "false"})
         if not moved:
@@ -243,10 +242,10 @@ def prove(
     client.set_model_version_tag(name, number, "verified", "true")
 
 
-def stands_again(store: Store, experiments: Path, download: Download) -> Stands:
+def intact_check(store: Store, experiments: Path, download: Download) -> IsIntact:
     """Whether a version that was proven once still is: its bytes are fetched anew and held against what vouches."""
 
-    def stands(version: ModelVersion) -> bool:
+    def is_intact(version: ModelVersion) -> bool:
         where = f"models:/{version.name}/{version.version}"
         try:
             with downloaded(store, version, experiments, download) as into:
@@ -256,7 +255,7 @@ def stands_again(store: Store, experiments: Path, download: Download) -> Stands:
             return False
         return True
 
-    return stands
+    return is_intact
 
 
 @contextlib.contextmanager
@@ -273,13 +272,13 @@ def downloaded(store: Store, version: ModelVersion, experiments: Path, download:
 # Which version `challenger` and `champion` name: moved to what is proven, taken from what is not, always aloud.
 
 ALIASES = ("challenger", "champion")
-Stands = Callable[["ModelVersion"], bool]
+IsIntact = Callable[["ModelVersion"], bool]
 
 
 def holders(store: Store, name: str) -> dict[str, str]:
     """Alias → version of a registered model, empty when there is none."""
-    found = store.client.search_registered_models(f"name = '{name}'")
-    return {alias: str(version) for model in found for alias, version in (model.aliases or {}).items()}
+    models = store.client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for model in models for alias, version in (model.aliases or {}).items()}
 
 
 def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
@@ -290,61 +289,61 @@ def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
 def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
     """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
     name, number, before = version.name, str(version.version), holders(store, version.name)
-    said = []
+    notes = []
     for alias in ALIASES if champion else ALIASES[:1]:
         if before.get(alias) != number:
             store.client.set_registered_model_alias(name, alias, number)
-            said.append(f"{name} version {number} is now {alias}")
-    return said
+            notes.append(f"{name} version {number} is now {alias}")
+    return notes
 
 
 def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence[str]) -> list[str]:
     """Take aliases from a version of this run that shipped once and is refused now."""
-    said, known = [], versions_of(store, name)
+    notes, known = [], versions_of(store, name)
     for alias, number in holders(store, name).items():
         tags = known[number].tags if number in known else {}
         if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
             store.client.set_model_version_tag(name, number, "gate", "refused")
             store.client.delete_registered_model_alias(name, alias)
-            said.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
-    return said
+            notes.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
+    return notes
 
 
-def take_back(store: Store, name: str, number: str, stands: Stands) -> list[str]:
+def take_back(store: Store, name: str, number: str, is_intact: IsIntact) -> list[str]:
     """Give every alias of a version whose proof failed back to the last earlier one that stands, else to none."""
-    said = []
+    notes = []
     for alias, held in holders(store, name).items():
         if held != number:
             continue
-        last = last_proven(store, name, number, alias, stands)
+        last = last_intact(store, name, number, alias, is_intact)
         if last is None:
             store.client.delete_registered_model_alias(name, alias)
             rest = f"no earlier version is proven, so nothing is {alias} now"
         else:
             store.client.set_registered_model_alias(name, alias, last)
             rest = f"version {last} is {alias} again"
-        said.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
-    return said
+        notes.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
+    return notes
 
 
-def last_proven(store: Store, name: str, number: str, alias: str, stands: Stands) -> str | None:
+def last_intact(store: Store, name: str, number: str, alias: str, is_intact: IsIntact) -> str | None:
     """The newest earlier version that was proven once and stands its proof now; a refused one is never champion."""
     known = versions_of(store, name)
     for earlier in sorted((n for n in known if int(n) < int(number)), key=int, reverse=True):
         tags = known[earlier].tags
         refused = alias != ALIASES[0] and tags.get("gate") != "passed"
-        if tags.get("verified") == "true" and not refused and stands(known[earlier]):
+        if tags.get("verified") == "true" and not refused and is_intact(known[earlier]):
             return earlier
     return None
 
 
-def repair(store: Store, name: str, stands: Stands) -> list[str]:
+def repair(store: Store, name: str, is_intact: IsIntact) -> list[str]:
     """Take aliases from versions that are marked unproven or are gone: what a killed registration left behind."""
-    said, known = [], versions_of(store, name)
+    notes, known = [], versions_of(store, name)
     for number in sorted(set(holders(store, name).values()), key=int):
         if number not in known or known[number].tags.get("verified") == "false":
-            said += take_back(store, name, number, stands)
-    return said
+            notes += take_back(store, name, number, is_intact)
+    return notes
 
 
 # What of a run is registered, and what each model says of itself: its parent, its bytes, its data, its figures.
@@ -380,12 +379,12 @@ def find_parts(
     parts = []
     adapter, merged = folder / "train" / "adapter", folder / "merge" / "model"
     if adapter.is_dir() and "train" in done:
-        sha = proven(folder, done["train"], adapter)
+        sha = checked_digest(folder, done["train"], adapter)
         parts.append(Part("adapter", "adapter", "train", adapter, sha, "peft", None, None, passed, None))
     parent = parts[0].label if parts else None
     fits = passed and "student" in shipped
     home, entry = bundled(folder, done, "student", manifest) if fits else (merged, done["merge"])
-    sha = proven(folder, entry, home)
+    sha = checked_digest(folder, entry, home)
     parts.append(Part("merged", "merged", "merge", home, sha, "safetensors", parent, "student", fits, name))
     for stage, made in done.items():
         if stage.startswith("quantize/"):
@@ -393,7 +392,7 @@ def find_parts(
             check_arm(arm, f"run.json: {stage}")
             fits = arm in shipped
             home, entry = bundled(folder, done, arm, manifest) if fits else (folder / stage, made)
-            sha = proven(folder, entry, home)
+            sha = checked_digest(folder, entry, home)
             format = str(made.get("facts", {}).get("format") or arm)
             offered = f"{name}-{arm}" if fits else None
             parts.append(Part(arm, "quantized", stage, home, sha, format, "merged", arm, fits, offered))
@@ -414,7 +413,7 @@ def bundled(
     return folder / stage, done[stage]
 
 
-def proven(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
+def checked_digest(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
     """The digest of a model's folder, after what the manifest says of its stage has been found true on disk."""
     known = {}
     for made in entry.get("artefacts", []):

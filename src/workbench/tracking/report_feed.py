@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.records import file_sha256
-from workbench.runs import read_json
+from workbench.files import file_sha256, read_json
 from workbench.tracking import content, run_record
 from workbench.tracking.content import Fed
 from workbench.tracking.outbound import Outbound
@@ -41,15 +40,18 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     return {metric_name(name): value for name, raw in flat.items() if (value := number(raw)) is not None}
 
 
-def distilled(told: Mapping[str, Any]) -> dict[str, Any]:
+def distilled(distillation: Mapping[str, Any]) -> dict[str, Any]:
     """Of a distillation: the teacher's own gain, what a doubling of the labels bought, and a smaller student's size."""
     flat: dict[str, Any] = {}
     for place, cell in (
-        (f"teacher_vs_{told.get('baseline')}/{told.get('metric')}_delta", told.get("teacher_gain")),
-        ("curve/doubling", told.get("curve", {}).get("doubling")),
+        (
+            f"teacher_vs_{distillation.get('baseline')}/{distillation.get('metric')}_delta",
+            distillation.get("teacher_gain"),
+        ),
+        ("curve/doubling", distillation.get("curve", {}).get("doubling")),
     ):
         flat |= interval_metrics(place, cell) if cell else {}
-    smaller = told.get("smaller", {})
+    smaller = distillation.get("smaller", {})
     for arm in ("base", "student"):
         flat |= {f"{arm}/{name}": value for name, value in smaller.get(arm, {}).items()}
     for row in smaller.get("faster", ()):
@@ -66,8 +68,8 @@ def cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     for section, metric in ASIDE:
         for arm, metrics in (report.get(section) or {}).get("arms", {}).items():
             yield arm, f"{section}_{metric}", metrics[metric]
-    for arm, told in (report.get("calibration") or {}).items():
-        yield from ((arm, metric, told[metric]) for metric in ("ece", "brier"))
+    for arm, figures in (report.get("calibration") or {}).items():
+        yield from ((arm, metric, figures[metric]) for metric in ("ece", "brier"))
     for arm, cell in (report.get("memorised") or {}).items():
         yield arm, "memorised", cell
     for arm, cell in (report.get("distillation") or {}).get("kept", {}).items():
@@ -100,13 +102,13 @@ def report_tables(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
              for check in report.get("gate", {}).get("checks", ())),
         ),
     }  # fmt: skip
-    for metric, told in (report.get("confusion") or {}).items():
+    for metric, counts in (report.get("confusion") or {}).items():
         tables[f"evaluate/confusion_{metric_name(metric).replace('/', '_')}.json"] = table(
             ("arm", "wanted", "answered", "count"),
-            ([arm, wanted, answered, n] for arm, rows in told["arms"].items()
-             for wanted, row in zip(told["labels"], rows) for answered, n in zip(told["labels"], row) if n),
+            ([arm, wanted, answered, n] for arm, rows in counts["arms"].items()
+             for wanted, row in zip(counts["labels"], rows) for answered, n in zip(counts["labels"], row) if n),
         )  # fmt: skip
-    return {name: found for name, found in tables.items() if found["data"]}
+    return {name: content for name, content in tables.items() if content["data"]}
 
 
 def table(columns: tuple[str, ...], rows: Iterator[list[Any]]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def table(columns: tuple[str, ...], rows: Iterator[list[Any]]) -> dict[str, Any]
     return {"columns": list(columns), "data": list(rows)}
 
 
-def ends(cell: Any) -> list[float | None]:
+def ends(cell: object) -> list[float | None]:
     """A cell's value and its interval."""
     return [number(cell.get(name)) for name in CELL] if isinstance(cell, Mapping) else [number(cell), None, None]
 
@@ -137,14 +139,14 @@ def report_note(report: Mapping[str, Any], *, reasons: bool = True) -> str:
     Without `reasons` it says nothing but figures: a reason may quote a label or a slice.
     """
     arms = report.get("arms", {})
-    metrics = list(dict.fromkeys(metric for found in arms.values() for metric in found))
+    metrics = list(dict.fromkeys(metric for row in arms.values() for metric in row))
     gate = report.get("gate", {})
     rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} test rows", ""]
     if gate.get("overridden") and reasons:
         rows[1:1] = ["", f"Overridden by a person: {gate.get('override')}"]
     rows += ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm, found in arms.items():
-        rows.append(f"| {arm} | " + " | ".join(interval_text(found.get(metric, {})) for metric in metrics) + " |")
+    for arm, row in arms.items():
+        rows.append(f"| {arm} | " + " | ".join(interval_text(row.get(metric, {})) for metric in metrics) + " |")
     checks = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
     return "\n".join(rows + (["", *checks] if checks and reasons else []))
 
@@ -153,6 +155,7 @@ def report_note(report: Mapping[str, Any], *, reasons: bool = True) -> str:
 
 # What shows figures of arms and nothing of a row.
 PLAIN_TABLES = ("evaluate/arms.json", "evaluate/comparisons.json")
+PICTURES = (".svg", ".png")  # as they are drawn, and as an earlier version drew them
 PLAIN_PICTURES = ("forest", "differences", "pareto", "calibration")
 
 
@@ -186,12 +189,12 @@ def feed_report(
 
 
 def feed_pictures(store: Store, fed: Fed, folder: Path, out: Outbound) -> None:
-    """Each PNG as an artefact under its own name, on top, since MLflow's comparison of runs offers no file in a folder.
+    """Each picture as an artefact under its own name, on top: MLflow's comparison of runs offers no file in a folder.
 
     It shows the chosen picture of all the runs abreast. A text drawn in one cannot be swapped: those with labels or
     slices in them leave for another machine only where rows are public.
     """
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(path for path in folder.glob("*") if path.suffix in PICTURES):
         if not out.whole and path.stem not in PLAIN_PICTURES:
             continue
         if fed.is_new(f"picture {path.stem}", file_sha256(path)):

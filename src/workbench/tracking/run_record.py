@@ -102,9 +102,9 @@ def fold_stages(lines: Sequence[Line], *, live: bool) -> dict[str, StageState]:
 
 def run_status(stages: Mapping[str, StageState]) -> Status:
     """The run's own status, by the worst that its stages have come to."""
-    found = {state.status for state in stages.values()}
+    statuses = {state.status for state in stages.values()}
     order: tuple[Status, ...] = ("RUNNING", "FAILED", "KILLED")
-    return next((status for status in order if status in found), "FINISHED")
+    return next((status for status in order if status in statuses), "FINISHED")
 
 
 def recipe_of(folder: Path, lines: Sequence[Line]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def text_of(value: Any, longest: int) -> str:
+def text_of(value: object, longest: int) -> str:
     """A leaf as MLflow keeps it: text as it stands, all else as JSON, cut where MLflow would refuse it."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= longest else text[: longest - 1] + "…"
@@ -135,7 +135,7 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w\-./: ]", "_", name)[:250]
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """The value as a float, or None when it is not a number."""
     return float(value) if isinstance(value, (int, float)) else None
 

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import close_to_others
 from workbench.isolation import isolated
-from workbench.permissions import close_to_others
 from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
 from workbench.urls import is_loopback, without_passwords
@@ -206,17 +206,17 @@ def open_store(tracking: Tracking, experiments: Path, recipe_name: str) -> Itera
 
 def experiment_id(client: MlflowClient, name: str, place: Path | None) -> str:
     """The experiment's id; it is created when new, and restored when someone deleted it."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         return client.create_experiment(
             name,
             artifact_location=(place / plain_name(name)).as_uri() if place else None,
             # Without it the UI takes the experiment for traces of an agent and hides runs and models.
             tags={"mlflow.experimentKind": "custom_model_development"},
         )
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
 # Run MLflow's own UI on a store, on this machine only, and take all of it down again at the end.

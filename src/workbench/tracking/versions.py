@@ -16,9 +16,8 @@ from urllib.request import url2pathname
 import yaml
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import artefact, read_json
 from workbench.recipe import Tracking
-from workbench.records import artefact
-from workbench.runs import read_json
 from workbench.signing_keys import PUBLIC, SHORT, TRUSTED, fingerprint, keys_folder, trusted_keys
 from workbench.tracking.store import connect, manners, plain_name, shown, store_uri
 
@@ -129,10 +128,10 @@ def find_version(client: MlflowClient, match: re.Match[str], source: str) -> Mod
 
 def check(folder: Path, promised: str, where: str) -> None:
     """Refuse files that are not the promised ones."""
-    found = folder_digest(folder)
-    if found != promised:
+    sha256 = folder_digest(folder)
+    if sha256 != promised:
         raise WorkbenchError(
-            f"the store gave back other bytes: sha256 is {found}, registered was {promised}",
+            f"the store gave back other bytes: sha256 is {sha256}, registered was {promised}",
             where=where,
             remedy="the store's copy is damaged or was changed; run `register` again to store it anew",
         )
@@ -169,8 +168,8 @@ def version_named(source: str) -> Version:
             remedy="set MLFLOW_TRACKING_URI, or register a run first",
         )
     with connect(uri) as client:
-        found = find_version(client, match, source)
-        return Version(found.name, str(found.version))
+        version = find_version(client, match, source)
+        return Version(version.name, str(version.version))
 
 
 def version_of(folder: Path, name: str) -> Version | None:
@@ -181,8 +180,8 @@ def version_of(folder: Path, name: str) -> Version | None:
     with connect(uri) as client:
         known = client.search_model_versions(f"name = '{name}'")
         wanted = folder_digest(folder) if known else ""
-        found = next((version for version in known if version.tags.get("sha256") == wanted), None)
-        return Version(found.name, str(found.version)) if found else None
+        match = next((version for version in known if version.tags.get("sha256") == wanted), None)
+        return Version(match.name, str(match.version)) if match else None
 
 
 def tag(version: Version, tags: Mapping[str, str]) -> None:
@@ -268,12 +267,12 @@ def check_trusted(folder: Path, name: str, where: str, experiments: Path, keys: 
     problem = why_not_signed(folder, name, trusted_keys() if keys is None else keys)
     if problem is None:
         return
-    found = artefact(folder, folder).sha256
-    if found in listed_digests(experiments, name):
+    sha256 = artefact(folder, folder).sha256
+    if sha256 in listed_digests(experiments, name):
         return
     raise WorkbenchError(
         f"nothing outside the registry vouches for these bytes: {problem}, and no run of {name} in {experiments} "
-        f"has made sha256 {found}",
+        f"has made sha256 {sha256}",
         where=where,
         remedy="`register` the run again where it was made; to trust another maker, put their "
         f"{PUBLIC} into {keys_folder() / TRUSTED}",

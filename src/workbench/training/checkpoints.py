@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.runs import flush_tree, sync_folder
+from workbench.files import flush_tree, sync_folder
 from workbench.training.sealed import changed_since, hashes_of, read_sealed, write_sealed
 
 KEEP = 2

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.engines.decode import left_padded
 from workbench.errors import GateError
 from workbench.records import TokenRow
 from workbench.training.batches import by_length
@@ -135,15 +136,9 @@ def answers(
     # Each new length would compile the layers anew.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for batch in by_length([len(prompt) for prompt in prompts], BATCH_TOKENS):
-            width = max(len(prompts[i]) for i in batch)
-            ids = torch.full((len(batch), width), stop)
-            mask = torch.zeros((len(batch), width), dtype=torch.long)
-            for at, number in enumerate(batch):
-                ids[at, width - len(prompts[number]) :] = torch.tensor(prompts[number])
-                mask[at, width - len(prompts[number]) :] = 1
-            made = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)[
-                :, width:
-            ].tolist()
+            ids, mask = left_padded([prompts[number] for number in batch], stop, device)
+            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            made = made[:, ids.shape[1] :].tolist()
             for number, new in zip(batch, made, strict=True):
                 replies[number] = tokenizer.decode(
                     new[: new.index(stop)] if stop in new else new, skip_special_tokens=True

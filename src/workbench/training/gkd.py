@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from workbench.records import TokenRow, digest, file_sha256, other_id
+from workbench.engines.stops import stop_ids
+from workbench.files import file_sha256
+from workbench.records import TokenRow, digest, other_id
 from workbench.training.batches import Batch, collate, on_device
 from workbench.training.distil import own_head, plain_head
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import Divergence, divergence_of, full, trained_positions
 from workbench.training.open_teacher import OpenTeacher, load_teacher
-from workbench.training.sampling import Asking, new_tokens, stop_tokens
+from workbench.training.sampling import Asking, new_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,7 +115,7 @@ def own_answers(
     vocabulary = words if words < head else None
     stop = rows[0].input_ids[-1]
     how = Asking(1, teach.sample_temperature, teach.max_new_tokens, job.seed, stop)
-    stops = stop_tokens(student.decoder, student.tokenizer, stop)
+    stops = stop_ids(student.decoder, student.tokenizer) | {stop}
     step: dict[str, float] = {}
 
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:

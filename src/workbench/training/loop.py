@@ -16,8 +16,8 @@ from transformers import set_seed
 
 from workbench.engines.device import device_of, keep_at_most
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import write_whole
 from workbench.records import TokenRow
-from workbench.runs import write_whole
 from workbench.training import checkpoints
 from workbench.training.batches import Plan, evaluation_steps
 from workbench.training.development import noted, refuse_hacking, samples

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.engines.decode import left_padded
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.stops import stop_ids
+from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest
-from workbench.runs import write_whole
 from workbench.training.batches import by_length
 from workbench.training.model import load_model
 from workbench.training.student import load_weights
@@ -120,7 +121,7 @@ def answers(
                 batch_seed = int(digest([how.seed, missing], 8), 16)
                 new = draw([prompts[number] for number in missing], how, batch_seed)
                 kept |= zip(missing, new, strict=True)
-                append(path, [line_of(number, kept[number]) for number in missing])
+                append(path, "".join(line_of(number, kept[number]) for number in missing))
             for number in numbers:
                 yield number, kept[number]
 
@@ -129,14 +130,6 @@ def line_of(number: int, samples: Sequence[Sample]) -> str:
     """A prompt's answers as a line of the file, with its own digest."""
     values = {"prompt": number, "answers": [asdict(sample) for sample in samples]}
     return json.dumps({**values, "sha256": digest(values)}, ensure_ascii=False) + "\n"
-
-
-def append(path: Path, lines: Sequence[str]) -> None:
-    """Add lines and force them to the disk."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(lines))
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def read_kept(path: Path, key: str) -> dict[int, list[Sample]]:
@@ -167,17 +160,11 @@ def sampled(
 
     Rows of the head that no token has (padding of the vocabulary) are never drawn.
     """
-    stops = stop_tokens(model, tokenizer, how.stop)
+    stops = stop_ids(model, tokenizer) | {how.stop}
     padding = range(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     torch.manual_seed(seed)
     samples = [sample_of(new, tokenizer, stops) for new in new_tokens(model, prompts, how, stops, padding)]
     return [samples[first : first + how.samples] for first in range(0, len(samples), how.samples)]
-
-
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: int) -> set[int]:
-    """What ends an answer: `stop`, and what the tokenizer and the model's folder name."""
-    named = model.generation_config.eos_token_id
-    return {stop, tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
 
 
 def new_tokens(
@@ -194,17 +181,10 @@ def new_tokens(
         max_new_tokens=how.max_new_tokens, eos_token_id=sorted(stops), pad_token_id=min(stops), use_cache=True,
         suppress_tokens=list(padding) or None,
     )  # fmt: skip
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), min(stops))
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for at, prompt in enumerate(prompts):
-        ids[at, width - len(prompt) :] = torch.tensor(prompt)
-        mask[at, width - len(prompt) :] = 1
+    ids, mask = left_padded(prompts, min(stops), model.device)
     with torch.no_grad(), own_settings(model):
-        made = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-        )
-    return made[:, width:].tolist()
+        made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    return made[:, ids.shape[1] :].tolist()
 
 
 def sample_of(new: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]) -> Sample:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.records import digest, file_sha256
+from workbench.files import file_sha256
+from workbench.records import digest
 from workbench.runs import write_whole
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.files import tensor_heads
 from workbench.recipe import Model, Shrink
 from workbench.records import digest
 from workbench.sources import at_commit, cache_folder, content_sha256, made_once, model_weights, refuse_code
@@ -73,7 +74,6 @@ def cut(base: Path, folder: Path, kept: list[int]) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True)
     place = {old: new for new, old in enumerate(kept)}
     tensors, seen = {}, set()
     for path in sorted(base.glob("*.safetensors")):
@@ -119,14 +119,11 @@ def counted(folder: Path, shrink: Shrink | None = None) -> tuple[int, int]:
     return parameters, wanted
 
 
-def tensors_in(folder: Path) -> Iterator[tuple[str, list[int]]]:
+def tensors_in(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor, by the files' heads."""
-    from safetensors import safe_open
-
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as stored:
-            for name in stored.keys():  # noqa: SIM118  (it is no mapping)
-                yield name, stored.get_slice(name).get_shape()
+        for tensor in tensor_heads(path):
+            yield tensor.name, tensor.shape
 
 
 def student_size(model: Model, base: Path | None) -> tuple[int, int]:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.pairing import compare_gathered, gather
+from workbench.files import read_json
 from workbench.pages.comparison_page import write_comparison
 from workbench.pages.terminal import arms_table, compare_table
 from workbench.records import digest
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 
 
 def run(runs: str, metric: str, experiments: str, output: str, out: str = "") -> int:
@@ -25,11 +26,11 @@ def run(runs: str, metric: str, experiments: str, output: str, out: str = "") ->
     if len(names) < 2:
         raise RequestError("two runs or more are compared", where="runs", remedy="runs=legal_lora/1a2b3c4d,legal_full")
     root = Path(experiments)
-    found = [find(root, name) for name in names]
-    gathered = gather([run.folder for run in found])
+    compared = [find(root, name) for name in names]
+    gathered = gather([run.folder for run in compared])
     result = compare_gathered(gathered, metric or None)
     page = Path(out) if out else root / ".compare" / f"{digest([*gathered.names, metric], 8)}.html"
-    write_comparison(result, gathered.contenders, page, prompts=prompts_of(found))
+    write_comparison(result, gathered.contenders, page, prompts=prompts_of(compared))
     if output == "json":
         print(json.dumps(result | {"page": str(page)}, ensure_ascii=False, indent=1))
         return 0
@@ -44,11 +45,11 @@ def run(runs: str, metric: str, experiments: str, output: str, out: str = "") ->
 
 def prompts_of(runs: Sequence[Run]) -> dict[str, str]:
     """Item id → the user's text, as the runs' own evaluations kept it; of a run that kept none, nothing."""
-    found: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     for run in runs:
         path = run.folder / "evaluate" / "prompts.json"
-        found |= read_json(path) if path.is_file() else {}
-    return found
+        prompts |= read_json(path) if path.is_file() else {}
+    return prompts
 
 
 def find(root: Path, name: str) -> Run:

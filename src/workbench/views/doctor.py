@@ -53,27 +53,27 @@ def version(name: str) -> str:
 def devices() -> dict[str, Any]:
     """CPU, memory and every CUDA device."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {megabytes(memory)} memory"}
+    facts: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {megabytes(memory)} memory"}
     try:
         import torch
     except ModuleNotFoundError:
-        return found | {"cuda": f"not looked for: torch is not here: {install_line('train')}"}
+        return facts | {"cuda": f"not looked for: torch is not here: {install_line('train')}"}
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = f"{card.name}, {megabytes(card.total_memory)}"
-    if len(found) == 1:
-        found["cuda"] = "none: a model of up to about 0.5 billion parameters is sensible here"
-    return found
+        facts[f"cuda:{index}"] = f"{card.name}, {megabytes(card.total_memory)}"
+    if len(facts) == 1:
+        facts["cuda"] = "none: a model of up to about 0.5 billion parameters is sensible here"
+    return facts
 
 
 def disk(experiments: Path) -> dict[str, str]:
     """Free space where runs and fetched models go."""
     places = {"experiments": experiments.resolve(), "cache": cache_folder()}
-    found = {}
+    free = {}
     for name, path in places.items():
         there = next(p for p in [path, *path.parents] if p.exists())
-        found[name] = f"{megabytes(shutil.disk_usage(there).free)} free at {path}"
-    return found
+        free[name] = f"{megabytes(shutil.disk_usage(there).free)} free at {path}"
+    return free
 
 
 def signing() -> str:

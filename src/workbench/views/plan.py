@@ -36,30 +36,32 @@ CHARACTERS_A_TOKEN = 4.0
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
     teacher = recipe.teacher
-    asked = (
+    questions = (
         gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
         if teacher.api != "none"
         else None
     )
-    splits = asked.splits if asked else prepare(recipe.data, recipe.seed)
+    splits = questions.splits if questions else prepare(recipe.data, recipe.seed)
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)
-    learned = [blank_filled(e) for e in asked.examples] if asked else splits.train
+    learned = [blank_filled(e) for e in questions.examples] if questions else splits.train
     counted = tokens, _ = count_tokens(recipe, learned, base)
     dropped = len(learned) - len(tokens)
-    taught = round(rows_learned(recipe, splits, asked) * len(tokens) / len(learned))
+    learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(learned))
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
         **unpinned(recipe),
         "data": about_data(recipe, splits, *counted, dropped),
-        "training": about_training(recipe, taught, *counted, base),
-        **({"distillation": about_distillation(recipe, splits, asked)} if recipe.method.distil else {}),
+        "training": about_training(recipe, learned_rows, *counted, base),
+        **({"distillation": about_distillation(recipe, splits, questions)} if recipe.method.distil else {}),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "bundles": about_bundles(recipe),
         "disk": about_disk(recipe, base),
-        "teacher": about_teacher(recipe, asked) if asked else {"calls": 0, "cost": "0 USD: no teacher is asked"},
+        "teacher": about_teacher(recipe, questions)
+        if questions
+        else {"calls": 0, "cost": "0 USD: no teacher is asked"},
         **({"open teacher": about_weights(teacher)} if teacher.weights else {}),
     }
     show(f"plan of {recipe.name}", sections, recipe.output)
@@ -75,21 +77,21 @@ def blank_filled(example: Example) -> Example:
     return replace(example, messages=(*example.prompt, Message("assistant", answer)))
 
 
-def about_teacher(recipe: Recipe, asked: Asked) -> dict[str, Any]:
+def about_teacher(recipe: Recipe, questions: Asked) -> dict[str, Any]:
     """Calls, dollars, terms and privacy; a refusal here is the refusal that `label` would give."""
     teacher = recipe.teacher
-    told = estimate(
+    cost = estimate(
         teacher,
-        [e.prompt for e in asked.examples],
-        [e.answer for e in asked.examples],
+        [e.prompt for e in questions.examples],
+        [e.answer for e in questions.examples],
         Path(recipe.launch.experiments) / "ledger.db",
     )
     verdict = policy.judge(teacher)
     way = require_way(teacher, recipe.data.privacy, look_up=False)
     wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"
     return {
-        "asks": f"{teacher.model or teacher.name}, {told.calls:,} calls for {len(asked.examples):,} prompts",
-        "cost": f"low {told.low:.4f}, likely {told.likely:.4f}, at most {told.high:.4f} USD ({told.why})",
+        "asks": f"{teacher.model or teacher.name}, {cost.calls:,} calls for {len(questions.examples):,} prompts",
+        "cost": f"low {cost.low:.4f}, likely {cost.likely:.4f}, at most {cost.high:.4f} USD ({cost.why})",
         "budget": wall,
         "price": pricing_of(teacher, to_spend=False).source,
         "terms": f"{verdict.verdict}: {verdict.why}",
@@ -113,8 +115,8 @@ def about_weights(teacher: Teacher) -> dict[str, Any]:
 def about_run(recipe: Recipe) -> dict[str, Any]:
     """Where the run would lie, and what of it is there already."""
     run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
-    found = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
-    done = list(found.manifest()["stages"]) if found else []
+    known = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
+    done = list(known.manifest()["stages"]) if known else []
     return {"folder": f"{recipe.launch.experiments}/{recipe.name}/{run_id}", "done": ", ".join(done) or "nothing yet"}
 
 
@@ -216,8 +218,8 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
     n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
     arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else [])]
-    taught = has_teacher(recipe) or has_open_teacher(recipe)
-    arms += ["teacher"] * (taught and recipe.evaluate.teacher)
+    has_any_teacher = has_teacher(recipe) or has_open_teacher(recipe)
+    arms += ["teacher"] * (has_any_teacher and recipe.evaluate.teacher)
     arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
@@ -259,37 +261,37 @@ def student_line(model: Model, base: Path | None) -> str:
     return f"{layers} of {whole or 'its'} layers ({model.shrink.keep}){size}"
 
 
-def rows_learned(recipe: Recipe, splits: Splits, asked: Asked | None) -> int:
+def rows_learned(recipe: Recipe, splits: Splits, questions: Asked | None) -> int:
     """Rows that an epoch of training holds, when every prompt is answered and kept; a reason is a row of its own."""
-    if asked is None:
+    if questions is None:
         sampled = any(kind.replaces for kind in distilled(recipe.method.distil))
         return len(splits.train) * (recipe.method.teach.samples if sampled else 1)
     teach = recipe.method.teach if recipe.method.distil else Teach()
-    rows = round((len(asked.examples) - len(asked.judging)) * teach.answers / (1 - teach.gold_share))
+    rows = round((len(questions.examples) - len(questions.judging)) * teach.answers / (1 - teach.gold_share))
     return 2 * rows if any(kind.reasons for kind in distilled(recipe.method.distil)) else rows
 
 
-def about_distillation(recipe: Recipe, splits: Splits, asked: Asked | None) -> dict[str, Any]:
+def about_distillation(recipe: Recipe, splits: Splits, questions: Asked | None) -> dict[str, Any]:
     """What is learned of the teacher, on which prompts, from how many answers, and what guards it."""
     method, teacher = recipe.method, recipe.teacher
     teach = method.teach
-    told: dict[str, Any] = {"learns": ", then ".join(method.distil).replace("_", "-")}
-    if asked is None:
-        told["prompts"] = f"{len(splits.train):,}, those of the training rows; no label is asked for"
+    lines: dict[str, Any] = {"learns": ", then ".join(method.distil).replace("_", "-")}
+    if questions is None:
+        lines["prompts"] = f"{len(splits.train):,}, those of the training rows; no label is asked for"
     else:
-        prompts = len(asked.examples) - len(asked.judging)
+        prompts = len(questions.examples) - len(questions.judging)
         samples = f"{teacher.samples} samples each, at most {teach.answers} of their answers kept"
-        told["prompts"] = f"{prompts:,} to train on, " + (samples if teacher.samples > 1 else "one answer each")
-        told["judged on"] = f"{len(asked.judging):,} validation rows that the teacher answers too"
+        lines["prompts"] = f"{prompts:,} to train on, " + (samples if teacher.samples > 1 else "one answer each")
+        lines["judged on"] = f"{len(questions.judging):,} validation rows that the teacher answers too"
     if any(kind.samples for kind in distilled(method.distil)):
-        told["own answers"] = f"{teach.samples} a prompt, of at most {teach.max_new_tokens} tokens"
+        lines["own answers"] = f"{teach.samples} a prompt, of at most {teach.max_new_tokens} tokens"
     gold = sum(bool(e.answer) for e in splits.validation[: teach.development_rows])
     limit = "told, not judged" if teach.headroom is None else f"a lead above {teach.headroom:g}, lower end"
-    there = asked is not None or teacher.weights is not None
-    told["headroom"] = f"on {gold:,} gold development rows: {limit}" if there and gold else "not looked at"
+    there = questions is not None or teacher.weights is not None
+    lines["headroom"] = f"on {gold:,} gold development rows: {limit}" if there and gold else "not looked at"
     if teach.curve:
-        told["learning curve"] = "trained on 25 and 50 % of the labels as well"
-    return told
+        lines["learning curve"] = "trained on 25 and 50 % of the labels as well"
+    return lines
 
 
 def student_model(model: Model, base: Path | None) -> Model:

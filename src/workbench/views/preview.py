@@ -18,14 +18,14 @@ from workbench.views.plan import blank_filled
 
 def run(recipe: Recipe) -> int:
     """Show `rows` training rows as they are rendered, and count tokens over all of them."""
-    teacher, said = recipe.teacher, []
+    teacher, notes = recipe.teacher, []
     if teacher.api == "none":
         splits = prepare(recipe.data, recipe.seed)
-        examples, said = splits.train, splits.notes
+        examples, notes = splits.train, splits.notes
     else:
-        asked = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
-        examples = [blank_filled(e) for e in asked.examples]
-        said = [*asked.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
+        questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
+        examples = [blank_filled(e) for e in questions.examples]
+        notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
     tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
     rows = render_all(examples, tokenizer, recipe.method)
@@ -39,7 +39,7 @@ def run(recipe: Recipe) -> int:
     }
     if recipe.output == "json":
         shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
-        print(json.dumps({"rows": shown, "counts": counts, "said": said}, ensure_ascii=False))
+        print(json.dumps({"rows": shown, "counts": counts, "said": notes}, ensure_ascii=False))
         return 0
     console = Console(highlight=False)
     for row in rows[: recipe.rows]:
@@ -47,7 +47,7 @@ def run(recipe: Recipe) -> int:
         console.rule(f"{row.where or row.id}: {len(row.input_ids)} tokens, {trained} trained", align="left")
         console.print(coloured(row, tokenizer))
     console.rule(align="left")
-    for line in said:
+    for line in notes:
         console.print(line, markup=False)
     share = counts["trained_tokens"] / counts["tokens"]
     console.print(
@@ -69,13 +69,13 @@ def coloured(row: TokenRow, tokenizer: Any) -> Text:
 
 def stretches(row: TokenRow) -> list[tuple[list[int], bool]]:
     """Neighbouring tokens of one kind, so that multi-token characters decode whole."""
-    found: list[tuple[list[int], bool]] = []
+    parts: list[tuple[list[int], bool]] = []
     for token, trained in zip(row.input_ids, row.trained, strict=True):
-        if found and found[-1][1] == trained:
-            found[-1][0].append(token)
+        if parts and parts[-1][1] == trained:
+            parts[-1][0].append(token)
         else:
-            found.append(([token], trained))
-    return found
+            parts.append(([token], trained))
+    return parts
 
 
 def as_json(row: TokenRow, tokenizer: Any) -> dict[str, Any]:

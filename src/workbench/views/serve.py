@@ -34,13 +34,13 @@ def run(bundle: str, engine: str, key: str, port: int, context: int) -> int:
     if chosen == HERE:
         chosen = choose_engine(folder, manifest["format"], engine_for(folder))  # says why that one is not here
     SCREEN.print(f"starting {chosen} on {bundle} …", markup=False)
-    asked = prompt_of(folder)
+    question = prompt_of(folder)
     longest = context or int(manifest.get("context") or 2048)
     with serve_bundle(folder, chosen, context=longest, parallel=4, threads=None, port=port) as server:
-        answer = chat(server, asked, 64)
+        answer = chat(server, question, 64)
         SCREEN.print(f"it answers: {answer.text!r} ({answer.tokens_out} tokens, {answer.seconds:.1f} s)", markup=False)
         SCREEN.print("ask it (Ctrl-C ends it):", markup=False)
-        print(curl_line(server, asked), flush=True)
+        print(curl_line(server, question), flush=True)
         return wait(server)
 
 

@@ -49,8 +49,13 @@ def verify_egress(experiments: str, output: str) -> int:
     ledger = folder / "ledger.db"
     attempts = list(egress_hashes(ledger)) if ledger.is_file() else []
     lines = verify(folder / "egress.jsonl", attempts)
-    told = {"log": str(folder / "egress.jsonl"), "lines": lines, "calls in the ledger": len(attempts), "state": "whole"}
-    show("egress", {"egress": told}, output)
+    facts = {
+        "log": str(folder / "egress.jsonl"),
+        "lines": lines,
+        "calls in the ledger": len(attempts),
+        "state": "whole",
+    }
+    show("egress", {"egress": facts}, output)
     return 0
 
 
@@ -98,9 +103,9 @@ def in_engine(folder: Path, manifest: Mapping[str, Any], wanted: str) -> list[Ch
 
 def evaluate_of(manifest: Mapping[str, Any]) -> Evaluate:
     """How answers were scored when the bundle was made; never by a function that a stranger's bundle names."""
-    told = manifest.get("scoring") or {"scorer": "exact_match", "fields": [], "primary": None}
+    facts = manifest.get("scoring") or {"scorer": "exact_match", "fields": [], "primary": None}
     names = ("scorer", "fields", "labels", "primary")
-    return portable(Evaluate(**{name: told[name] for name in names if name in told}))[0]
+    return portable(Evaluate(**{name: facts[name] for name in names if name in facts}))[0]
 
 
 def check_table(title: str, checks: Sequence[Check], passed: bool) -> Table:

@@ -19,9 +19,10 @@ from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
+from workbench.files import artefact, file_sha256, read_json
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
-from workbench.records import Example, artefact, digest, file_sha256
-from workbench.runs import Run, read_json
+from workbench.records import Example, digest
+from workbench.runs import Run
 from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
 from workbench.stages.evaluate.ask_teacher import teacher_digest, teacher_engine

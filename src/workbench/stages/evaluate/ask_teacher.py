@@ -12,8 +12,9 @@ from typing import Any
 
 from workbench.engines import Ask
 from workbench.errors import WorkbenchError
+from workbench.files import file_sha256
 from workbench.recipe import Recipe
-from workbench.records import Answer, Example, Message, digest, file_sha256
+from workbench.records import Answer, Example, Message, digest
 from workbench.runs import Run
 from workbench.stages.common import say
 from workbench.stages.label import inherited, open_desk
@@ -111,7 +112,7 @@ async def answer_of(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest
         seconds = desk.took.pop(prompt.id, 0.0) / desk.teacher.concurrency
         return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds)
     seconds = desk.took.pop(prompt.id, 0.0)
-    text = rules.restore(bought.told.answer, prompt.originals)
+    text = rules.restore(bought.answer.answer, prompt.originals)
     asked_now = all(reply.attempt > newest for reply in bought.replies)
     return place, Answer(
         text=text,

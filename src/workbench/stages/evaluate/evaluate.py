@@ -23,11 +23,12 @@ from workbench.evaluation.report import build_report
 from workbench.evaluation.resources import facts_of, metered, read_spent
 from workbench.evaluation.scorers import find, primary_metric
 from workbench.evaluation.scorers.judge import PREFERENCE
-from workbench.pages import plots
+from workbench.files import read_json, remove, write_whole
+from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
-from workbench.runs import Run, Staging, read_json, remove, stage, write_whole
+from workbench.runs import Run, Staging, stage
 from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
     FETCHED,
@@ -184,7 +185,7 @@ def written(
         write_whole(folder / PROMPTS, json.dumps(texts, ensure_ascii=False))
     else:
         (folder / PROMPTS).unlink(missing_ok=True)
-    plots.draw(report, folder / FIGURES)
+    pictures.draw(report, folder / FIGURES)
     context = {
         "recipe": asdict(recipe),
         "manifest": run.manifest(),

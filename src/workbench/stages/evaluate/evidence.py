@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.chat import load_tokenizer, special_ids, template_switches, template_text
+from workbench.engines.stops import generation_config, stop_ids
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.attribution import faster, next_labels
 from workbench.evaluation.lm_eval import FOLDER, export_task
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.statistics import rounded
+from workbench.files import read_json
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example
-from workbench.runs import Run, read_json
+from workbench.runs import Run
 from workbench.stages.common import base_model, merged_model, say
 from workbench.stages.train.guards import FILE, interval
 from workbench.terms import policy
@@ -191,18 +193,10 @@ def hand_over(recipe: Recipe, run: Run, items: Sequence[Example], folder: Path) 
 
 def stop_strings(model: Path, tokenizer: Any) -> list[str]:
     """The tokens that end an answer, as text: the tokenizer's own and all that generation_config.json names."""
-    named = generation_config(model).get("eos_token_id")
-    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
-    return [tokenizer.decode([number]) for number in sorted(ids & special_ids(tokenizer))]
+    return [tokenizer.decode([number]) for number in sorted(stop_ids(model, tokenizer) & special_ids(tokenizer))]
 
 
 def plain_greedy(model: Path) -> dict[str, Any]:
     """What must be switched off for the most likely token to be taken each time."""
     config = generation_config(model)
     return {key: plain for key, plain in PLAIN.items() if config.get(key) not in (None, plain)}
-
-
-def generation_config(model: Path) -> dict[str, Any]:
-    """A model folder's generation_config.json."""
-    path = model / "generation_config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -139,7 +139,7 @@ async def mannered(desk: Desk, run: Run) -> tuple[Desk, dict[str, Any]]:
     """The desk with a manner of asking that the endpoint takes, and what it can do."""
     refused: RequestError | None = None
     for manner in MANNERS if desk.teacher.api == "openai" else MANNERS[:1]:
-        asking = replace(desk, teacher=replace(desk.teacher, **manner), asked={})
+        asking = replace(desk, teacher=replace(desk.teacher, **manner), under_way={})
         try:
             able = await probe(asking)
         except RequestError as error:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.prepare import Splits
+from workbench.files import file_sha256
 from workbench.recipe import Recipe
-from workbench.records import Example, digest, file_sha256, message_dicts
+from workbench.records import Example, digest, message_dicts
 from workbench.runs import Run, hold_source
 from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
 from workbench.errors import RequestError
+from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import TokenRow
-from workbench.runs import Run, Staging, kept_data, read_json, stage, write_whole
+from workbench.runs import Run, Staging, kept_data, stage
 from workbench.stages.common import base_model, is_done, log_datasets, say
 from workbench.stages.prompts import Lessons
 from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_questions, lessons, quarantine_file

@@ -6,22 +6,18 @@ any of them makes no pair; any other makes one with each, of that row's weight. 
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from workbench.data.chat import load_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
+from workbench.progress_bar import progress
 from workbench.recipe import Evaluate, Recipe
 from workbench.recipe.methods import Kind
 from workbench.records import Example, Message, TokenRow
-from workbench.stages.common import SCREEN
 from workbench.stages.train.task import Start, Task, job_of
 
 if TYPE_CHECKING:
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
     from workbench.training.job import Job
     from workbench.training.sampling import Sample
 
-LINE_SECONDS = 30.0
 SAMPLES = "samples.jsonl"
 # What keeps a sample from making a pair, in the words of the line that counts them.
 SAME, AGAIN, UNUSABLE = "say what the teacher says", "repeat another", "cannot be trained on (empty, or too long)"
@@ -132,11 +127,11 @@ def gathered(
     """The pairs that the answers make, `wanted` or a few more at most, and a line that counts what came of how many."""
     pairs: list[Pair] = []
     tally, heard, prompts = Counter[str](), 0, 0
-    with progress(len(items)) as tell:
+    with progress("sampling", len(items), facts=lambda: f"{len(pairs):,} pairs") as move:
         for number, samples in answers:
             pairs += pairs_of(items[number], samples, recipe, tokenizer, tally)
             heard, prompts = heard + len(samples), prompts + 1
-            tell(prompts, len(pairs))
+            move(prompts)
             if wanted is not None and len(pairs) >= wanted:
                 break
     others = "".join(f"; {count:,} {why}" for why, count in tally.most_common())
@@ -196,24 +191,3 @@ def says_the_same(evaluate: Evaluate, examples: Sequence[Example], text: str) ->
             return False
 
     return any(map(same, examples))
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """Gives the function that is told the prompts asked and the pairs found. Without a terminal, a line at times."""
-    columns = (
-        TextColumn("  sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[found]} pairs"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    last = time.monotonic()
-    with Progress(*columns, console=SCREEN, disable=not SCREEN.is_terminal) as bar:
-        task = bar.add_task("", total=total, found=0)
-
-        def tell(prompts: int, found: int) -> None:
-            nonlocal last
-            bar.update(task, completed=prompts, found=found)
-            if not SCREEN.is_terminal and time.monotonic() - last > LINE_SECONDS:
-                last = time.monotonic()
-                SCREEN.print(f"  sampling · {prompts:,} of {total:,} prompts · {found:,} pairs", markup=False)
-
-        yield tell

@@ -1,0 +1,51 @@
+"""How far a long piece of work is: a bar on standard error, and where that is no terminal, a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 30.0  # between two lines
+LOOK_SECONDS = 0.2  # between two moves of the bar
+
+
+@contextmanager
+def progress(
+    work: str, total: int, *, done: int = 0, facts: Callable[[], str] | None = None, size: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """Gives the function that moves the bar: it takes how much of `total` is done by now; `done` was before.
+
+    `facts` says more beside the bar, asked only when it is shown. With `size`, what is counted are bytes. Without a
+    terminal a line comes every half minute and when the whole is done.
+    """
+    console = Console(stderr=True, highlight=False)
+    started = shown = time.monotonic()
+    columns = (
+        TextColumn("  {task.description:<14}", markup=False),
+        BarColumn(bar_width=20),
+        DownloadColumn() if size else MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[facts]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(work, total=total, completed=done, facts="")
+
+        def move(by_now: int) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if by_now < total and now - shown < (LOOK_SECONDS if console.is_terminal else LINE_SECONDS):
+                return
+            shown, more = now, facts() if facts else ""
+            bar.update(task, completed=by_now, facts=more)
+            if not console.is_terminal:
+                counts = f"{decimal(by_now)} of {decimal(total)}" if size else f"{by_now:,} of {total:,}"
+                left = (now - started) / max(1, by_now - done) * (total - by_now)
+                parts = [work, counts, *([more] if more else []), f"{left:.0f} s left"]
+                console.print(f"  {' · '.join(parts)}", markup=False, soft_wrap=True)
+
+        yield move
