@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ready_store import connect, connect_to_a_copy
 from smollm2 import SHA256, SMALL
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
@@ -26,6 +28,20 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready_stores() -> Iterator[None]:
+    """New MLflow stores start as copies of one that was made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.tracking.store.connect", connect_to_a_copy)
+        yield
+
+
+@pytest.fixture
+def new_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are made from nothing in this test, as a user's first run makes one."""
+    monkeypatch.setattr("workbench.tracking.store.connect", connect)
 
 
 @pytest.fixture(scope="session")

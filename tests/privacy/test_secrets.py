@@ -343,11 +343,12 @@ def modes_of(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) & 0o077 for p in folder.rglob("*")}
 
 
+@pytest.mark.usefixtures("new_store")
 def test_runs_ledger_and_logs_are_for_the_user_alone_and_what_was_open_is_closed(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with echo_server() as server:
-            made = project(tmp_path, questions(3), server.url + "/v1")
+            made = project(tmp_path, questions(3), server.url + "/v1", attempts=1)
             assert made.label().returncode == 0
             kept = tmp_path / "experiments"
             assert {name for name, mode in modes_of(kept).items() if mode} == set()
@@ -392,7 +393,7 @@ def test_asking_for_secrets_costs_the_door_next_to_nothing() -> None:
 
 def test_a_servers_key_is_not_in_the_log_of_a_library(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with echo_server() as server, caplog.at_level(logging.DEBUG):
-        project(tmp_path, questions(2), server.url + "/v1").label(key=ECHOED)
+        project(tmp_path, questions(2), server.url + "/v1", attempts=1).label(key=ECHOED)
     assert server.calls
     assert not [form for form in forms(ECHOED) if form in caplog.text.encode()]
     assert KEY not in caplog.text

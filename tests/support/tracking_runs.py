@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ready_store import template
 from workbench.bundles.manifest import sign
-from workbench.recipe import Tracking
 from workbench.records import artefact
 from workbench.signing_keys import signing_key
-from workbench.tracking.store import connect, store_uri
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -28,15 +25,6 @@ RECIPE: dict[str, Any] = {
     "evaluate": {"limit": None},
 }
 SHIPPED = ["student", "gguf_q8_0"]
-
-
-@cache
-def template() -> Path:
-    """An empty MLflow store, its tables made once: that takes longer than most tests here."""
-    folder = Path(tempfile.mkdtemp(prefix="workbench-store-"))
-    with connect(store_uri(Tracking(), folder)) as client:
-        client.search_experiments()
-    return folder / "mlflow.db"
 
 
 def new_experiments(folder: Path) -> Path:

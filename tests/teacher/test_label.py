@@ -52,7 +52,7 @@ def test_every_row_of_a_failing_teacher_has_exactly_one_outcome_and_the_books_ag
         assert server.totals()["too_early"] == 0, "Retry-After was honoured"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_ten_thousand_rows_with_thirty_percent_of_calls_failing(tmp_path: Path) -> None:
     with teacher_server(answer="json", faults=ALL_FAULTS, timeout_s=3.0, retry_after=0.2, slow_s=0.1) as server:
@@ -181,7 +181,7 @@ def test_a_killed_run_never_sends_a_finished_row_again(tmp_path: Path) -> None:
         assert len(made.lines("labels")) == 600
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_twenty_kills_in_two_thousand_rows(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.1) as server:

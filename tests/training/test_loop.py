@@ -160,9 +160,16 @@ def test_a_run_cut_off_anywhere_ends_with_the_very_same_weights(
     assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.slow
-def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(tiny_model: Path, tmp_path: Path) -> None:
-    kills = os.environ.get("KILLS", "10")
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param("2", marks=pytest.mark.slow),
+        pytest.param("50", marks=(pytest.mark.proof, pytest.mark.timeout(3600))),
+    ],
+)
+def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(
+    tiny_model: Path, tmp_path: Path, kills: str
+) -> None:
     script = Path(__file__).parents[1] / "support" / "kills.py"
     command = [sys.executable, str(script), str(tiny_model), str(tmp_path), kills, os.environ.get("KILLS_SEED", "1")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
