@@ -68,6 +68,15 @@ def test_no_two_test_files_share_a_name() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
+def test_no_test_file_leans_on_a_test_file_of_another_folder() -> None:
+    # It would be found or not by the order in which folders are collected; what rooms share lies in support/.
+    for path in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        borrowed = [name for name in modules if name.startswith("test_")]
+        assert [name for name in borrowed if not (path.parent / f"{name}.py").is_file()] == [], path
+
+
 def test_every_room_s_tests_are_in_a_folder_of_its_name() -> None:
     rooms = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     # The door is the files above the rooms, the ground those below them.
