@@ -105,8 +105,8 @@ REPORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def whole_run(experiments: Path, digest: str = "0badcafe") -> HandMade:
-    """A run whose every stage but the last is done, with files of a few bytes for models."""
+def whole_run(experiments: Path, digest: str = "0badcafe", model: str = "tiny") -> HandMade:
+    """A run whose every stage but the last is done, with files of a few bytes for models; `model` is registered."""
     run = HandMade(experiments, digest=digest).train().trained()
     run.event("stage_started", "merge")
     run.write("merge/model/model.safetensors", b"merged weights")
@@ -125,7 +125,7 @@ def whole_run(experiments: Path, digest: str = "0badcafe") -> HandMade:
         run.event("stage_started", f"bundle/{name}")
         for path in (run.folder / made).iterdir():
             run.write(f"bundle/{name}/{path.name}", path.read_bytes())
-        registered = "tiny" if name == "student" else f"tiny-{name}"
+        registered = model if name == "student" else f"{model}-{name}"
         run.write(f"bundle/{name}/MANIFEST.json", json.dumps({"name": registered}))
         sign(run.folder / "bundle" / name, signing_key())
         run.done(f"bundle/{name}", f"bundle/{name}")
