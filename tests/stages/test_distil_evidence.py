@@ -559,7 +559,7 @@ def test_a_local_teacher_is_asked_every_test_row_anew_whatever_it_was_asked_for_
 ) -> None:
     write_tiny_gguf(yes_model, tmp_path / "teacher.gguf")
     made = project(tmp_path, questions(24), "", api="local_gguf", source="file:teacher.gguf", route="own", family="",
-                   key_variable=None, max_new_tokens=8)  # fmt: skip
+                   key_variable=None, max_new_tokens=8, concurrency=4)  # fmt: skip
     recipe = json.loads((tmp_path / "mine.yaml").read_text())
     recipe["teacher"].pop("base_url")
     recipe["teacher"]["price"] = {"input_mtok": 0.0, "output_mtok": 0.0}
