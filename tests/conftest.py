@@ -1,14 +1,16 @@
-"""Shared fixtures: a tiny random Llama with a real byte-level BPE ChatML tokenizer, for fast tests only."""
+"""Shared fixtures: a tiny random Llama with a byte-level BPE ChatML tokenizer, the real small model, ready stores."""
 
 from __future__ import annotations
 
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ready_store import connect, connect_to_a_copy
 from smollm2 import SHA256, SMALL
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
@@ -26,6 +28,20 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ready_stores() -> Iterator[None]:
+    """New MLflow stores start as copies of one that was made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.tracking.store.connect", connect_to_a_copy)
+        yield
+
+
+@pytest.fixture
+def new_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores are made from nothing in this test, as a user's first run makes one."""
+    monkeypatch.setattr("workbench.tracking.store.connect", connect)
 
 
 @pytest.fixture(scope="session")
@@ -72,20 +88,6 @@ def small_model() -> Path:
 @pytest.fixture(scope="session")
 def yes_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, taught to answer every question with yes: a base that can fall, and a teacher that stops."""
-    from teacher_project import questions
-    from workbench.data.chat import load_tokenizer, render
-    from workbench.recipe import Method
-    from workbench.records import Example, Message
-    from workbench.training.job import Job
-    from workbench.training.loop import train
+    from yes_teacher import taught_yes
 
-    folder, tokenizer = tmp_path_factory.mktemp("yes"), load_tokenizer(tiny_model, None)
-    asked = [*questions(60), *(f"{part} question number {n}" for part in ("validation", "test") for n in range(12))]
-    rows = [
-        render(Example(f"r{n}", (Message("user", text), Message("assistant", "yes"))), tokenizer,
-               train_on="last_answer", max_length=128)
-        for n, text in enumerate(asked)
-    ]  # fmt: skip
-    how = Method(kind="full", learning_rate=1e-2, max_steps=60, epochs=50.0, evaluations=1, sample_answers=0)
-    train(Job(tiny_model, how, rows, folder, validation=rows[:4], seed=1, dtype="bfloat16", device="cpu", threads=2))
-    return folder / "model"
+    return taught_yes(tiny_model, tmp_path_factory.mktemp("yes"))

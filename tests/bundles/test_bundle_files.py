@@ -905,7 +905,7 @@ def test_a_check_is_one_line_whatever_went_wrong() -> None:
     assert len(found.why) < 400
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_hashes_and_signature_take_at_most_five_seconds_a_gigabyte(bundle: Path) -> None:
     size = 500_000_000
     with (bundle / "more.safetensors").open("wb") as stream:

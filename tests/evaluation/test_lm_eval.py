@@ -203,7 +203,7 @@ def test_the_stage_writes_the_very_text_whose_tokens_the_model_is_asked_with(tin
 NOTICES = Path(__file__).parents[2] / "data" / "licence_notices"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif("LM_EVAL_PYTHON" not in os.environ, reason="needs lm-evaluation-harness: LM_EVAL_PYTHON")
 def test_lm_evaluation_harness_gives_the_same_accuracy_to_the_item(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_95_of_100_intervals_hold_the_truth(n: int, clustered: bool) -> None:
         assert 0.93 <= covered(found, truth) <= 0.97
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("clustered", [False, True])
 @pytest.mark.parametrize("n", [50, 200, 1000])
 def test_graded_scores_and_rare_errors_are_held_as_often_with_all_resamples(n: int, clustered: bool) -> None:

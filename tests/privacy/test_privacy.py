@@ -253,7 +253,7 @@ def test_a_long_odd_text_takes_no_more_than_seconds(unit: str) -> None:
 WORD = re.compile(r"[A-Za-z0-9]+(?=@)|\d{2,}")  # a machine's own measure: a hundred plain searches through a text
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_document_costs_no_more_than_so_many_plain_searches_and_ten_times_the_text_about_ten_times_as_many(
     corpus: Documents,
 ) -> None:

@@ -8,11 +8,7 @@ import json
 import logging
 import os
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +18,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from echo_server import echo_server
 from teacher_project import KEY, Done, project, questions
 from workbench.__main__ import main
 from workbench.compose import composed
@@ -194,59 +191,6 @@ def test_words_about_secrets_are_none(text: str) -> None:
 # ---- a server that says again what it was sent
 
 
-@dataclass
-class Echo:
-    """A server on loopback and what reached it."""
-
-    url: str = ""
-    calls: list[tuple[str, bytes, dict[str, str]]] = field(default_factory=list)
-    status: int = 200
-    location: str = ""
-
-
-@contextmanager
-def echo_server(status: int = 200, location: str = "") -> Iterator[Echo]:
-    """Chat completions whose answer, model, errors and headers repeat the key in every form."""
-    state = Echo(status=status, location=location)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            state.calls.append((self.path, body, {name.lower(): value for name, value in self.headers.items()}))
-            key = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            said = " ".join([key, quote(key, safe=""), key.encode().hex(), *(
-                base64.b64encode(b"x" * n + key.encode()).decode() for n in range(3))])  # fmt: skip
-            choice = {"index": 0, "message": {"role": "assistant", "content": f"yes {said}"}, "finish_reason": "stop"}
-            told: dict[str, Any] = {"id": said, "object": "chat.completion", "created": 0, "model": f"m {said}",
-                    "choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}  # fmt: skip
-            if state.status != 200:
-                # The key stands where a cut at 300 characters would leave a part of it.
-                told = {"error": {"message": f"{'x' * 290}{key} {said}", "type": said, "code": said}}
-            text = json.dumps(told).encode()
-            self.send_response(state.status)
-            if state.location:
-                self.send_header("Location", state.location + self.path)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def forms(secret: str) -> list[bytes]:
     """A secret as it may be found: plain, part of it, URL-encoded, in hexadecimal digits, in base64 at each place."""
     found = [secret, secret[:10], quote(secret, safe=""), secret.encode().hex()]
@@ -343,11 +287,12 @@ def modes_of(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) & 0o077 for p in folder.rglob("*")}
 
 
+@pytest.mark.usefixtures("new_store")
 def test_runs_ledger_and_logs_are_for_the_user_alone_and_what_was_open_is_closed(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         with echo_server() as server:
-            made = project(tmp_path, questions(3), server.url + "/v1")
+            made = project(tmp_path, questions(3), server.url + "/v1", attempts=1)
             assert made.label().returncode == 0
             kept = tmp_path / "experiments"
             assert {name for name, mode in modes_of(kept).items() if mode} == set()
@@ -392,7 +337,7 @@ def test_asking_for_secrets_costs_the_door_next_to_nothing() -> None:
 
 def test_a_servers_key_is_not_in_the_log_of_a_library(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with echo_server() as server, caplog.at_level(logging.DEBUG):
-        project(tmp_path, questions(2), server.url + "/v1").label(key=ECHOED)
+        project(tmp_path, questions(2), server.url + "/v1", attempts=1).label(key=ECHOED)
     assert server.calls
     assert not [form for form in forms(ECHOED) if form in caplog.text.encode()]
     assert KEY not in caplog.text

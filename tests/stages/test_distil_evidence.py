@@ -96,7 +96,7 @@ def test_the_interval_of_the_share_holds_the_truth_about_95_times_of_100() -> No
     assert 0.92 < coverage(200, 200, 400, seed=1) < 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize(("n", "clusters"), [(100, 100), (400, 400), (400, 80), (200, 30)])
 def test_the_interval_of_the_share_holds_the_truth_with_few_rows_and_with_near_copies(n: int, clusters: int) -> None:
     assert 0.93 < coverage(n, clusters, 2000, seed=n + clusters) < 0.98
@@ -381,11 +381,7 @@ def test_mlflow_is_told_the_share_with_its_interval_and_the_rest_of_the_evidence
 
 
 # Two of them show the most; each takes seconds.
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("legal_shrink", "legal_on_policy") else pytest.param(name, marks=pytest.mark.slow)
-     for name in RECIPES],
-)  # fmt: skip
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_of_the_licence_notices_has_a_plan(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -563,7 +559,7 @@ def test_a_local_teacher_is_asked_every_test_row_anew_whatever_it_was_asked_for_
 ) -> None:
     write_tiny_gguf(yes_model, tmp_path / "teacher.gguf")
     made = project(tmp_path, questions(24), "", api="local_gguf", source="file:teacher.gguf", route="own", family="",
-                   key_variable=None, max_new_tokens=8)  # fmt: skip
+                   key_variable=None, max_new_tokens=8, concurrency=4)  # fmt: skip
     recipe = json.loads((tmp_path / "mine.yaml").read_text())
     recipe["teacher"].pop("base_url")
     recipe["teacher"]["price"] = {"input_mtok": 0.0, "output_mtok": 0.0}

@@ -137,7 +137,7 @@ def local(yes_model: Path, tmp_path: Path) -> Project:
     """A project whose teacher is the tiny model that says yes, in llama.cpp."""
     write_tiny_gguf(yes_model, tmp_path / "teacher.gguf")
     made = project(tmp_path, questions(24), "", api="local_gguf", source="file:teacher.gguf", route="own", family="",
-                   key_variable=None, logprobs=10, max_new_tokens=8)  # fmt: skip
+                   key_variable=None, logprobs=10, max_new_tokens=8, concurrency=4)  # fmt: skip
     recipe = json.loads((tmp_path / "mine.yaml").read_text())
     recipe["teacher"].pop("base_url")
     recipe["teacher"]["price"] = {"input_mtok": 0.0, "output_mtok": 0.0}

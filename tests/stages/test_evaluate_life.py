@@ -173,14 +173,19 @@ def test_general_and_harmful_questions_go_to_base_and_student_alone_and_public_p
     )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_five_hundred_rows_and_six_arms_killed_and_started_again_repeat_no_finished_answer(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [
+        pytest.param(100, (0.3,), marks=pytest.mark.slow),
+        pytest.param(500, (0.2, 0.6), marks=(pytest.mark.proof, pytest.mark.timeout(900))),
+    ],
+)
+def test_many_rows_and_six_arms_killed_and_started_again_repeat_no_finished_answer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, shares: tuple[float, ...]
 ) -> None:
     more = "quantize: {four: {format: nf4}, eight: {format: fp8_dynamic}}\n"
     folder = new_project(tmp_path / "project", tiny_model, more=more)
-    rows = "".join(f"Which colour has thing {n} of {n * n % 997} and a{n} b{n * 7}?,red\n" for n in range(500))
+    rows = "".join(f"Which colour has thing {n} of {n * n % 997} and a{n} b{n * 7}?,red\n" for n in range(count))
     (folder / "test.csv").write_text("question,answer\n" + rows)
     monkeypatch.chdir(folder)
     words = ["recipe=./mine.yaml", "data.test=file:test.csv", "evaluate.batch_tokens=512", "evaluate.champion=false"]
@@ -188,15 +193,15 @@ def test_five_hundred_rows_and_six_arms_killed_and_started_again_repeat_no_finis
     run = only_run(folder)
     place = run / ".evaluate.staging" / "predictions"
     finished: dict[str, dict[str, float]] = {}
-    for share in (0.2, 0.6):
+    for share in shares:
         with subprocess.Popen(
             [sys.executable, "-m", "workbench", "evaluate", *words],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
             while process.poll() is None:
-                count = sum(p.read_text().count("\n") for p in place.glob("*.jsonl")) if place.is_dir() else 0
-                if count >= share * 6 * 500:
+                answered = sum(p.read_text().count("\n") for p in place.glob("*.jsonl")) if place.is_dir() else 0
+                if answered >= share * 6 * count:
                     break
                 time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
@@ -208,7 +213,7 @@ def test_five_hundred_rows_and_six_arms_killed_and_started_again_repeat_no_finis
     made = run / "evaluate" / "predictions"
     for arm, known in finished.items():
         told = lines(made / f"{arm}.jsonl")
-        assert len(told) == 500, arm
+        assert len(told) == count, arm
         assert {key: told[key] for key in known} == known, arm
     whole = {p.stem: lines(p) for p in made.glob("*.jsonl")}
     assert len(whole) == 6

@@ -364,3 +364,20 @@ def test_a_judge_of_another_family_or_one_allowed_on_purpose_is_let_through() ->
         check_judge(recipe)
     recipe.evaluate.judge.own_family = True
     check_judge(recipe)
+
+
+def test_a_judges_key_goes_where_a_teachers_may_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz012345")
+    arms = {"base": predicted(["x"]), "student": predicted(["y"])}
+    with judge_server() as server:
+        with pytest.raises(RequestError) as caught:
+            judge(tmp_path, recipe_of(tmp_path, server.url, key_variable="HF_TOKEN"), arms)
+        assert caught.value.where == "evaluate.judge.key_variable"
+        assert server.calls == 0
+    monkeypatch.setenv("JUDGE_KEY", "some-key")
+    with pytest.raises(RequestError) as caught:
+        judge(tmp_path, recipe_of(tmp_path, "http://192.0.2.7/v1"), arms)
+    assert caught.value.where == "evaluate.judge.base_url"
+    assert "evaluate.judge.plain_http" in caught.value.remedy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -33,19 +34,41 @@ gate: {{min_rows: 5}}
 """
 
 
-@pytest.fixture
-def project(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def new_project(folder: Path, model: Path) -> Path:
     """A folder with a 50-row CSV whose columns have odd names, and a recipe of ten lines."""
-    monkeypatch.chdir(tmp_path)
     colours = ["red", "blue", "green", "black", "white"]
-    with (tmp_path / "mine.csv").open("w", newline="") as stream:
+    with (folder / "mine.csv").open("w", newline="") as stream:
         writer = csv.writer(stream, delimiter=";")
         writer.writerow(["Kunden Frage", "Nr.", "Antwort (neu)"])
         for number in range(50):
             words = " ".join(f"w{(number * 7 + k * k) % 97}x{number}" for k in range(6))
             writer.writerow([f"Which colour has item {number}, {words}?", number, colours[number % 5]])
-    (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tiny_model, steps=4))
-    return tmp_path
+    (folder / "mine.yaml").write_text(RECIPE.format(model=model, steps=4))
+    return folder
+
+
+@pytest.fixture
+def project(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that has not run yet."""
+    monkeypatch.chdir(tmp_path)
+    return new_project(tmp_path, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose run ended with `until=train`."""
+    folder = new_project(tmp_path_factory.mktemp("trained"), tiny_model)
+    with contextlib.chdir(folder):
+        assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to go on with."""
+    folder = Path(shutil.copytree(trained_once, tmp_path / "trained"))
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def only_run(project: Path) -> Path:
@@ -81,31 +104,25 @@ def test_a_csv_with_odd_columns_is_trained_judged_and_registered_by_a_recipe_und
     assert "nothing left to do" in capfd.readouterr().err
 
 
-def test_until_stops_and_the_next_command_goes_on(project: Path) -> None:
-    assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
-    assert list(stages(only_run(project))) == ["train"]
+def test_until_stops_the_next_command_goes_on_and_an_evaluate_key_reruns_evaluation_alone(trained: Path) -> None:
+    assert list(stages(only_run(trained))) == ["train"]
     assert main(["train", "recipe=./mine.yaml", "until=evaluate"]) == 3
-    assert list(stages(only_run(project))) == ["train", "merge", "evaluate"]
-
-
-def test_an_evaluate_key_reruns_evaluation_alone_and_a_method_key_makes_a_new_run(project: Path) -> None:
-    assert main(["train", "recipe=./mine.yaml", "until=evaluate"]) == 3
-    before = stages(only_run(project))
+    before = stages(only_run(trained))
+    assert list(before) == ["train", "merge", "evaluate"]
     assert main(["train", "recipe=./mine.yaml", "until=evaluate", "evaluate.confidence=0.9"]) == 3
-    after = stages(only_run(project))
+    after = stages(only_run(trained))
     assert after["train"] == before["train"]
     assert after["merge"] == before["merge"]
     assert after["evaluate"]["fingerprint"] != before["evaluate"]["fingerprint"]
+
+
+def test_a_method_key_and_changed_rows_make_a_new_run_each(trained: Path) -> None:
     main(["train", "recipe=./mine.yaml", "until=train", "method.learning_rate=2e-3"])
-    assert len(list((project / "experiments" / "mine").iterdir())) == 2
-
-
-def test_changed_rows_make_a_new_run(project: Path) -> None:
-    main(["train", "recipe=./mine.yaml", "until=train"])
-    with (project / "mine.csv").open("a") as stream:
+    assert len(list((trained / "experiments" / "mine").iterdir())) == 2
+    with (trained / "mine.csv").open("a") as stream:
         stream.write("Which colour has item 51 of all?;51;red\n")
     main(["train", "recipe=./mine.yaml", "until=train"])
-    assert len(list((project / "experiments" / "mine").iterdir())) == 2
+    assert len(list((trained / "experiments" / "mine").iterdir())) == 3
 
 
 def test_a_stage_alone_says_what_it_needs_first(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -170,10 +187,9 @@ def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_ma
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if list(project.glob("experiments/mine/*/.train.staging/checkpoints/*")):
+            if list(project.glob("experiments/mine/*/.train.staging/checkpoints/step-????????")):
                 break
             time.sleep(0.05)
-        time.sleep(0.5)
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it was still training"
     assert stages(only_run(project)) == {}

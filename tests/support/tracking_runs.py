@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ready_store import template
 from workbench.bundles.manifest import sign
 from workbench.files import artefact
-from workbench.recipe import Tracking
 from workbench.signing_keys import signing_key
-from workbench.tracking.store import connect, store_uri
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -28,15 +25,6 @@ RECIPE: dict[str, Any] = {
     "evaluate": {"limit": None},
 }
 SHIPPED = ["student", "gguf_q8_0"]
-
-
-@cache
-def template() -> Path:
-    """An empty MLflow store, its tables made once: that takes longer than most tests here."""
-    folder = Path(tempfile.mkdtemp(prefix="workbench-store-"))
-    with connect(store_uri(Tracking(), folder)) as client:
-        client.search_experiments()
-    return folder / "mlflow.db"
 
 
 def new_experiments(folder: Path) -> Path:
@@ -117,8 +105,8 @@ REPORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def whole_run(experiments: Path, digest: str = "0badcafe") -> HandMade:
-    """A run whose every stage but the last is done, with files of a few bytes for models."""
+def whole_run(experiments: Path, digest: str = "0badcafe", model: str = "tiny") -> HandMade:
+    """A run whose every stage but the last is done, with files of a few bytes for models; `model` is registered."""
     run = HandMade(experiments, digest=digest).train().trained()
     run.event("stage_started", "merge")
     run.write("merge/model/model.safetensors", b"merged weights")
@@ -137,7 +125,7 @@ def whole_run(experiments: Path, digest: str = "0badcafe") -> HandMade:
         run.event("stage_started", f"bundle/{name}")
         for path in (run.folder / made).iterdir():
             run.write(f"bundle/{name}/{path.name}", path.read_bytes())
-        registered = "tiny" if name == "student" else f"tiny-{name}"
+        registered = model if name == "student" else f"{model}-{name}"
         run.write(f"bundle/{name}/MANIFEST.json", json.dumps({"name": registered}))
         sign(run.folder / "bundle" / name, signing_key())
         run.done(f"bundle/{name}", f"bundle/{name}")

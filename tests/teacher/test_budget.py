@@ -23,7 +23,7 @@ def prompts(count: int) -> list[Prompt]:
     return [Prompt(f"row-{n}", (Message("user", text),)) for n, text in enumerate(questions(count))]
 
 
-MANY = pytest.param(range(2, 50), marks=(pytest.mark.slow, pytest.mark.timeout(1200)))
+MANY = pytest.param(range(2, 50), marks=(pytest.mark.proof, pytest.mark.timeout(1200)))
 
 
 @pytest.mark.parametrize("seeds", [range(2), MANY])

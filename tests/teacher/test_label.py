@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from teacher_project import Project, outcomes, project, questions
-from teacher_server import teacher_server
+from teacher_server import TeacherServer, teacher_server
 
 ALL_FAULTS = {
     "429": 0.04, "429_retry_after": 0.04, "500": 0.04, "503": 0.04, "reset": 0.02, "reset_after_work": 0.02,
@@ -52,7 +52,7 @@ def test_every_row_of_a_failing_teacher_has_exactly_one_outcome_and_the_books_ag
         assert server.totals()["too_early"] == 0, "Retry-After was honoured"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_ten_thousand_rows_with_thirty_percent_of_calls_failing(tmp_path: Path) -> None:
     with teacher_server(answer="json", faults=ALL_FAULTS, timeout_s=3.0, retry_after=0.2, slow_s=0.1) as server:
@@ -153,12 +153,15 @@ def test_a_recipe_without_a_teacher_has_nothing_to_label(tmp_path: Path) -> None
     assert "no teacher" in done.stderr
 
 
-def killed_again_and_again(made: Project, times: int, seed: int) -> None:
-    """Start the command and kill it, so many times; then let it end."""
+def killed_again_and_again(made: Project, server: TeacherServer, times: int, seed: int) -> None:
+    """Start the command and kill it after some of its calls, so many times; then let it end."""
     generator = random.Random(seed)
     for _ in range(times):
+        calls = server.totals()["calls"] + generator.randint(1, 80)
         process = made.start("label", "recipe=./mine.yaml")
-        time.sleep(generator.uniform(1.5, 4.0))
+        while process.poll() is None and server.totals()["calls"] < calls:
+            time.sleep(0.02)
+        assert process.poll() is None, "it was still asking"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     done = made.label()
@@ -176,17 +179,17 @@ def check_repeats(server: object, rows: int, kills: int, concurrency: int) -> No
 def test_a_killed_run_never_sends_a_finished_row_again(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.05) as server:
         made = project(tmp_path, questions(600), server.url + "/v1", concurrency=8, **YES_NO)
-        killed_again_and_again(made, 2, seed=1)
+        killed_again_and_again(made, server, 2, seed=1)
         check_repeats(server, 600, 2, 8)
         assert len(made.lines("labels")) == 600
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_twenty_kills_in_two_thousand_rows(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.1) as server:
         made = project(tmp_path, questions(2_000), server.url + "/v1", concurrency=4, **YES_NO)
-        killed_again_and_again(made, 20, seed=2)
+        killed_again_and_again(made, server, 20, seed=2)
         check_repeats(server, 2_000, 20, 4)
         assert len(made.lines("labels")) == 2_000
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from test_secrets import echo_server
 
-from judge_server import judge_server
+from echo_server import echo_server
 from teacher_project import project, questions
 from workbench.errors import RequestError
 from workbench.recipe import Teacher
@@ -96,23 +95,6 @@ def test_the_door_sends_no_other_key_although_the_recipe_asks(tmp_path: Path, mo
             assert done.returncode == 2, verb
             assert "teacher.key_variable" in done.stderr
         assert server.calls == []
-
-
-def test_a_judges_key_is_held_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_judge_life import judge, predicted, recipe_of
-
-    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnopqrstuvwxyz012345")
-    arms = {"base": predicted(["x"]), "student": predicted(["y"])}
-    with judge_server() as server:
-        with pytest.raises(RequestError) as caught:
-            judge(tmp_path, recipe_of(tmp_path, server.url, key_variable="HF_TOKEN"), arms)
-        assert caught.value.where == "evaluate.judge.key_variable"
-        assert server.calls == 0
-    monkeypatch.setenv("JUDGE_KEY", "some-key")
-    with pytest.raises(RequestError) as caught:
-        judge(tmp_path, recipe_of(tmp_path, "http://192.0.2.7/v1"), arms)
-    assert caught.value.where == "evaluate.judge.base_url"
-    assert "evaluate.judge.plain_http" in caught.value.remedy
 
 
 # ---- plain http

@@ -47,11 +47,11 @@ def test_internal_rows_leave_only_redacted_and_their_originals_are_written_nowhe
         assert {"EMAIL": 1, "PHONE": 1} in [line["redacted"] for line in log]
 
 
-@pytest.mark.slow
-def test_of_two_thousand_identifiers_no_trace_is_sent_written_or_shown(tmp_path: Path) -> None:
-    rows = [row for row in documents(2_000) if row[0].strip()]
+@pytest.mark.parametrize("count", [100, pytest.param(2_000, marks=pytest.mark.proof)])
+def test_of_many_identifiers_no_trace_is_sent_written_or_shown(tmp_path: Path, count: int) -> None:
+    rows = [row for row in documents(count) if row[0].strip()]
     values = {text[start:end] for text, places in rows for _, start, end in places if end - start >= 9}
-    assert len(values) > 1_500
+    assert len(values) > 0.75 * count
     with teacher_server(answer="json", keep_bodies=True) as server:
         made = project(tmp_path, [text for text, _ in rows], server.url + "/v1", privacy="internal", **YES_NO)
         done = made.label()

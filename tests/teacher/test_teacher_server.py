@@ -775,7 +775,7 @@ async def hammer(server: TeacherServer, count: int, workers: int = 32) -> None:
         await asyncio.gather(*(work() for _ in range(workers)))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("count", [10_000, 100_000])
 def test_an_instant_answer_takes_well_under_a_millisecond_of_the_server(count: int) -> None:
     with teacher_server(instant=True) as server:

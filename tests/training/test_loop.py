@@ -204,10 +204,17 @@ def test_a_kind_that_another_goes_on_from_is_trained_again_once_its_weights_are_
     assert weights.read_bytes() == first
 
 
-@pytest.mark.slow
-def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param("2", marks=pytest.mark.slow),
+        pytest.param("50", marks=(pytest.mark.proof, pytest.mark.timeout(3600))),
+    ],
+)
+def test_a_training_killed_at_random_moments_ends_with_the_very_same_weights(
+    tiny_model: Path, tmp_path: Path, kills: str
+) -> None:
     script = Path(__file__).parents[1] / "support" / "kills.py"
-    kills = os.environ.get("KILLS", "20")
     command = [sys.executable, str(script), str(tiny_model), str(tmp_path), kills, os.environ.get("KILLS_SEED", "1")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     assert f"{kills} of {kills}" in done.stdout, done.stdout + done.stderr[-2000:]

@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distil_project import SMALL, run_of, with_answers
 from teacher_project import Project, project, questions
 from token_rows import method, rows
-from workbench.data.chat import load_tokenizer, render
 from workbench.errors import RequestError
 from workbench.recipe import Method, Teach
-from workbench.records import Example, Message, TokenRow
+from workbench.records import TokenRow
 from workbench.terms.duties import Duty, write_duties
 from workbench.training.batches import collate
 from workbench.training.gkd import TokenByToken, answered, on_own_answers
@@ -27,6 +26,7 @@ from workbench.training.job import Job
 from workbench.training.loop import train
 from workbench.training.losses import forward_kl
 from workbench.training.open_teacher import load_teacher
+from yes_teacher import taught_yes
 
 NEW = 6  # tokens that the student may say
 
@@ -87,25 +87,6 @@ def strange_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return other_words_model(tmp_path_factory.mktemp("strange"), ["gold gold gold or no"])
 
 
-def taught_yes(base: Path, folder: Path) -> Path:
-    """The model, taught to answer the project's questions with yes."""
-    tokenizer = load_tokenizer(base, None)
-    asked = [*questions(60), *(f"{part} question number {n}" for part in ("validation", "test") for n in range(12))]
-    made = [
-        render(Example(f"r{n}", (Message("user", text), Message("assistant", "yes"))), tokenizer,
-               train_on="last_answer", max_length=128)
-        for n, text in enumerate(asked)
-    ]  # fmt: skip
-    how = Method(kind="full", learning_rate=1e-2, max_steps=60, epochs=50.0, evaluations=1, sample_answers=0)
-    train(Job(base, how, made, folder, seed=1, dtype="bfloat16", device="cpu", threads=1))
-    return folder / "model"
-
-
-@pytest.fixture(scope="session")
-def yes_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught_yes(tiny_model, tmp_path_factory.mktemp("on_policy_yes"))
-
-
 @pytest.fixture(scope="session")
 def other_yes(other_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return taught_yes(other_model, tmp_path_factory.mktemp("on_policy_other"))
@@ -154,10 +135,7 @@ def test_the_distance_to_the_teacher_on_the_student_s_own_answers_falls(
 
 @pytest.mark.parametrize(
     "teach",
-    [
-        {"divergence": "jsd", "temperature": 2.0},
-        pytest.param({"divergence": "skew_kl", "samples": 2}, marks=pytest.mark.slow),
-    ],
+    [{"divergence": "jsd", "temperature": 2.0}, {"divergence": "skew_kl", "samples": 2}],
 )
 def test_one_by_eight_two_by_four_and_eight_by_one_give_the_same_loss_curve(
     tiny_model: Path, taught_model: Path, tmp_path: Path, teach: dict[str, Any]
@@ -216,7 +194,6 @@ def test_checkpoints_of_another_teacher_are_not_gone_on_from(
     assert any("starting over" in e.get("text", "") for e in events)
 
 
-@pytest.mark.slow
 def test_the_seed_decides_what_is_said_and_a_second_kind_goes_on_from_the_first_ones_adapter(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
