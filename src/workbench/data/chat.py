@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.data.tokenizer import light_tokenizer
 from workbench.engines.stops import stop_ids
@@ -17,6 +17,9 @@ from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import distilled
 from workbench.records import Example, Message, TokenRow, message_dicts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # the light one has its interface
 
 # Qwen3 and its like write an empty <think> block before an answer without reasoning; with this switch their
 # generation prompt holds it too, so that the student is asked exactly as it was trained.
@@ -28,7 +31,7 @@ class TooLongError(RequestError):
     """The row has more tokens than the recipe allows."""
 
 
-def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False) -> Any:
+def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, with `chat_template` (a Jinja file) in place of its own when given.
 
     A switch that prompts and answers need to agree is pinned in its template. A `light` one gives the same ids and the
@@ -36,7 +39,7 @@ def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False
 
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
-    tokenizer: Any = light_tokenizer(base) if light else None
+    tokenizer: PreTrainedTokenizerBase | None = light_tokenizer(base) if light else None
     if tokenizer is None:
         from transformers import AutoTokenizer
 
@@ -57,7 +60,7 @@ def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False
     return tokenizer
 
 
-def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) -> TokenRow:
+def render(example: Example, tokenizer: PreTrainedTokenizerBase, *, train_on: str, max_length: int) -> TokenRow:
     """The row as the model will see it, up to and including the last stop token that is trained.
 
     `train_on` is `last_answer` or `all_answers`. Raises RequestError naming the row when nothing or everything
@@ -88,7 +91,7 @@ def render(example: Example, tokenizer: Any, *, train_on: str, max_length: int) 
     return TokenRow(example.id, tuple(ids[:end]), tuple(trained), where)
 
 
-def render_all(examples: Sequence[Example], tokenizer: Any, method: Method) -> list[TokenRow]:
+def render_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[TokenRow]:
     """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
 
     On-policy the student's own answer takes the place of the row's: there must be room for it. Raises RequestError
@@ -122,7 +125,7 @@ def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int) -> None:
         )
 
 
-def prompt_ids(messages: Sequence[Message], tokenizer: Any) -> list[int]:
+def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a model is given before it answers: the messages and the generation prompt, as trained on."""
     return encode(tokenizer, messages, True, template_switches(tokenizer, "prompt"), "prompt")
 
@@ -135,7 +138,12 @@ def few_shot(prompt: Sequence[Message], shots: Sequence[Example]) -> tuple[Messa
 
 
 def answer_span(
-    messages: Sequence[Message], turn: int, ids: Sequence[int], tokenizer: Any, switches: dict[str, Any], where: str
+    messages: Sequence[Message],
+    turn: int,
+    ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    switches: dict[str, Any],
+    where: str,
 ) -> tuple[int, int]:
     """Where `messages[turn]` lies in `ids`: its first token, and one past the stop token that ends it."""
     answer = messages[turn].content.strip()
@@ -178,7 +186,11 @@ def answer_span(
 
 
 def encode(
-    tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, switches: dict[str, Any], where: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    generation_prompt: bool,
+    switches: dict[str, Any],
+    where: str,
 ) -> list[int]:
     """Template text, then tokens; the template writes its own special tokens, so none are added here."""
     text = template_text(tokenizer, messages, generation_prompt, switches, where)
@@ -186,7 +198,11 @@ def encode(
 
 
 def template_text(
-    tokenizer: Any, messages: Sequence[Message], generation_prompt: bool, switches: dict[str, Any], where: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    generation_prompt: bool,
+    switches: dict[str, Any],
+    where: str,
 ) -> str:
     """The messages through the chat template; a template that refuses or fails is a RequestError with its words."""
     try:
@@ -202,7 +218,7 @@ def template_text(
         ) from error
 
 
-def template_switches(tokenizer: Any, where: str) -> dict[str, Any]:
+def template_switches(tokenizer: PreTrainedTokenizerBase, where: str) -> dict[str, Any]:
     """The first switches under which the template's generation prompt is a prefix of an answered conversation."""
     known = getattr(tokenizer, "_workbench_switches", None)
     if known is not None and known[0] == tokenizer.chat_template:
@@ -218,7 +234,7 @@ def template_switches(tokenizer: Any, where: str) -> dict[str, Any]:
     return chosen
 
 
-def special_ids(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Every id that can end a turn: the tokenizer's special tokens, those added to it, and generation_config's eos."""
     known = getattr(tokenizer, "_workbench_special", None)
     if known is None:

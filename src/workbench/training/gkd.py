@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -38,7 +38,7 @@ class Scored(Protocol):
         """What the summed loss is divided by over a step."""
 
     def loss(
-        self, student: Any, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
+        self, student: PreTrainedModel, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
     ) -> torch.Tensor:
         """The batch's summed loss. `batch` is `batches.collate`'s; `plain` as in losses.head_is_plain."""
 
@@ -56,7 +56,7 @@ class TokenByToken:
         return int(batch["trained"].sum())
 
     def loss(
-        self, student: Any, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
+        self, student: PreTrainedModel, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
     ) -> torch.Tensor:
         """Σ over the answers' tokens. Words from `vocabulary` on are padding on both sides."""
         mask, target = trained_positions(batch["labels"])

@@ -37,7 +37,7 @@ from workbench.training.open_teacher import OpenTeacher
 from workbench.training.targets import answer_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STOP = b""  # the word that both stop tokens are; no other token is without bytes
 TRIED = 100  # rows whose own answers are aligned before the first step
@@ -88,7 +88,7 @@ def beta_of(teach: Teach) -> float:
     return BETAS[teach.divergence]
 
 
-def tokenizer_of(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model's folder."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
@@ -149,7 +149,7 @@ class ByBytes:
         return len(batch["rows"])
 
     def loss(
-        self, student: Any, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
+        self, student: PreTrainedModel, batch: Mapping[str, torch.Tensor], *, plain: bool, vocabulary: int | None
     ) -> torch.Tensor:
         """Σ over the answers. One whose bytes the teacher's tokenizer changes has nothing to be held against."""
         mask, target = trained_positions(batch["labels"])

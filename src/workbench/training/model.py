@@ -128,7 +128,7 @@ def available_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: int, seed: int) -> Any:
+def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: int, seed: int) -> PreTrainedModel:
     """The base model with a fresh adapter on it (`full`: without), weights and adapter in `dtype`.
 
     Raises RequestError for a folder that could run code, and for float16, which needs loss scaling to train.
@@ -161,7 +161,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     return model if method.kind == "full" else with_adapter(model, method)
 
 
-def with_adapter(model: PreTrainedModel, method: Method) -> Any:
+def with_adapter(model: PreTrainedModel, method: Method) -> PreTrainedModel:
     """Wrap the model in a fresh LoRA adapter (arXiv 2106.09685) of its own dtype."""
     from peft import LoraConfig, get_peft_model
 

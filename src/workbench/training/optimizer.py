@@ -42,7 +42,7 @@ def groups_of(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any
     ]
 
 
-def schedule_for(optimizer: torch.optim.Optimizer, method: Method, steps: int) -> Any:
+def schedule_for(optimizer: torch.optim.Optimizer, method: Method, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """transformers' schedule: the learning rate rises over the warm-up, then follows `method.schedule` to the end."""
     from transformers import get_scheduler
 

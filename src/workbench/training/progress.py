@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -51,7 +52,7 @@ class Stop:
 
     requested: bool = False
     number: int = 0
-    handler: Any = None
+    handler: signal.Handlers | int | Callable[[int, FrameType | None], object] | None = None
 
     def take_effect(self) -> None:
         """What the signal would have done: its own handler, where it is a function, else KeyboardInterrupt."""
@@ -69,7 +70,7 @@ def stopping() -> Iterator[Stop]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: Any) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         stop.requested, stop.number, stop.handler = True, number, before[signal.Signals(number)]
         signal.signal(number, before[signal.Signals(number)])
 

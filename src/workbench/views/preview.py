@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,6 +14,9 @@ from workbench.recipe import Recipe
 from workbench.records import TokenRow
 from workbench.sources import model_folder
 from workbench.views.plan import blank_filled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def run(recipe: Recipe) -> int:
@@ -58,7 +61,7 @@ def run(recipe: Recipe) -> int:
     return 0
 
 
-def coloured(row: TokenRow, tokenizer: Any) -> Text:
+def coloured(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> Text:
     """The row's text; trained tokens bold on green and, where there is no colour, between ⟦ and ⟧."""
     text = Text()
     for ids, trained in stretches(row):
@@ -78,7 +81,7 @@ def stretches(row: TokenRow) -> list[tuple[list[int], bool]]:
     return parts
 
 
-def as_json(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
+def as_json(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The row's stretches as text, each marked as trained or not."""
     parts = [{"text": tokenizer.decode(ids), "tokens": len(ids), "trained": t} for ids, t in stretches(row)]
     return {"id": row.id, "where": row.where, "parts": parts}

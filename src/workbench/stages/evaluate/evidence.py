@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import load_tokenizer, special_ids, template_switches, template_text
 from workbench.engines.stops import generation_config, stop_ids
@@ -23,6 +23,9 @@ from workbench.stages.train.guards import FILE, interval
 from workbench.terms import policy
 from workbench.terms.duties import Duty, name_ok, read_duties
 from workbench.training.shrink import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LEAD = {"value": "lead", "ci_low": "lead_low", "ci_high": "lead_high"}
 
@@ -191,7 +194,7 @@ def hand_over(recipe: Recipe, run: Run, items: Sequence[Example], folder: Path) 
         say(run, "evaluate", line)
 
 
-def stop_strings(model: Path, tokenizer: Any) -> list[str]:
+def stop_strings(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokens that end an answer, as text: the tokenizer's own and all that generation_config.json names."""
     return [tokenizer.decode([number]) for number in sorted(stop_ids(model, tokenizer) & special_ids(tokenizer))]
 

@@ -146,7 +146,7 @@ def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
     )
 
 
-def development_of(recipe: Recipe, start: Path, learned: Lessons) -> Any:
+def development_of(recipe: Recipe, start: Path, learned: Lessons) -> Development | None:
     """What the student is scored on as it trains; None without gold development rows."""
     items = [item for item, _ in learned.development]
     if not items:
