@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,45 @@ def artefact(path: Path, root: Path) -> Artefact:
     parts = {str(p.relative_to(path)) if p != path else p.name: file_sha256(p) for p in files}
     sha256 = next(iter(parts.values())) if path.is_file() else digest(parts)
     return Artefact(str(path.relative_to(root)), sha256, sum(p.stat().st_size for p in files))
+
+
+# JSON with a digest of itself, and folders by the hashes of their files: what is damaged shows it.
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object whole, with a digest of itself."""
+    write_whole(path, json.dumps({**values, "sha256": digest(values)}))
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where that is not there or not as it was written."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values if values.pop("sha256") == digest(values) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, by its path from there."""
+    return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def changed_since(folder: Path, hashes: Mapping[str, str]) -> str | None:
+    """The first file that is not as `hashes_of` saw it, in words; None when all are."""
+    for name, sha256 in hashes.items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if file_sha256(path) != sha256:
+                return f"{name} is not as it was written"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+    return None
+
+
+# Heads of safetensors files.
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def test_a_real_model_s_tokenizer_is_known_to_the_converter(small_model: Path) -
 
 @pytest.mark.slow
 def test_eight_bit_tensors_are_int8_smaller_and_answer(small_model: Path, tmp_path: Path) -> None:
-    from workbench.compress.write import write_format
+    from workbench.compress.preflight import write_format
     from workbench.engines import transformers_engine
     from workbench.records import Message
 
@@ -237,7 +237,7 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
     small_model: Path, tmp_path: Path
 ) -> None:
     from workbench.compress.gguf import inspect
-    from workbench.compress.write import write_format
+    from workbench.compress.preflight import write_format
     from workbench.engines import llamacpp_engine, transformers_engine
     from workbench.records import Message
 
@@ -268,7 +268,7 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
 def test_other_gguf_types_load_and_answer(
     small_model: Path, tmp_path: Path, name: str, least: float, most: float
 ) -> None:
-    from workbench.compress.write import write_format
+    from workbench.compress.preflight import write_format
     from workbench.engines import llamacpp_engine
     from workbench.records import Message
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from workbench.compress.format_check import really_quantized
-from workbench.compress.preflight import group_size
-from workbench.compress.write import write_format
+from workbench.compress.preflight import group_size, write_format
 from workbench.errors import WorkbenchError
 from workbench.records import Message, TokenRow
 

@@ -17,7 +17,7 @@ from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
 from workbench.bundles.prove import choose_engine
 from workbench.compress.format_check import really_quantized
-from workbench.compress.write import write_format
+from workbench.compress.preflight import write_format
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.evaluation.scorers import of_a_package

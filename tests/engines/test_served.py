@@ -306,7 +306,7 @@ def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -> None:
-    from workbench.compress.write import write_format
+    from workbench.compress.preflight import write_format
 
     write_format("w8a8", real_model, tmp_path, ["permission is hereby granted, free of charge"] * 4, rows=4, tokens=32)
     rows = references(tmp_path, QUESTIONS, 12)

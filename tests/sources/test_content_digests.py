@@ -24,7 +24,7 @@ from workbench.sources.resolve import pin_path, slot
 from workbench.stages.common import base_model, refuse_other_bytes
 from workbench.stages.evaluate.arms import check_kin
 from workbench.stages.rows import row_contents
-from workbench.stages.train import teacher_weights
+from workbench.stages.train import guards
 from workbench.training import shrink
 from workbench.views.plan import unpinned
 
@@ -371,11 +371,11 @@ def test_a_run_refuses_other_weights_of_its_open_teacher(tmp_path: Path) -> None
     teacher = fake_model(tmp_path / "teacher")
     recipe = Recipe(teacher=Teacher(weights="dir:teacher"))
     with open_run(tmp_path / "experiments", "mine", "0a1b2c3d", {}, fresh=False) as run:
-        assert teacher_weights.weights_of(recipe, run) == teacher
+        assert guards.weights_of(recipe, run) == teacher
         swap_bytes(teacher / "model.safetensors", b"WEIGHTS")
-        teacher_weights.opened_once.cache_clear()  # as another command would begin
+        guards.opened_once.cache_clear()  # as another command would begin
         with pytest.raises(WorkbenchError, match="not those that this run began with"):
-            teacher_weights.weights_of(recipe, run)
+            guards.weights_of(recipe, run)
 
 
 def test_a_gold_student_of_other_weights_under_the_same_source_is_no_kin(tmp_path: Path) -> None:

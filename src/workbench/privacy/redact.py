@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.privacy import credentials, identifiers
-from workbench.privacy.identifiers import KINDS, NATIONAL, NEAR_BEFORE, NEAR_BEHIND, Find, Pattern
-from workbench.privacy.phone_numbers import phones
+from workbench.privacy.identifiers import KINDS, NATIONAL, NEAR_BEFORE, NEAR_BEHIND, Find, Pattern, phones
 
 # As written here, and as a model may give it back: in small letters, with blanks inside, escaped for Markdown.
 PLACEHOLDER = re.compile(

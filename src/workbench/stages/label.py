@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from workbench.data.split import overlap_finder
 from workbench.errors import GateError, RequestError
 from workbench.privacy.redact import leaks
+from workbench.progress_bar import progress
 from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
@@ -26,12 +29,11 @@ from workbench.teacher.calls import Desk, Pace
 from workbench.teacher.client import gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
-from workbench.teacher.ledger import Outcome, open_ledger
+from workbench.teacher.ledger import NANO, Outcome, open_ledger
 from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
-from workbench.teacher.screen import labelling
 from workbench.teacher.wire import Reply
 from workbench.terms import policy as terms
 from workbench.terms.duties import name_ok, read_duties, write_duties
@@ -234,3 +236,36 @@ def refuse_few(summary: dict[str, Any], teacher: Teacher, staging: Staging) -> N
             where="teacher.min_kept_share",
             remedy=f"read {staging.folder / 'rejected.jsonl'}; nothing is bought again by the next attempt",
         )
+
+
+# What the labelling says of itself while it runs: kept, rejected by reason, speed, tokens, money.
+
+
+@contextmanager
+def labelling(desk: Desk, total: int) -> Iterator[Callable[[Label | Rejected], None]]:
+    """Gives the function that takes every row's outcome and moves the bar."""
+    kept, rejected = 0, Counter[str]()
+    started, sent_before = time.monotonic(), desk.sent
+
+    def state() -> str:
+        spent, reserved = desk.ledger.spending()
+        speed = (desk.sent - sent_before) / max(time.monotonic() - started, 1e-9)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in rejected.most_common(3))
+        wall = f" of {desk.teacher.budget_usd:g}" if desk.teacher.budget_usd is not None else ""
+        money = f"{spent / NANO:.4f}{wall} USD spent, {reserved / NANO:.4f} reserved"
+        rows = f"{kept:,} kept, {rejected.total():,} rejected{f' ({reasons})' if reasons else ''}"
+        return (
+            f"{rows} · {speed:.0f} requests/s, {desk.from_ledger:,} from the ledger · {desk.tokens:,} tokens · {money}"
+        )
+
+    with progress("label", total, facts=state) as move:
+
+        def count(outcome: Label | Rejected) -> None:
+            nonlocal kept
+            if isinstance(outcome, Label):
+                kept += 1
+            else:
+                rejected[outcome.reason] += 1
+            move(kept + rejected.total())
+
+        yield count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from workbench.compress.write import write_format
+from workbench.compress.preflight import write_format
 from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe
 from workbench.records import digest

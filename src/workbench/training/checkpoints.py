@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.files import flush_tree, sync_folder
-from workbench.training.sealed import changed_since, hashes_of, read_sealed, write_sealed
+from workbench.files import changed_since, flush_tree, hashes_of, read_sealed, sync_folder, write_sealed
 
 KEEP = 2
 PROGRESS, STATE = "progress.json", "state.pt"

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from workbench.errors import RequestError
+from workbench.files import read_sealed, write_sealed
 from workbench.records import TokenRow
 from workbench.training.batches import Batch, by_length, collate, on_device
 from workbench.training.distil import own_head, plain_head, summed
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import trained_positions
-from workbench.training.sealed import read_sealed, write_sealed
 from workbench.training.targets import Rejected
 
 if TYPE_CHECKING:

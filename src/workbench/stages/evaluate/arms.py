@@ -27,8 +27,8 @@ from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
 from workbench.stages.evaluate.ask_teacher import teacher_digest, teacher_engine
 from workbench.stages.rows import question_contents
+from workbench.stages.train.guards import weights_of
 from workbench.stages.train.task import start_model
-from workbench.stages.train.teacher_weights import weights_of
 from workbench.teacher.client import gguf_of, key_of
 from workbench.tracking.versions import Champion, fetch_champion, find_champion, version_named
 

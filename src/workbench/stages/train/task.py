@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import load_tokenizer, render_all
-from workbench.files import read_json
+from workbench.files import changed_since, hashes_of, read_json, read_sealed, write_sealed
 from workbench.recipe import Recipe
 from workbench.recipe.methods import PLAIN, kind_named
 from workbench.records import Example, TokenRow
 from workbench.runs import Run
 from workbench.stages.common import base_model
 from workbench.training.job import Job
-from workbench.training.sealed import changed_since, hashes_of, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from workbench.training.development import Development

@@ -19,7 +19,7 @@ from workbench.runs import Run, Staging, kept_data, stage
 from workbench.stages.common import base_model, is_done, log_datasets, say
 from workbench.stages.prompts import Lessons
 from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_questions, lessons, quarantine_file
-from workbench.stages.train import teacher_weights
+from workbench.stages.train import guards
 from workbench.stages.train.guards import compared, headroom, interval, scores_of
 from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def run(recipe: Recipe, run: Run) -> bool:
     """Train unless it is done. What a killed attempt has saved is gone on from."""
     if has_open_teacher(recipe):
-        teacher_weights.permit(recipe)
+        guards.permit(recipe)
     if is_done(run, "train", run.digest):
         return False
     base = base_model(recipe, run)
@@ -41,7 +41,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         start = start_model(recipe, run)
         if start != base:
             say(run, "train", f"the student starts with {recipe.model.shrink.layers} of the model's own layers")
-        teacher = teacher_weights.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
+        teacher = guards.opened(recipe, run, staging.folder) if has_open_teacher(recipe) else {}
         material = material_of(recipe, run, base, staging.folder)
         splits = material.lessons.splits
         for line in splits.notes:
@@ -86,7 +86,7 @@ def material_of(recipe: Recipe, run: Run, base: Path, folder: Path) -> Material:
     if not known and (has_teacher(recipe) or recipe.method.too_long == "drop"):
         keep_learned(run, material.lessons)
     if has_open_teacher(recipe) and not has_teacher(recipe):
-        answers = teacher_weights.answers(recipe, run, material.lessons.splits, folder)
+        answers = guards.answers(recipe, run, material.lessons.splits, folder)
         material = replace(material, lessons=replace(material.lessons, development=answers))
     return material
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def job(task: Task, start: Start, out: Path) -> Job:
     """Sample the student and train it on what the teacher says of its answers."""
-    from workbench.stages.train.teacher_weights import weights_of
+    from workbench.stages.train.guards import weights_of
     from workbench.training.gkd import on_own_answers
 
     teach, weights = task.recipe.method.teach, weights_of(task.recipe, task.run)
