@@ -36,12 +36,22 @@ def write_gguf(
         paths = {"model": model_dir, "out": folder / "out"}
         if format in PLAIN:
             request = {key: str(path.resolve()) for key, path in paths.items()} | {"kind": PLAIN[format]}
-            call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format})")
+            call(
+                "workbench.compress.gguf:convert_plainly_here",
+                request,
+                what=f"the GGUF converter ({format})",
+                inside=folder,
+            )
         else:
             samples = folder / "calibration.json"
             samples.write_text(json.dumps([{"text": text} for text in joined(shown, tokens)]), encoding="utf-8")
             request = {key: str(path.resolve()) for key, path in (paths | {"samples": samples}).items()}
-            call("workbench.compress.gguf:convert_here", request | {"format": format}, what=f"AutoRound ({format})")
+            call(
+                "workbench.compress.gguf:convert_here",
+                request | {"format": format},
+                what=f"AutoRound ({format})",
+                inside=folder,
+            )
         made = sorted((folder / "out").rglob("*.gguf"))
         if len(made) != 1:
             raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format}")

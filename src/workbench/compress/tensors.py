@@ -34,6 +34,7 @@ def write_tensors(
         "workbench.compress.tensors:quantize_here",
         {"request_file": written(request | {"texts": shown, "tokens": tokens}, out_dir)},
         what=f"llm-compressor ({format})",
+        inside=out_dir,
     )
     for name in (REQUEST, "recipe.yaml"):  # the library's own record; what it did stands in config.json
         (out_dir / name).unlink(missing_ok=True)
@@ -118,7 +119,7 @@ def write_nf4(model_dir: Path, out_dir: Path) -> dict[str, Any]:
     """
     started = time.monotonic()
     paths = {"model": str(model_dir.resolve()), "out": str(out_dir.resolve())}
-    call("workbench.compress.tensors:quantize_nf4_here", paths, what="bitsandbytes (nf4)")
+    call("workbench.compress.tensors:quantize_nf4_here", paths, what="bitsandbytes (nf4)", inside=out_dir)
     keep_company(model_dir, out_dir)
     facts = really_quantized(out_dir, "nf4")
     return facts | {"calibration_rows": 0, "seconds": round(time.monotonic() - started, 1)}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.compress.preflight import Verdict, preflight
+from workbench.compress.preflight import BYTES_A_WEIGHT, Verdict, preflight
 from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
@@ -30,11 +30,6 @@ from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0
-# Embeddings and head included, which stay in 16 bits; measured on SmolLM2-135M, of which they are a fifth.
-BYTES_A_WEIGHT = {
-    "gguf_f16": 2.01, "gguf_q8_0": 1.07, "gguf_q5_k_m": 0.80, "gguf_q4_k_m": 0.75,
-    "w8a8": 1.25, "fp8_dynamic": 1.25, "w4a16": 0.87, "awq": 0.87, "nf4": 0.85,
-}  # fmt: skip
 
 
 def run(recipe: Recipe) -> int:
