@@ -227,9 +227,29 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
     """
     check_name(name, "recipe")
     folder = experiments / name / run_id
+    with disk.explaining(folder), locked(folder):
+        if fresh:
+            clear(folder)
+        run = Run(folder, name, run_id)
+        if not (folder / "run.json").exists():
+            manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
+            write_whole(folder / "run.json", json.dumps(manifest, indent=1))
+            run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
+        mend(run)
+        write_whole(
+            folder / "recipe.yaml", yaml.safe_dump(masked_values(dict(recipe)), sort_keys=False, allow_unicode=True)
+        )
+        yield run
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run's folder and hold its lock, which lies in it and survives `fresh`.
+
+    The system frees the lock when its holder dies. Raises WorkbenchError when another process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     close_to_others(folder, folder.parent)
-    # The lock lies beside the folder's content and survives `fresh`; the system frees it when its holder dies.
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -238,19 +258,7 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
             "another process is at work on this run", where=str(folder), remedy="wait for it, or stop it"
         ) from None
     try:
-        with disk.explaining(folder):
-            if fresh:
-                clear(folder)
-            run = Run(folder, name, run_id)
-            if not (folder / "run.json").exists():
-                manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
-                write_whole(folder / "run.json", json.dumps(manifest, indent=1))
-                run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
-            mend(run)
-            write_whole(
-                folder / "recipe.yaml", yaml.safe_dump(masked_values(dict(recipe)), sort_keys=False, allow_unicode=True)
-            )
-            yield run
+        yield
     finally:
         lock.release()
 
