@@ -9,10 +9,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from workbench import errors, extras
+from workbench import disk, errors, extras
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.files import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         with keep_private():
             return run_verb(words)
     except WorkbenchError as error:
-        return complain(error, debug)
+        return complain(disk.explained(error, Path.cwd()) or error, debug)
     except KeyboardInterrupt as stop:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else errors.INTERRUPTED
@@ -100,9 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.OK
     except Exception as error:
-        missing = extras.explained(error) if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None:
-            return complain(missing, debug)
+        known = extras.explained(error) if isinstance(error, ModuleNotFoundError) else disk.explained(error, Path.cwd())
+        if known is not None:
+            return complain(known, debug)
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr)
         print(masked(f"failed: {type(error).__name__}: {error}\n  → debug=true shows where"), file=sys.stderr)

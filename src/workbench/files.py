@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def artefact(path: Path, root: Path) -> Artefact:
-    """Hash and size a file, or a folder file by file in sorted order; its path is relative to `root`."""
+def artefact(path: Path, root: Path, leave_out: Collection[str] = ()) -> Artefact:
+    """Hash and size a file, or a folder file by file in sorted order; its path is relative to `root`.
+
+    What lies below one of the folder's own entries named in `leave_out` does not count.
+    """
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [p for p in files if p == path or p.relative_to(path).parts[0] not in leave_out]
     parts = {str(p.relative_to(path)) if p != path else p.name: file_sha256(p) for p in files}
     sha256 = next(iter(parts.values())) if path.is_file() else digest(parts)
     return Artefact(str(path.relative_to(root)), sha256, sum(p.stat().st_size for p in files))

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,6 +23,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from workbench import disk
 from workbench.errors import WorkbenchError
 from workbench.files import (
     artefact,
@@ -42,6 +46,9 @@ LIBRARIES = (
     "hydra-core", "llmcompressor", "auto-round", "xllamacpp",
 )  # fmt: skip
 
+SEALED = ".sealed.json"
+APPENDING = threading.Lock()  # threads of one process write a run's events; other processes are kept out by its lock
+
 
 @dataclass(frozen=True)
 class Run:
@@ -54,8 +61,10 @@ class Run:
     def event(self, kind: str, *, stage: str | None = None, **fields: object) -> None:
         """Append one line to `events.jsonl`, the local truth that MLflow is fed from."""
         line = masked_values({"at": now(), "stage": stage, "kind": kind, **fields})
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False, default=lambda value: masked(str(value))) + "\n")
+        append_line(
+            self.folder / "events.jsonl",
+            json.dumps(line, ensure_ascii=False, default=lambda value: masked(str(value))),
+        )
 
     def manifest(self) -> dict[str, Any]:
         """`run.json` as it stands."""
@@ -87,6 +96,44 @@ class Staging:
 def now() -> str:
     """The time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all: what a full disk has cut short is taken back."""
+    data = memoryview(f"{line}\n".encode())
+    with APPENDING, path.open("ab", buffering=0) as stream:
+        before = os.fstat(stream.fileno()).st_size
+        try:
+            while data:
+                data = data[stream.write(data) :]
+        except OSError:
+            os.ftruncate(stream.fileno(), before)
+            raise
+
+
+def read_events(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of `events.jsonl`, and how many are torn: a kill or a full disk has cut them."""
+    events, torn = [], 0
+    for line in path.read_bytes().split(b"\n"):  # by no other sign: a text may hold what else ends a line
+        try:
+            event = json.loads(line) if line else None
+        except ValueError:
+            event, torn = None, torn + 1
+        if isinstance(event, dict):
+            events.append(event)
+    return events, torn
+
+
+def cut_torn_line(path: Path) -> int:
+    """Cut off what follows a file's last newline, a line that a kill or a power cut has torn; gives its bytes."""
+    if not path.is_file():
+        return 0
+    with path.open("r+b") as stream:
+        content = stream.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            stream.truncate(end)
+    return len(content) - end
 
 
 def run_digest(weights: Mapping[str, Any], data_digests: Mapping[str, str]) -> str:
@@ -149,9 +196,29 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
     """
     check_name(name, "recipe")
     folder = experiments / name / run_id
+    with disk.explaining(folder), locked(folder):
+        if fresh:
+            clear(folder)
+        run = Run(folder, name, run_id)
+        if not (folder / "run.json").exists():
+            manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
+            write_whole(folder / "run.json", json.dumps(manifest, indent=1))
+            run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
+        mend(run)
+        write_whole(
+            folder / "recipe.yaml", yaml.safe_dump(masked_values(dict(recipe)), sort_keys=False, allow_unicode=True)
+        )
+        yield run
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run's folder and hold its lock, which lies in it and survives `fresh`.
+
+    The system frees the lock when its holder dies. Raises WorkbenchError when another process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     close_to_others(folder, folder.parent)
-    # The lock lies beside the folder's content and survives `fresh`; the system frees it when its holder dies.
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -160,23 +227,15 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
             "another process is at work on this run", where=str(folder), remedy="wait for it, or stop it"
         ) from None
     try:
-        if fresh:
-            clear(folder)
-        run = Run(folder, name, run_id)
-        if not (folder / "run.json").exists():
-            manifest = {"recipe": name, "digest": run_id, "created": now(), "stages": {}} | provenance()
-            write_whole(folder / "run.json", json.dumps(manifest, indent=1))
-            run.event("run", recipe=dict(recipe), recipe_name=name, digest=run_id)
-        write_whole(
-            folder / "recipe.yaml", yaml.safe_dump(masked_values(dict(recipe)), sort_keys=False, allow_unicode=True)
-        )
-        yield run
+        yield
     finally:
         lock.release()
 
 
 def clear(folder: Path) -> None:
-    """Empty a run's folder; `run.json` goes first, so that a half-cleared run is a new one."""
+    """Empty a run's folder; seals and `run.json` go first, so that a half-cleared run is a new one."""
+    for seal in seals_in(folder):
+        remove(seal, folder)
     (folder / "run.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
@@ -202,15 +261,18 @@ def staging_folder(run: Run, stage: str) -> Path:
 def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Iterator[Staging]:
     """Do one stage's work in a staging folder and, if it ends well, make it part of the run.
 
-    `resume` keeps what a killed attempt left in the staging folder. Names listed in
-    `Staging.scratch` are deleted before hashing. `Staging.artefacts` names what the manifest
-    hashes (paths inside the folder); empty means the folder as a whole.
+    `resume` keeps what a killed attempt left in the staging folder. Names listed in `Staging.scratch` are no part of
+    the result: they go last, for an attempt that is killed before its end is made again from them.
+    `Staging.artefacts` names what the manifest hashes (paths inside the folder); empty means the folder as a whole.
+    Once the work is whole, a seal beside the folder says so: from then on it is finished by whoever opens the run.
+    Raises WorkbenchError naming the folder when the disk is full, or fails otherwise.
     """
     for part in name.split("/"):
         check_name(part, f"stage {name}")
     final, folder = run.folder / name, staging_folder(run, name)
     for place in (final, folder):
         check_inside(place, run.folder)
+    remove(seal_path(run, name), run.folder)
     if not resume:
         remove(folder, run.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,15 +281,38 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
     run.event("stage_started", stage=name, fingerprint=fingerprint)
     try:
         yield staging
+        complete(run, seal(run, name, fingerprint, staging, started))
     except BaseException as error:
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        run.event("stage_failed", stage=name, why=why)
+        refusal = disk.explained(error, run.folder) if isinstance(error, Exception) else None
+        shown = refusal or error
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(shown).__name__}: {shown}"
+        with contextlib.suppress(OSError):  # a disk that is full has no room for this either
+            run.event("stage_failed", stage=name, why=why)
+        if refusal is not None and refusal is not error:
+            raise refusal from error
         raise
-    for part in staging.scratch:
-        remove(folder / part, run.folder)
-    flush_tree(folder)
-    parts = [folder / part for part in staging.artefacts] or [folder]
-    made = [artefact(part, folder) for part in parts]
+
+
+# The end of a stage. Every step leaves a state from which `mend` goes on: sealed in staging, sealed in its place,
+# sealed and in the manifest. The checkpoints and other scratch are there until the manifest is.
+
+
+def seal_path(run: Run, name: str) -> Path:
+    """Where the seal of a stage that is whole lies until the stage's end is done."""
+    final = run.folder / name
+    return final.with_name(f".{final.name}{SEALED}")
+
+
+def seals_in(folder: Path) -> list[Path]:
+    """Every seal in a run's folder."""
+    return sorted([*folder.glob(f".*{SEALED}"), *folder.glob(f"*/.*{SEALED}")])
+
+
+def seal(run: Run, name: str, fingerprint: str, staging: Staging, started: float) -> dict[str, Any]:
+    """Flush and hash a stage's folder, and write its entry of the manifest beside it: the work is whole."""
+    flush_tree(staging.folder)
+    parts = [staging.folder / part for part in staging.artefacts] or [staging.folder]
+    made = [artefact(part, staging.folder, leave_out=staging.scratch) for part in parts]
     entry = {
         "fingerprint": fingerprint,
         "seconds": round(time.monotonic() - started, 1),
@@ -235,12 +320,94 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         "artefacts": [asdict(moved(a, name)) for a in made],
         "facts": staging.facts,
     }
-    forget(run, name)
-    replace_folder(folder, final)
-    manifest = run.manifest()
-    manifest["stages"][name] = entry
-    write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
+    values = {"stage": name, "run": run.manifest()["created"], "entry": entry, "scratch": list(staging.scratch)}
+    values = json.loads(json.dumps(values))  # as it will be read, tuples and numbers as keys too
+    write_whole(seal_path(run, name), json.dumps({**values, "sha256": digest(values)}, ensure_ascii=False))
+    return values
+
+
+def complete(run: Run, sealed: dict[str, Any]) -> None:
+    """Put a sealed stage in its place, then into the manifest; then tell of it, and remove scratch and seal."""
+    name, entry = sealed["stage"], sealed["entry"]
+    final, folder = run.folder / name, staging_folder(run, name)
+    if run.done(name) != entry:
+        forget(run, name)
+        if folder.exists():
+            replace_folder(folder, final)
+        manifest = run.manifest()
+        manifest["stages"][name] = entry
+        write_whole(run.folder / "run.json", json.dumps(manifest, indent=1, ensure_ascii=False))
     run.event("stage_done", stage=name, **{k: entry[k] for k in ("seconds", "facts", "artefacts")})
+    with contextlib.suppress(OSError):  # the stage is whole and in the manifest
+        for part in sealed["scratch"]:
+            remove(final / part, run.folder)
+        remove(seal_path(run, name), run.folder)
+
+
+def mend(run: Run) -> None:
+    """Finish or remove, aloud, what a process that was killed has left in the run; its lock is held."""
+    torn = cut_torn_line(run.folder / "events.jsonl")
+    if torn:
+        tell(run, f"the last line of events.jsonl was torn: its {torn:,} bytes are cut off")
+    for path in seals_in(run.folder):
+        sealed = read_seal(run, path)
+        name = str(path.relative_to(run.folder).with_name(path.name[1:].removesuffix(SEALED)))
+        if sealed is None:
+            tell(run, f"the seal of {name} is not as it was written, or another run's: the stage is done again")
+            remove(path, run.folder)
+            continue
+        entry = sealed["entry"]
+        if run.done(name) != entry:
+            places = [staging_folder(run, name), run.folder / name]
+            here = next((place for place in places if place.exists()), None)
+            if here is None or not holds(here, name, entry, sealed["scratch"]):
+                tell(run, f"{name} was whole when it was stopped, and is not any more: it is done again")
+                remove(path, run.folder)
+                continue
+            tell(run, f"{name} was whole when it was stopped: it is taken into the run")
+        complete(run, sealed)
+    for path in leftovers(run):
+        tell(run, f"{path.relative_to(run.folder)} was left behind by a stop: it is removed")
+        remove(path, run.folder)
+
+
+def read_seal(run: Run, path: Path) -> dict[str, Any] | None:
+    """A seal of this run's, as it was written; None for any other."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        whole = values.pop("sha256") == digest(values) and values["run"] == run.manifest()["created"]
+        return values if whole and seal_path(run, values["stage"]) == path else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def holds(folder: Path, name: str, entry: Mapping[str, Any], scratch: Sequence[str]) -> bool:
+    """Whether a folder has the artefacts that a stage's entry lists, byte for byte."""
+    for listed in entry["artefacts"]:
+        part = folder / (listed["path"][len(name) + 1 :] or ".")
+        if not part.exists() or artefact(part, folder, leave_out=scratch).sha256 != listed["sha256"]:
+            return False
+    return True
+
+
+def leftovers(run: Run) -> list[Path]:
+    """What a killed process has left that no stage goes on from.
+
+    What it was half through writing or removing; and staging folders below a stage's own folder, for only stages at
+    the top (label, train, evaluate) resume. A folder that was set aside counts only where another stands in its place.
+    """
+    folders = [run.folder, *(path for path in run.folder.iterdir() if path.is_dir() and path.name[0] != ".")]
+    paths = [path for folder in folders for path in folder.glob(".*.partial")]
+    for folder in folders:
+        paths += [path for path in folder.glob(".*.old") if (folder / path.name[1:].removesuffix(".old")).exists()]
+        paths += folder.glob(".*.staging") if folder != run.folder else []
+    return sorted(paths)
+
+
+def tell(run: Run, text: str) -> None:
+    """Say on the screen and in the events what was mended."""
+    print(f"  {masked(text)}", file=sys.stderr)
+    run.event("said", stage="run", text=text)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from workbench import sources
 from workbench.errors import RequestError, WorkbenchError
@@ -141,3 +142,19 @@ def test_while_a_gguf_is_unpacked_its_head_is_read_once_and_the_package_is_left_
         assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
         raise ZeroDivisionError
     assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+
+
+def test_what_killed_fetches_left_goes_with_the_next_fetch_of_anything_unless_one_is_still_at_work(
+    tmp_path: Path,
+) -> None:
+    kept = fetched("xx:y", lambda into: (into / "whole").write_text("x") and None)
+    place = kept.parent
+    dead, living = place / ".pypi-a-1.0-0123.abcd_efg", place / ".pypi-b-2.0-4567.hijk_lmn"
+    for folder in (dead, living):
+        (folder / ".download-x").mkdir(parents=True)
+        (folder / ".download-x" / "part.whl").write_bytes(b"x")
+    with FileLock(place / "pypi-b-2.0-4567.lock"):
+        fetched("xx:z", lambda into: (into / "whole").write_text("z") and None)
+    assert not dead.exists()
+    assert (living / ".download-x" / "part.whl").is_file()
+    assert (kept / "whole").is_file()

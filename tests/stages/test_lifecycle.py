@@ -17,7 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from workbench import disk
 from workbench.__main__ import main
+from workbench.runs import Run
+from workbench.runs import stage as open_stage
+from workbench.tracking.run_record import fold_stages, read_events
 
 RECIPE = """\
 # a dozen lines are all that a table of one's own needs
@@ -257,3 +261,82 @@ def test_other_base_weights_under_the_same_folder_are_another_run_and_never_merg
     assert not list(project.glob("experiments/mine/*/merge"))
     weights.write_bytes(content)
     assert main(["merge", *words]) == 0
+
+
+def test_a_disk_without_room_for_training_is_refused_before_it_begins(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 60_000)
+    assert main(["train", "recipe=./mine.yaml", "until=train"]) == 1
+    shown = capfd.readouterr().err
+    assert str(only_run(project)) in shown
+    assert "no space left for train" in shown
+    assert "60,000 bytes" in shown
+    assert not list(project.glob("experiments/mine/*/.train.staging"))
+
+
+@pytest.mark.parametrize(
+    ("done", "stage", "least"),
+    [
+        ([], "train", 100_000),
+        (["train"], "train", 0),
+        (["train"], "merge", 100_000),
+        (["train", "merge"], "quantize", 40_000),
+        (["train", "merge", "quantize/small"], "quantize", 0),
+    ],
+)
+def test_what_a_stage_will_write_is_known_before_and_nothing_is_asked_for_what_is_done(
+    done: list[str], stage: str, least: int, project: Path
+) -> None:
+    from workbench.compose import composed
+    from workbench.recipe import Recipe, read
+    from workbench.runs import open_run
+    from workbench.stages.room import needed
+
+    with (project / "mine.yaml").open("a") as stream:
+        stream.write("quantize: {small: {format: nf4}}\n")
+    recipe: Recipe = read(composed(project / "mine.yaml", []), "mine")
+    with open_run(project / "experiments", "mine", "00000000", {}, fresh=False) as run:
+        for name in done:
+            with open_stage(run, name, "f") as staging:
+                (staging.folder / "model").mkdir()
+                (staging.folder / "model" / "model.safetensors").write_bytes(bytes(100_000))
+        assert (needed(recipe, run, stage) >= least) if least else (needed(recipe, run, stage) == 0)
+
+
+def test_a_stage_stopped_by_a_signal_is_killed_in_mlflow_at_once_not_at_the_next_command(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+
+    def catch_up(folder: Path, *_: object) -> dict[str, list[str]]:
+        fed.append(
+            {name: state.status for name, state in fold_stages(read_events(folder / "events.jsonl"), live=True).items()}
+        )
+        return {"said": []}
+
+    def stopped(recipe: object, run: Run) -> bool:
+        with open_stage(run, "train", "f"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return True
+
+    monkeypatch.setattr("workbench.tracking.catch_up", catch_up)
+    monkeypatch.setattr("workbench.stages.lifecycle.stage_function", lambda _: stopped)
+    assert main(["train", "recipe=./mine.yaml", "until=train"]) == 143
+    assert fed == [{"train": "KILLED"}]
+
+
+def test_a_torn_line_among_the_events_is_left_out_of_the_training_curve_aloud(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from workbench.runs import open_run
+    from workbench.stages.evaluate.evaluate import training_curve
+
+    with open_run(project / "experiments", "mine", "00000000", {}, fresh=False) as run:
+        run.event("metric", stage="train", name="train/loss", value=2.0, step=1)
+        with (run.folder / "events.jsonl").open("a") as stream:
+            stream.write('{"kind": "metric", "name": "train/lo\n')
+        run.event("metric", stage="train", name="train/loss", value=1.0, step=2)
+        assert training_curve(run) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    assert "1 torn lines" in capfd.readouterr().err

@@ -14,7 +14,15 @@ import torch
 from test_sft import go
 
 from workbench.errors import WorkbenchError
-from workbench.training.checkpoints import damage, last_sound, random_state, set_random_state, weights_in
+from workbench.training.checkpoints import (
+    checkpoints_in,
+    damage,
+    last_sound,
+    random_state,
+    set_random_state,
+    weights_in,
+    write_checkpoint,
+)
 
 SETTINGS: dict[str, Any] = {"max_steps": 8, "evaluations": 2, "dropout": 0.1, "micro_batch_size": 4,
                             "save_minutes": 1e-9, "sample_answers": 0}  # fmt: skip
@@ -223,3 +231,17 @@ def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     draw()
     set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == first
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_frees_what_it_took(tmp_path: Path) -> None:
+    progress = {"request": "r", "progressed": {}}
+    write_checkpoint(tmp_path, 1, progress, lambda folder: (folder / "weights").write_text("1") and None)
+
+    def full(folder: Path) -> None:
+        (folder / "weights").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="space"):
+        write_checkpoint(tmp_path, 2, progress, full)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert [damage(path) for path in checkpoints_in(tmp_path)] == [None]

@@ -32,12 +32,14 @@ def write_gguf(format: Format, model_dir: Path, out_dir: Path, texts: Sequence[s
         request = {"model": str(model_dir.resolve()), "out": str((folder / "out").resolve())}
         if format.stored.plain:
             request |= {"kind": format.stored.plain}
-            call("workbench.compress.gguf:convert_plainly_here", request, what=f"the GGUF converter ({format.name})")
+            what = f"the GGUF converter ({format.name})"
+            call("workbench.compress.gguf:convert_plainly_here", request, what=what, inside=folder)
         else:
             samples = folder / "calibration.json"
             samples.write_text(json.dumps([{"text": text} for text in joined(texts, tokens)]), encoding="utf-8")
             request |= {"samples": str(samples.resolve()), "format": format.name}
-            call("workbench.compress.gguf:convert_here", request, what=f"AutoRound ({format.name})")
+            what = f"AutoRound ({format.name})"
+            call("workbench.compress.gguf:convert_here", request, what=what, inside=folder)
         made = sorted((folder / "out").rglob("*.gguf"))
         if len(made) != 1:
             raise WorkbenchError(f"{len(made)} files were written, one was wanted", where=f"quantize.{format.name}")

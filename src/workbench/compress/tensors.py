@@ -38,6 +38,7 @@ def write_tensors(format: Format, model_dir: Path, out_dir: Path, texts: Sequenc
         "workbench.compress.tensors:quantize_here",
         {"request_file": written(request, out_dir)},
         what=f"llm-compressor ({format.name})",
+        inside=out_dir,
     )
     for name in (REQUEST, "recipe.yaml"):  # the library's own record; what it did stands in config.json
         (out_dir / name).unlink(missing_ok=True)
@@ -117,7 +118,7 @@ def modifiers(of: Scheme, bits: int, group: int | None) -> list[Any]:
 def write_nf4(format: Format, model_dir: Path, out_dir: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
     """Quantize every linear layer but the head; no row is shown."""
     paths = {"model": str(model_dir.resolve()), "out": str(out_dir.resolve())}
-    call("workbench.compress.tensors:quantize_nf4_here", paths, what="bitsandbytes (nf4)")
+    call("workbench.compress.tensors:quantize_nf4_here", paths, what="bitsandbytes (nf4)", inside=out_dir)
     copy_beside_weights(model_dir, out_dir)
     return {}
 

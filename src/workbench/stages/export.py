@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +9,9 @@ from rich.console import Console
 from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
 from workbench.errors import RequestError
+from workbench.sources import cache_folder
 from workbench.stages.bundle import bundle_checks
+from workbench.temporary import temporary_folder
 from workbench.tracking import resolve_source
 
 SCREEN = Console(stderr=True, highlight=False)
@@ -28,12 +29,11 @@ def run(source: str, to: str, key: str) -> int:
             where="to" if source else "from",
             remedy="python -m workbench export from=models:/NAME@champion to=FOLDER_OR_URL",
         )
-    with tempfile.TemporaryDirectory(prefix="workbench-export-") as temporary:
+    # In the cache, not where the system keeps temporary files: a model is large, and a kill would leave it there.
+    with temporary_folder(cache_folder() / "fetched") as temporary:
         folder = Path(source).expanduser()
         if source.startswith(MODELS):
-            folder = resolve_source(
-                f"mlflow:{source.removeprefix('mlflow:')}", Path(temporary) / "bundle", trusted_key(key)
-            )
+            folder = resolve_source(f"mlflow:{source.removeprefix('mlflow:')}", temporary / "bundle", trusted_key(key))
         refuse_failed(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from workbench import errors, extras
@@ -41,12 +41,17 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         hold_contents(run, contents)
         refuse_other_bytes(run)
         tell_missing(recipe, run)
+        from workbench.stages.room import refuse_full_disk  # late: it loads what a refused word must not wait for
+
         worked = []
         for name in stages:
             refuse_changed(recipe, run, contents)
+            refuse_full_disk(recipe, run, name)
             started = time.monotonic()
             SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
-            if stage_function(name)(recipe, run):
+            with telling_of_a_stop(recipe, run):
+                done_now = stage_function(name)(recipe, run)
+            if done_now:
                 SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
                 worked.append(name)
             else:
@@ -147,6 +152,19 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
         "register": register,
     }
     return stages[name].run
+
+
+@contextmanager
+def telling_of_a_stop(recipe: Recipe, run: Run) -> Iterator[None]:
+    """Have MLflow know of a stage that is stopped by Ctrl-C or SIGTERM: it says KILLED then, not RUNNING for ever.
+
+    All that the stage has is on disk by then; whoever cannot wait stops once more.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        feed_tracking(recipe, run)
+        raise
 
 
 def feed_tracking(recipe: Recipe, run: Run) -> None:

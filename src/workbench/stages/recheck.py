@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -34,8 +33,9 @@ from workbench.files import read_json, write_whole
 from workbench.recipe import Columns, Data, Evaluate
 from workbench.records import Example, Message, digest
 from workbench.runs import now
-from workbench.sources import is_here, resolve
+from workbench.sources import cache_folder, is_here, resolve
 from workbench.stages.bundle import bundle_checks, parity_beside
+from workbench.temporary import temporary_folder
 from workbench.tracking import resolve_source
 from workbench.tracking.versions import Version, tag, version_named, version_of
 from workbench.training.shrink import model_under
@@ -83,8 +83,8 @@ def bundle_at(source: str, key: str) -> Iterator[tuple[Path, Version | None]]:
         yield Path(source).expanduser(), None
         return
     version = version_named(source)
-    with tempfile.TemporaryDirectory(prefix="workbench-recheck-") as temporary:
-        yield resolve_source(version.source, Path(temporary) / "bundle", trusted_key(key)), version
+    with temporary_folder(cache_folder() / "fetched") as temporary:
+        yield resolve_source(version.source, temporary / "bundle", trusted_key(key)), version
 
 
 def registered_as(production: Production) -> Version | None:

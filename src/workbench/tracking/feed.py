@@ -47,6 +47,9 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         notes = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
             store, fed, folder, events, out
         )
+        torn = run_record.torn_lines(folder / "events.jsonl", events)
+        if torn > 0 and fed.is_new("torn lines", torn):
+            notes.append(f"{torn} torn lines of {folder / 'events.jsonl'} are left out")
         report_feed.feed_report(store, fed, folder, manifest, events, out)
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state, out)

@@ -58,6 +58,11 @@ def read_events(path: Path) -> list[Line]:
     return lines
 
 
+def torn_lines(path: Path, events: Sequence[Line]) -> int:
+    """How many lines of `events.jsonl` have an end and are no event: a full disk has torn them."""
+    return path.read_bytes().count(b"\n") - len(events)
+
+
 def millis(at: str) -> int:
     """An ISO 8601 time in milliseconds since 1970."""
     return round(datetime.fromisoformat(at).timestamp() * 1000)

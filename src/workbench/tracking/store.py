@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from workbench import disk
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import close_to_others
 from workbench.isolation import isolated
@@ -71,6 +72,11 @@ def is_server(uri: str) -> bool:
 def shown(uri: str) -> str:
     """The URI, or a text with some in it, without users and passwords: for screens, files and errors."""
     return without_passwords(uri)
+
+
+def folder_of(uri: str) -> Path:
+    """The folder of an embedded store; the current one for a database that is elsewhere."""
+    return Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path.cwd()
 
 
 def plain_name(name: str) -> str:
@@ -165,6 +171,9 @@ def connect(uri: str) -> Iterator[MlflowClient]:
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException) as error:
+            refused = None if is_server(uri) else disk.explained(error, folder_of(uri))
+            if refused is not None:
+                raise refused from error
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WorkbenchError(f"MLflow: {shown(why)}", where=shown(uri), remedy=EVENTS_KEEP) from error
         except ModuleNotFoundError as error:

@@ -43,9 +43,13 @@ def write_checkpoint(
     staging, final = root / f".writing-{step}", folder_of(root, step)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    write(staging)
-    write_sealed(staging / PROGRESS, {**progress, "step": step, "files": hashes_of(staging)})
-    flush_tree(staging)
+    try:
+        write(staging)
+        write_sealed(staging / PROGRESS, {**progress, "step": step, "files": hashes_of(staging)})
+        flush_tree(staging)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # on a full disk it would only be in the way
+        raise
     discard(final)  # a step that is saved once more after resuming
     staging.rename(final)
     sync_folder(root)

@@ -28,7 +28,7 @@ from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message
-from workbench.runs import Run, Staging, stage
+from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
     FETCHED,
@@ -210,8 +210,10 @@ def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
 def training_curve(run: Run) -> list[dict[str, float]]:
     """The losses of training by step, from the run's events; a step done twice counts as it was done last."""
     points: dict[tuple[str, int], float] = {}
-    for line in (run.folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line) if '"metric"' in line else {}
+    events, torn = read_events(run.folder / "events.jsonl")
+    if torn:
+        say(run, "evaluate", f"{torn} torn lines of events.jsonl are left out")
+    for event in events:
         name = {"train/loss": "loss", "train/eval_loss": "eval_loss"}.get(event.get("name", ""))
         if name and event.get("step") is not None:
             points[name, event["step"]] = event["value"]

@@ -1,0 +1,138 @@
+"""What a disk refuses is one clear error, wherever it comes from; and temporary folders do not outlive their owners."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from workbench import disk
+from workbench.__main__ import main
+from workbench.engines.child import TRACEBACK
+from workbench.errors import RequestError, WorkbenchError
+from workbench.temporary import LOCK, PREFIX, sweep, temporary_folder
+
+
+@pytest.mark.parametrize("number", sorted(disk.KINDS))
+def test_what_the_system_refuses_is_explained_with_the_place_the_room_and_a_remedy(number: int, tmp_path: Path) -> None:
+    refused = disk.explained(OSError(number, os.strerror(number)), tmp_path)
+    assert refused is not None
+    assert refused.exit_code == 1
+    assert str(refused).startswith(f"{tmp_path}: ")
+    assert "MB free" in str(refused)
+    assert refused.remedy
+    named = disk.explained(OSError(number, os.strerror(number), str(tmp_path / "weights")), Path("/elsewhere"))
+    assert str(tmp_path) in str(named)
+    assert "elsewhere" not in str(named)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Error while serializing: IoError(Os { code: 28, message: No space left on device })", errno.ENOSPC),
+        ("I/O error: (os error 28)", errno.ENOSPC),
+        ("database or disk is full", errno.ENOSPC),
+        ("Disk quota exceeded", errno.EDQUOT),
+        ("attempt to write a readonly database", errno.EROFS),
+        ("disk I/O error", errno.EIO),
+        ("[Errno 24] Too many open files: '/x'", errno.EMFILE),
+    ],
+)
+def test_a_library_that_says_it_in_words_is_understood(words: str, kind: int, tmp_path: Path) -> None:
+    assert disk.explained(RuntimeError(words), tmp_path).what.startswith(disk.KINDS[kind][0])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("words", ["[enforce fail at inline_container.cc:858] unexpected pos", "(it printed nothing)"])
+def test_words_that_leave_it_open_count_where_the_disk_is_nearly_full(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert disk.explained(RuntimeError(words), tmp_path) is None
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 1000)
+    assert disk.explained(RuntimeError(words), tmp_path) is not None
+
+
+def test_other_errors_and_wrong_requests_stay_what_they_are(tmp_path: Path) -> None:
+    assert disk.explained(ValueError("a number"), tmp_path) is None
+    assert disk.explained(FileNotFoundError(errno.ENOENT, "no"), tmp_path) is None
+    assert disk.explained(RequestError("the disk is full of stars", where="data.train"), tmp_path) is None
+    with pytest.raises(WorkbenchError) as caught:
+        try:
+            raise PermissionError(errno.EACCES, "denied")
+        except OSError:
+            raise WorkbenchError("no key", where="KEY") from None
+    assert disk.explained(caught.value, tmp_path) is None
+
+
+def test_the_door_ends_with_1_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "ledger.db"))
+
+    monkeypatch.setattr("workbench.views.doctor.run", refuse)
+    assert main(["doctor"]) == 1
+    shown = capfd.readouterr().err
+    assert str(tmp_path / "ledger.db") in shown
+    assert "read-only" in shown
+    assert "Traceback" not in shown
+
+
+def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 999)
+    with pytest.raises(WorkbenchError, match=r"1,000 bytes.*999 bytes"):
+        disk.require_room(tmp_path, 1000, "training")
+    disk.require_room(tmp_path, 999, "training")
+
+
+def test_a_traceback_in_a_childs_log_is_cut_to_its_error() -> None:
+    text = (
+        "loading\nTraceback (most recent call last):\n  File \"x\", line 1\n    f()\n    ~^^\nOSError: first\n"
+        "\nDuring handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n  File \"y\", line 2\n    g()\nOSError: second\n"
+    )  # fmt: skip
+    left = [line for line in TRACEBACK.sub("", text).splitlines() if line]
+    assert left == ["loading", "OSError: first", "OSError: second"]
+
+
+def test_a_dead_owners_folder_is_swept_and_a_living_ones_stays(tmp_path: Path) -> None:
+    dead, living, foreign = tmp_path / f"{PREFIX}dead", tmp_path / f"{PREFIX}living", tmp_path / "mine"
+    for folder in (dead, living, foreign):
+        folder.mkdir()
+        (folder / "model.bin").write_bytes(b"x")
+        os.utime(folder, (time.time() - 3600,) * 2)
+    (tmp_path / f"{PREFIX}link").symlink_to(foreign)
+    with FileLock(living / LOCK):
+        os.utime(living, (time.time() - 3600,) * 2)
+        sweep(tmp_path)
+        assert (living / "model.bin").is_file()
+    assert not dead.exists()
+    assert (foreign / "model.bin").is_file()
+    with temporary_folder(tmp_path / "new") as folder:
+        assert folder.parent == tmp_path / "new"
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_child_whose_parent_is_killed_takes_its_folder_along(tmp_path: Path) -> None:
+    code = (
+        (
+            "import sys; from pathlib import Path; from workbench.engines.child import call\n"
+            "call('time:sleep', {'secs': 1}, what='x', inside=Path(sys.argv[1]))"
+        )
+        .replace("{'secs': 1}", "{}")
+        .replace("time:sleep", "signal:pause")
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as parent:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(f"{PREFIX}*/log.txt")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(tmp_path.iterdir())
+        parent.kill()
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not list(tmp_path.iterdir())
