@@ -12,8 +12,9 @@ import pytest
 from teacher_desk import labelled, teacher_of
 from teacher_project import KEY, questions
 from teacher_server import teacher_server
-from workbench.errors import GateError
+from workbench.errors import GateError, WorkbenchError
 from workbench.records import Message
+from workbench.teacher import ledger as ledger_file
 from workbench.teacher.calls import Pace
 from workbench.teacher.labeller import Prompt
 from workbench.teacher.ledger import NANO, open_ledger
@@ -117,3 +118,14 @@ def test_limits_a_minute_space_the_requests_and_retry_after_stops_them_all() -> 
     assert pace.starts_in(10) == pytest.approx(5.0), "600 tokens take six seconds of 6000 a minute"
     pace.throttled(30.0)
     assert pace.starts_in(10) == pytest.approx(30.0)
+
+
+def test_a_ledger_on_a_full_disk_says_so_and_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_file, "SCHEMA", f"PRAGMA max_page_count = 2; {ledger_file.SCHEMA}")
+    with pytest.raises(WorkbenchError) as caught, open_ledger(tmp_path / "ledger.db", "run"):
+        pass
+    assert "no space left" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "not a ledger" not in str(caught.value)

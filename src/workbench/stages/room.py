@@ -20,6 +20,13 @@ CHECKPOINTS = 4  # at once: the two that are kept, the best step's, and the one 
 
 def refuse_full_disk(recipe: Recipe, run: Run, stage: str) -> None:
     """Raise DiskError, naming the folder and the bytes, when a stage that is not done needs more than is free."""
+    names = [stage]
+    if stage == "quantize":
+        names = [f"quantize/{name}" for name in recipe.quantize]
+    elif stage == "bundle" and run.done("evaluate"):
+        names = [f"bundle/{name}" for name in bundles_of(recipe, run)]
+    if all(run.done(name) for name in names):
+        return  # with nothing to do it needs nothing; what is made anew replaces what is there
     require_room(run.folder, needed(recipe, run, stage) + BESIDES, stage)
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
+from workbench import disk
 from workbench.errors import WorkbenchError
 from workbench.files import close_to_others
 from workbench.teacher.wire import Reply, Usage
@@ -271,6 +272,9 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.executescript(SCHEMA)
         except sqlite3.DatabaseError as error:
+            refused = disk.explained(error, path.parent)
+            if refused is not None:
+                raise refused from error
             raise WorkbenchError(
                 f"this is not a ledger: {error}", where=str(path), remedy="restore it, or move it away"
             ) from error

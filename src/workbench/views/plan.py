@@ -13,6 +13,7 @@ from typing import Any
 from workbench.compress.preflight import Verdict, preflight
 from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
+from workbench.disk import free_bytes
 from workbench.engines.served import available
 from workbench.errors import RequestError
 from workbench.formats import format_named
@@ -247,7 +248,10 @@ def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
         return {"needs": "unknown: the model's size is not given"}
     formats = sum(format_named(q.format).bytes_a_weight for q in recipe.quantize.values())
     # Each is made, bundled, and copied into the store.
-    return {"needs": f"≈{megabytes(parameters * 3 * (2.0 + formats))} in {recipe.launch.experiments}/"}
+    return {
+        "needs": f"≈{megabytes(parameters * 3 * (2.0 + formats))} in {recipe.launch.experiments}/",
+        "free": megabytes(free_bytes(Path(recipe.launch.experiments))),
+    }
 
 
 # What `plan` says of a distillation and of a smaller student: what is learned, on which prompts, how large it is.
