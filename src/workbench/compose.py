@@ -39,6 +39,9 @@ QUIET = [
 ]
 
 
+LONGEST_FILE, MOST_VALUES, DEEPEST = 1_000_000, 20_000, 40  # bytes, values and levels of one YAML file
+
+
 def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     """Compose each named recipe with the overrides, and run the task with it; the worst exit code wins."""
     flags, words = hydra_guard.flags_of(words)
@@ -79,6 +82,9 @@ def find_recipe(name: str) -> Path:
         path = known[name]
     else:
         raise RequestError(f"no such recipe {name!r}", where="recipe", remedy=nearest(name, known))
+    if path.suffix != ".yaml" or path.stem.endswith(".yaml"):
+        # Hydra is given the name without its ending, and would read another file than the one looked at here.
+        raise RequestError("a recipe's file ends in .yaml, once", where=str(path), remedy="rename it to NAME.yaml")
     check_recipe_name(path.stem)
     hydra_guard.check_folder(path.parent)
     content = yaml_of(path)
@@ -98,12 +104,33 @@ def find_recipe(name: str) -> Path:
 def yaml_of(path: Path) -> Any:
     """A YAML file's content, with nothing in it that Hydra would act upon while it composes."""
     try:
+        if path.stat().st_size > LONGEST_FILE:
+            raise RequestError(f"it is longer than {LONGEST_FILE:,} bytes", where=str(path), remedy="is it a recipe?")
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number or a date that Python cannot hold
+        raise RequestError(f"its YAML cannot be read: {error}", where=str(path)) from None
+    refuse_expanding(content, path)
     hydra_guard.check_text(text, content, path)
     return content
+
+
+def refuse_expanding(content: Any, path: Path) -> None:
+    """Refuse what aliases make endless, or so large or deep that walking through it would not end in time."""
+    waiting, values = [(content, 0)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        inner = [*node.keys(), *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
+        values += len(inner)
+        if values > MOST_VALUES or depth > DEEPEST:
+            raise RequestError(
+                f"its aliases written out, it holds more than {MOST_VALUES:,} values or {DEEPEST} levels",
+                where=str(path),
+                remedy="write the values themselves, without anchors and aliases",
+            )
+        waiting += [(value, depth + 1) for value in inner]
 
 
 def check_nouns(path: Path, overrides: list[str]) -> None:
@@ -115,26 +142,30 @@ def check_nouns(path: Path, overrides: list[str]) -> None:
     for entry in entries:
         for group, value in entry.items() if isinstance(entry, dict) else [("", entry)]:
             for name in value if isinstance(value, list) else [value]:
-                for folder in [path.parent, *config_folders()]:
-                    file = folder / group / f"{str(name).strip()}.yaml"
-                    if file.is_file():
-                        check_noun(file, ())
+                check_noun(group, str(name).strip(), [path.parent, *config_folders()], set())
 
 
-def check_noun(path: Path, above: tuple[Path, ...]) -> None:
-    """Look at a noun's file, and at the sibling it may begin with."""
-    content = yaml_of(path)
-    defaults = content.get("defaults", []) if isinstance(content, dict) else []
-    for name in defaults if isinstance(defaults, list) else [defaults]:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise RequestError(
-                "a noun's defaults name its own siblings alone",
-                where=f"{path}: defaults",
-                remedy="name nouns in recipes",
-            )
-        sibling = path.with_name(f"{name}.yaml")
-        if sibling.is_file() and sibling not in (path, *above):
-            check_noun(sibling, (path, *above))
+def check_noun(group: str, name: str, folders: list[Path], seen: set[Path]) -> None:
+    """Look at each file that a noun's name may stand for, and at the siblings it may begin with.
+
+    A sibling need not lie beside it: Hydra looks for each name in all of the `folders`.
+    """
+    for path in (folder / group / f"{name}.yaml" for folder in folders):
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        content = yaml_of(path)
+        if isinstance(content, dict) and "hydra" in content:  # a sweep is the recipe's own, where it is looked at
+            hydra_guard.refuse(f"{path}: hydra")
+        defaults = content.get("defaults", []) if isinstance(content, dict) else []
+        for sibling in defaults if isinstance(defaults, list) else [defaults]:
+            if not isinstance(sibling, str) or not re.fullmatch(r"[\w-]+", sibling):
+                raise RequestError(
+                    "a noun's defaults name its own siblings alone",
+                    where=f"{path}: defaults",
+                    remedy="name nouns in recipes",
+                )
+            check_noun(group, sibling, folders, seen)
 
 
 def config_folders() -> list[Path]:
@@ -146,8 +177,9 @@ def config_folders() -> list[Path]:
 
 
 def options(group: str) -> list[str]:
-    """The YAML files of one config group."""
-    return sorted({p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")})
+    """The YAML files of one config group; for `x.yaml.yaml` Hydra would read `x.yaml`, so that one is none."""
+    names = {p.stem for folder in config_folders() for p in (folder / group).glob("*.yaml")}
+    return sorted(name for name in names if not name.endswith(".yaml"))
 
 
 def groups() -> set[str]:
@@ -216,7 +248,7 @@ def composed(path: Path, overrides: list[str]) -> DictConfig:
     try:
         with hydra.initialize_config_dir(str(path.parent), version_base="1.3", job_name="workbench"):
             return hydra.compose(path.stem, overrides=[*overrides, search_path()])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise translated(error, path) from None
 
 
@@ -228,6 +260,8 @@ def search_path() -> str:
 
 def translated(error: Exception, path: Path) -> RequestError:
     """One clear line for what Hydra or OmegaConf could not compose."""
+    if isinstance(error, yaml.YAMLError):  # OmegaConf refuses a key that is there twice, which `yaml_of` does not
+        return RequestError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path))
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -259,7 +293,7 @@ def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], 
     settings = [search_path(), *QUIET]
     arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, *settings]
     try:
-        hydra_guard.check_composed(path, overrides, settings)
+        check_words(hydra_guard.check_composed(path, overrides, settings))
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
     kept, sys.argv = sys.argv, ["workbench", *arguments]

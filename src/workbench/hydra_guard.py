@@ -93,7 +93,7 @@ def sweep_words(content: object, path: Path) -> Iterator[str]:
     """The words that a recipe's own `hydra.sweeper.params` would add to the command."""
     node = content
     for part in SWEPT.split("."):
-        node = (node or {}).get(part, {}) if isinstance(node, dict) else {}
+        node = node.get(part) or {} if isinstance(node, dict) else {}
     if not isinstance(node, dict):
         refuse(f"{path}: {SWEPT}")
     for key, value in node.items():
@@ -118,8 +118,10 @@ def refuse(where: str) -> NoReturn:
     )
 
 
-def check_composed(path: Path, overrides: list[str], settings: list[str]) -> None:
+def check_composed(path: Path, overrides: list[str], settings: list[str]) -> list[str]:
     """Compose in memory and hold the `hydra` node against the one that Hydra makes without any recipe.
+
+    Returns the words that its own sweep would add to the command, from wherever they came.
 
     `overrides` are the command's words, `settings` our own. Words that are swept over are left out: none of them can
     name Hydra's node.
@@ -134,6 +136,7 @@ def check_composed(path: Path, overrides: list[str], settings: list[str]) -> Non
             continue
         if not isinstance(value, (dict, list)) and value != plain.get(key):
             refuse(f"hydra.{key}")
+    return list(sweep_words({"hydra": node}, path))
 
 
 def hydra_node(name: str, folder: Path | None, words: list[str]) -> Any:

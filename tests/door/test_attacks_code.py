@@ -168,6 +168,81 @@ def test_no_file_that_a_recipe_brings_in_reaches_hydra(
     refused(project, capsys)
 
 
+TRAPPING = yaml.safe_dump({"hydra": {"job": {"env_set": {"TRAPPED": "1"}}}})
+SWEEPING = yaml.safe_dump({"hydra": {"sweeper": {"params": {"+hydra.job.env_set.TRAPPED": "1"}}}})
+
+
+@pytest.mark.parametrize(
+    ("brought", "files"),
+    [
+        # A sweep of a file beside the recipe's own: its words are no less words.
+        (["part"], {"part.yaml": SWEEPING}),
+        (["part"], {"configs/part.yaml": SWEEPING}),
+        ([{"method": "evil"}], {"configs/method/evil.yaml": f"# a noun\n{SWEEPING}"}),
+        # For `evil.yaml` Hydra reads evil.yaml, and not evil.yaml.yaml.
+        ([{"method": "evil.yaml"}],
+         {"configs/method/evil.yaml.yaml": "{}", "configs/method/evil.yaml": f"# @package _global_\n{TRAPPING}"}),
+        # A sibling is looked for in every folder that has its group.
+        ([{"method": "evil"}],
+         {"configs/method/evil.yaml": "defaults: [part]", "method/part.yaml": f"# @package _global_\n{TRAPPING}"}),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("swept", [False, True])
+def test_every_file_that_hydra_reads_for_a_name_is_looked_at(
+    swept: bool, brought: list[Any], files: dict[str, str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in files.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    named = brought[0].get("method") if isinstance(brought[0], dict) else ""
+    if swept and named:
+        sweep = {"sweeper": {"params": {"method": f"lora,{named}"}}}
+        (project / "mine.yaml").write_text(recipe(["workbench", {"method": "lora"}, "_self_"], hydra=sweep))
+    else:
+        (project / "mine.yaml").write_text(recipe(["workbench", *brought, "_self_"]))
+    for flags in (["-m"], ["--cfg", "job"]):
+        assert door.main(["plan", "recipe=./mine.yaml", *flags]) == 2
+    assert_untouched(project, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["mine.yml", "other.yaml.yaml", "link.yaml"])
+def test_a_recipe_is_the_very_file_that_hydra_will_read(
+    name: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "other.yaml").write_text(recipe(hydra=yaml.safe_load(TRAPPING)["hydra"]))
+    (project / "mine.yaml").write_text(recipe(hydra=yaml.safe_load(TRAPPING)["hydra"]))
+    (project / "other").write_text(recipe())
+    if name == "link.yaml":
+        (project / name).symlink_to("other")
+    else:
+        (project / name).write_text(recipe())
+    refusal = "ends in .yaml, once"
+    for flags in (["-m"], []):
+        assert door.main(["plan", f"recipe=./{name}", *flags]) == 2
+        assert refusal in capsys.readouterr().err
+    assert_untouched(project)
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [f"a0: &a0 [x,x,x,x,x,x,x,x,x]\n{LAUGHS}", "bundle: &x\n  intended_use: *x\n", "bundle: &x [*x]\n",
+     f"bundle: {'[' * 20_000}{']' * 20_000}\n", f"bundle: {'[' * 60}{']' * 60}\n", f"# {'x' * 1_000_000}\n",
+     f"bundle: {{a: 1{'0' * 5000}}}\n", "seed: 1\nseed: 2\n", "bundle: 2001-99-99\n"],
+    ids=lambda text: text[:24],
+)  # fmt: skip
+def test_yaml_that_has_no_end_or_no_sense_is_refused_at_once(
+    more: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.yaml").write_text(recipe() + more)
+    for flags in (["-m"], ["--cfg", "job"], []):
+        assert door.main(["plan", "recipe=./mine.yaml", *flags]) == 2
+        assert "mine.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["", "configs"])
 @pytest.mark.parametrize(
     "name",

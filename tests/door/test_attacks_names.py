@@ -24,6 +24,14 @@ PATHS = (
 )  # fmt: skip
 
 
+# Names that look like another, or are another to some file system.
+SPOOFED = (
+    "\uff42\uff41\uff53\uff45", "\uff54eacher", "\u017ftudent", "\U0001d41b\U0001d41a\U0001d42c\U0001d41e",
+    "base\ufe0f", "base\u034f", "q\u115f", "\u3164", "q\uffa0", "q\u180b", "q\U000e0100", "q\u200d", "q\u2060",
+    "q\u00ad", "q\u200f", "q\u2066", "q\ufeff", "q\U000e0041",
+)  # fmt: skip
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a recipe in it, a run of another recipe, and beside it what nobody may touch."""
@@ -60,7 +68,9 @@ def refused(capsys: pytest.CaptureFixture[str], project: Path, words: list[str],
     assert everything(project.parent) == before
 
 
-@pytest.mark.parametrize("name", [*PATHS, *ARMS, "Base", "STUDENT", "q8.general", "student.constrained", "a.b"])
+@pytest.mark.parametrize(
+    "name", [*PATHS, *ARMS, "Base", "STUDENT", "q8.general", "student.constrained", "a.b", *SPOOFED]
+)
 def test_a_format_is_not_called_by_a_path_or_by_an_arms_name(
     name: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,8 +82,13 @@ def test_a_format_is_not_called_by_a_path_or_by_an_arms_name(
     refused(capsys, project, ["train", "recipe=./mine.yaml"], "quantize.")
 
 
-def test_two_formats_do_not_differ_in_capitals_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "mine.yaml").write_text(recipe(quantize={"q": {"format": "w8a8"}, "Q": {"format": "w8a8"}}))
+@pytest.mark.parametrize(
+    "other", ["Q\u00fc", "q\u00dc", "qu\u0308", "\uff51\u00fc", "\U0001d492\u00fc", "\u24e0\u00fc"]
+)
+def test_two_formats_do_not_differ_in_capitals_or_the_writing_of_a_letter_alone(
+    other: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.yaml").write_text(recipe(quantize={"q\u00fc": {"format": "w8a8"}, other: {"format": "w8a8"}}))
     refused(capsys, project, ["train", "recipe=./mine.yaml"], "quantize")
 
 
@@ -99,7 +114,9 @@ def test_an_experiment_has_a_name_that_can_be_printed(
 
 @pytest.mark.parametrize(
     "stem",
-    ["..", ".", ".verify", ".compare", ".sweeps", "mlartifacts", "MLartifacts", "mlflow.db", "ledger.db", "rechecks",
+    ["mlflow.db-wal", "mlflow.db-shm", "mlflow.db-journal", "ledger.db-journal", "LEDGER.DB-WAL", "\uff52echecks",
+     "egress.jsonl", "README.md", "mlflow-ui.log", "..", ".", ".verify", ".compare", ".sweeps",
+     "mlartifacts", "MLartifacts", "mlflow.db", "ledger.db", "rechecks",
      "${oc.env:HOME}", "a\nb", "a\\b", "-m", "~", " x", "x "],
 )  # fmt: skip
 def test_a_recipes_file_is_not_called_by_what_lies_beside_the_runs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import logging
@@ -341,3 +342,38 @@ def test_a_servers_key_is_not_in_the_log_of_a_library(caplog: pytest.LogCaptureF
     assert server.calls
     assert not [form for form in forms(ECHOED) if form in caplog.text.encode()]
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PGPASSWORD", "MYSQL_PWD", "SSHPASS", "REDISCLI_AUTH", "NPM_CONFIG__AUTH", "DBPASSWORD", "SMTPPASSWORD",
+     "GHTOKEN", "STRIPE_APIKEY", "AWSSECRETKEY", "GOOGLE_CREDENTIALS", "DB_CREDENTIAL", "GITHUB_PAT",
+     "KEYSTORE_PASS", "db_token"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    ["Cn4ry/plain+Value", "/Cn4ryBase64/that+begins/like-a-path", "Cn4ry with blanks", 'Cn4ry"quo\\ted', "Cn4ry<&>'x",
+     "Cn4ryÜml\u00e4ut", "918273645546372", "Cn4ryLineOfManyCharacters\nCn4rySecondLineOfMany"],
+)  # fmt: skip
+def test_what_a_variable_named_after_a_secret_holds_is_masked_in_every_form(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    written = [value, json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value), html.escape(value),
+               quote(value), quote(value, safe=""), value.encode().hex().upper(), *value.split("\n")]  # fmt: skip
+    for text in written:
+        assert "Cn4ry" not in masked(f"before {text} after")
+        assert value[:9] not in masked(f"before {text} after")
+        assert value.encode().hex().upper() not in masked(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/etc/ssl/private/key.pem", "~/.ssh/id_ed25519", "./secrets/key", "../key.pem", "true", "disabled", "128000",
+     "127.0.0.1:8080"],
+)  # fmt: skip
+def test_a_path_a_number_or_a_word_in_such_a_variable_spoils_no_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_AUTH", value)
+    assert masked(f"it is {value} now") == f"it is {value} now"

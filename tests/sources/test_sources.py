@@ -158,3 +158,43 @@ def test_what_killed_fetches_left_goes_with_the_next_fetch_of_anything_unless_on
     assert not dead.exists()
     assert (living / ".download-x" / "part.whl").is_file()
     assert (kept / "whole").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"a": [{"auto\\u005fmap": {"AutoModel": "x.Y"}}]}'),
+        ("sub/x.json", '{"\\u0061uto_map": {"AutoConfig": "x.Y"}}'),
+        ("X.JSON", '{"auto_map": ["x.Y", null]}'),
+        ("config.json", '{"custom_pipelines": {"x": {"impl": "x.Y"}}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": "../other/model.safetensors"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": "/other/model.safetensors"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": ".hidden/model.safetensors"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": ".hidden.safetensors"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": "a\\\\b.safetensors"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": "shard.weights"}}'),
+        ("model.safetensors.index.json", '{"weight_map": {"w": 1}}'),
+        ("model.safetensors.index.json", "no JSON"),
+        ("adapter_config.json", '{"base_model_name_or_path": "../other"}'),
+        ("MODELING.PY", ""),
+        ("pytorch_model.BIN", ""),
+    ],
+)  # fmt: skip
+def test_a_model_folder_loads_no_code_however_it_is_written_and_no_weights_from_elsewhere(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError):
+        sources.model_folder(f"dir:{tmp_path}")
+
+
+def test_a_sharded_model_and_words_about_code_in_a_vocabulary_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00001.safetensors").write_bytes(b"")
+    index = '{"weight_map": {"w": "model-00001-of-00001.safetensors"}}'
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    (tmp_path / "tokenizer.json").write_text('{"vocab": {"auto_map": 7, "\\u0021": 8}}')
+    assert sources.model_folder(f"dir:{tmp_path}") == tmp_path

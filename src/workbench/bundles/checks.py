@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from workbench.bundles.manifest import (
 from workbench.engines.stops import stop_ids
 from workbench.errors import WorkbenchError
 from workbench.sources.gguf_header import gguf_header
-from workbench.sources.weights import CODE
+from workbench.sources.weights import CODE, code_keys
 
 TEMPLATE = "chat_template.jinja"
 # Besides code that a model folder could load: native code, and what numpy, joblib and Keras may unpickle.
@@ -32,7 +32,6 @@ NATIVE = (".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".bat")
 RISKY = (*CODE, *NATIVE, ".npy", ".npz", ".joblib", ".dill", ".h5", ".keras")
 # First bytes of pickles (protocol 2 to 5), zip files (what torch.save writes) and programs, whatever the name says.
 MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x7fELF", b"MZ")
-LOADS_CODE = ("auto_map", "custom_pipelines")  # keys by which transformers takes a class from a file or a repository
 
 
 @dataclass(frozen=True)
@@ -104,18 +103,6 @@ def no_code(folder: Path) -> str:
             for key in code_keys(read_json(path)):
                 raise WorkbenchError(f"{name} has an {key}, which loads code", where=str(folder))
     return f"none in {len(names)} files"
-
-
-def code_keys(value: object) -> Iterator[str]:
-    """Keys anywhere in a JSON value that make a loader import code; a vocabulary's words have numbers as values."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in LOADS_CODE and not isinstance(inner, int):
-                yield key
-            yield from code_keys(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from code_keys(inner)
 
 
 def template(folder: Path, manifest: Mapping[str, Any]) -> str:

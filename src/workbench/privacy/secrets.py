@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +20,10 @@ from workbench.urls import without_passwords
 
 MASK = "…"
 # A variable whose name says that its value opens something. TOKENIZERS_… and a list of names (…_KEYS) are none.
-SECRET_VARIABLE = re.compile(r"(?i)(?:^|_)(?:api_?key|key|token|secret|password|passwd|passphrase|pass|pat)(?:_|$)")
+SECRET_VARIABLE = re.compile(
+    r"(?i)(?:^|_)(?:api_?key|key|token|secret|pass|pat|pwd|auth|credentials?)(?:_|$)|"
+    r"(?:password|passwd|passphrase|apikey|accesskey|secretkey|secret|token|sshpass)(?:_|$)"  # PGPASSWORD, SSHPASS
+)
 # A key of a recipe, or a word on the command line, that is named after a secret.
 SECRET_KEY = re.compile(
     r"(^|[._-])(token|secret|password|passwd|api_?key|access_?key|private_?key|credentials?)$", re.IGNORECASE
@@ -26,7 +31,8 @@ SECRET_KEY = re.compile(
 LEAST_CHARACTERS, LEAST_OF_A_KEY = 8, 6
 ALLOWED_KEYS = "WORKBENCH_ALLOWED_KEYS"  # the user's word on which variable's key may go where
 # A path to a key file, a yes or a plain small word is no secret, and would be masked in every sentence.
-PLAIN_VALUE = re.compile(r"[/~.].*|[a-z]{,15}|[A-Z]{,15}|[\d.,:]*", re.DOTALL)
+PLAIN_VALUE = re.compile(r"(?:~|\.{1,2}/).*|[a-z]{,15}|[A-Z]{,15}|\d{,11}|\d*[.,:][\d.,:]*", re.DOTALL)
+LEAST_OF_A_LINE = 16  # characters of one line of a value that has several: a private key
 LEAST_ENCODED = 10  # characters of a base64 form that are looked for
 KEY_PATTERN = re.compile(rf"(?<![A-Za-z0-9])(?:sk-[\w-]{{16,}}|hf_\w{{20,}}|{'|'.join(credentials.KEYS)})")
 # A number behind the word PIN is a row's secret; in an instruction it is more likely an example.
@@ -59,7 +65,13 @@ def is_allowed(name: str, host: str) -> bool:
 
 def is_secret_value(value: str) -> bool:
     """Whether a value is long and odd enough that it opens something, and that masking it spoils no sentence."""
-    return len(value) >= LEAST_CHARACTERS and not PLAIN_VALUE.fullmatch(value)
+    return len(value) >= LEAST_CHARACTERS and not PLAIN_VALUE.fullmatch(value) and not is_path(value)
+
+
+@functools.lru_cache(maxsize=256)
+def is_path(value: str) -> bool:
+    """Whether a value leads somewhere here: a key in base64 may begin with `/` too."""
+    return value.startswith("/") and os.path.lexists("/" + value.split("/")[1]) and not value.startswith("//")
 
 
 def password_of(url: str) -> str:
@@ -116,7 +128,11 @@ def forms_of(values: tuple[str, ...]) -> re.Pattern[str]:
 
 def encoded(value: str) -> Iterator[str]:
     """A value as it is and as it may be carried. In base64 it looks different at each of three places in a text."""
-    yield from (value, quote(value, safe=""), quote_plus(value), value.encode().hex())
+    yield from (value, quote(value), quote(value, safe=""), quote_plus(value), html.escape(value))
+    yield from (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1])
+    yield from (value.encode().hex(), value.encode().hex().upper())
+    lines = value.splitlines()
+    yield from (line for line in lines if len(lines) > 1 and len(line) >= LEAST_OF_A_LINE and "-----" not in line)
     for before, cut in ((0, 0), (1, 2), (2, 3)):
         raw = bytes(before) + value.encode()
         whole = base64.b64encode(raw).decode()[cut : len(raw) * 8 // 6]

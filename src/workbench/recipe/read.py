@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workbench.errors import RequestError, nearest
 from workbench.formats import format_named
-from workbench.names import BESIDE_RUNS, check_arm, check_name
+from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.methods import distilled
 from workbench.recipe.schema import Quantize, Recipe
@@ -268,10 +268,9 @@ def check_names(recipe: Recipe) -> None:
     """Every name that becomes a folder, a file, an arm or an entry of the registry."""
     for name in recipe.quantize:
         check_arm(name, f"quantize.{name}")
-    lowered = [name.casefold() for name in recipe.quantize]
-    if len(set(lowered)) < len(lowered):
+    if len(set(map(folded, recipe.quantize))) < len(recipe.quantize):
         raise RequestError(
-            "two formats differ in capitals alone, and a file system may not tell them apart",
+            "two formats differ in capitals or the writing of letters alone, and a file system may not tell them apart",
             where="quantize",
             remedy="rename one of them",
         )

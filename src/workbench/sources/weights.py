@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from workbench.sources.resolve import is_here, resolve
 
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.
 CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+LOADS_CODE = ("auto_map", "custom_pipelines")  # keys by which transformers takes a class from a file or a repository
+ESCAPED = re.compile(r"\\u00[2-7]")  # a plain character of JSON written as its number, to hide a word
+SHARD = re.compile(r"[^./\\][^/\\]*\.safetensors")
+ADAPTER = "adapter_config.json"
 # llama.cpp's pre-tokenizers that split every number character off and then use GPT-2's rule.
 NUMBERS_THEN_GPT2 = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 # Goes up when unpacking changes, so that a folder made by the older way is made again.
@@ -164,16 +169,53 @@ def special_tokens(value: Callable[[str], Any], fields: Mapping[str, Any]) -> di
 
 
 def refuse_code(folder: Path) -> None:
-    """Refuse a model folder that could run code when it is loaded.
+    """Refuse a model folder that could run code when it is loaded, or load what lies elsewhere.
 
     `trust_remote_code=False` alone has been bypassed by an `auto_map` in a nested config, so a folder
-    that holds one, or a file with code or pickled weights, is not loaded at all.
+    that holds one, or a file with code or pickled weights, is not loaded at all. An index of shards, and an adapter's
+    config beside a whole model, can name weights outside of the folder, which no digest of it covers.
     """
     for path in sorted(folder.rglob("*")):
-        if path.suffix in CODE:
+        if path.suffix.lower() in CODE:
             raise RequestError(f"{path.name} can carry code", where=str(folder), remedy="use a safetensors copy")
-        if path.suffix == ".json" and '"auto_map"' in path.read_text(encoding="utf-8", errors="replace"):
-            raise RequestError(f"{path.name} has an auto_map, which loads code", where=str(folder))
+        if path.suffix.lower() == ".json" and path.is_file():
+            refuse_json(path, folder)
+    if (folder / ADAPTER).is_file() and (folder / "config.json").is_file():
+        raise RequestError(
+            f"{ADAPTER} beside a whole model makes its loader take another base",
+            where=str(folder),
+            remedy="take it out, or name the model that it was merged into",
+        )
+
+
+def refuse_json(path: Path, folder: Path) -> None:
+    """Refuse a JSON file that makes a loader import code, or names shards that are not files beside it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    index = path.name.endswith(".index.json")
+    if not index and not any(f'"{key}"' in text for key in LOADS_CODE) and not ESCAPED.search(text):
+        return
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path.name} cannot be read: {error}", where=str(folder)) from None
+    for key in code_keys(content):
+        raise RequestError(f"{path.name} has an {key}, which loads code", where=str(folder))
+    shards = content.get("weight_map") if index and isinstance(content, dict) else None
+    for shard in set(shards.values()) if isinstance(shards, dict) else ():
+        if not isinstance(shard, str) or not SHARD.fullmatch(shard):
+            raise RequestError(f"{path.name} names {shard!r}, which is no shard beside it", where=str(folder))
+
+
+def code_keys(value: Any) -> Iterator[str]:
+    """Keys anywhere in a JSON value that make a loader import code; a vocabulary's words have numbers as values."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in LOADS_CODE and not isinstance(inner, int):
+                yield key
+            yield from code_keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from code_keys(inner)
 
 
 # Folders in the cache that are made from others, once: unpacked weights, a model cut smaller. Hashed at each use.
