@@ -465,11 +465,11 @@ def leftovers(run: Run) -> list[Path]:
     the top (label, train, evaluate) resume. A folder that was set aside counts only where another stands in its place.
     """
     folders = [run.folder, *(path for path in run.folder.iterdir() if path.is_dir() and path.name[0] != ".")]
-    found = [path for folder in folders for path in folder.glob(".*.partial")]
+    paths = [path for folder in folders for path in folder.glob(".*.partial")]
     for folder in folders:
-        found += [path for path in folder.glob(".*.old") if (folder / path.name[1:].removesuffix(".old")).exists()]
-        found += folder.glob(".*.staging") if folder != run.folder else []
-    return sorted(found)
+        paths += [path for path in folder.glob(".*.old") if (folder / path.name[1:].removesuffix(".old")).exists()]
+        paths += folder.glob(".*.staging") if folder != run.folder else []
+    return sorted(paths)
 
 
 def tell(run: Run, text: str) -> None:
