@@ -143,8 +143,10 @@ def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
 def local(path: str, source: str) -> Path:
     """A path from the working folder, else from the shipped files."""
     for candidate in (Path(path).expanduser(), shipped_folder() / path):
-        if candidate.exists():
+        if candidate.is_file() or candidate.is_dir():
             return candidate.resolve()
+        if candidate.exists():  # a pipe, a device or a socket: it may have no end, and has no content to be held to
+            raise RequestError("this is no plain file or folder", where=source, remedy="write its rows into a file")
     folder = Path(path).expanduser().parent
     alike = [p.name for p in folder.iterdir() if p.suffix == Path(path).suffix] if folder.is_dir() else []
     remedy = nearest(Path(path).name, alike) if alike else f"it was looked for in {folder.resolve()}"
