@@ -47,6 +47,8 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         said = content.feed_parent(store, fed, folder, manifest, recipe, out) + content.feed_files(
             store, fed, folder, events, out
         )
+        if out.remote and out.rule != "withheld" and store.uri.startswith("http://") and fed.is_new("way", store.uri):
+            said.append(f"texts of {out.privacy} rows go over plain http to {out.to}: who is on the way can read them")
         report_feed.feed_report(store, fed, folder, manifest, events, out)
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state, out)
