@@ -95,8 +95,11 @@ def refuse_credentials(url: str, where: str, remedy: str) -> None:
 def is_loopback(url: str) -> bool:
     """Whether a URL names this machine by its loopback address, or by the name reserved for it.
 
-    Any other name counts as another machine, also where it resolves to this one now: the next look-up may differ.
+    Any other name counts as another machine, also where it resolves to this one now: the next look-up may differ. So
+    does a URL with a backslash or a blank in it, whose host clients read in different ways.
     """
+    if re.search(r"[\\\s]", url):
+        return False
     try:
         host = (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:

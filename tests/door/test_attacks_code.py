@@ -711,3 +711,20 @@ def test_a_scoring_file_may_import_what_lies_beside_it(project: Path) -> None:
     before = list(sys.path)
     assert score(Evaluate(scorer="python", function="scoring.py:f"), "a", "b") == {"score": 0.5}
     assert sys.path == before
+
+
+def test_a_config_in_the_current_folder_does_not_say_where_energy_is_reported(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecarbon = pytest.importorskip("codecarbon")
+    from workbench.evaluation.resources import Spent, kilowatt_hours
+
+    started: list[Any] = []
+    monkeypatch.setattr(codecarbon.OfflineEmissionsTracker, "start", lambda tracker: started.append(tracker))
+    monkeypatch.setenv("HOME", str(project))
+    for methods in ("output_methods = api,csv", "save_to_api = true\nsave_to_prometheus = true"):
+        config = f"[codecarbon]\napi_endpoint = http://127.0.0.1:1\noutput_dir = {project}\n{methods}\n"
+        (project / ".codecarbon.config").write_text(config)
+        with kilowatt_hours(Spent()):
+            pass
+    assert [tracker._output_methods for tracker in started] == [[], []]

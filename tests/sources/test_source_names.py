@@ -192,3 +192,13 @@ def test_a_cached_member_that_became_a_link_out_of_the_cache_is_refused(index: I
     path.symlink_to(tmp_path / "secret")
     with pytest.raises(WorkbenchError, match=r"has no tiny/model\.gguf any more"):
         sources.resolve(MEMBER)
+
+
+@pytest.mark.parametrize("name", ["pipe.jsonl", "link.jsonl", "/dev/zero", "/dev/null"])
+def test_what_is_no_plain_file_is_never_read(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "link.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="plain file"):
+        sources.resolve(f"file:{name}")
+    with pytest.raises(RequestError, match="plain file"):
+        sources.content_digests({"evaluate.general": name})

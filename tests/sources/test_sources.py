@@ -165,6 +165,10 @@ def test_what_killed_fetches_left_goes_with_the_next_fetch_of_anything_unless_on
     [
         ("config.json", '{"a": [{"auto\\u005fmap": {"AutoModel": "x.Y"}}]}'),
         ("sub/x.json", '{"\\u0061uto_map": {"AutoConfig": "x.Y"}}'),
+        ("config.json", '{"attn_implementation": "someone/kernel"}'),
+        ("config.json", '{"_attn_implementation": {"text_config": "someone/kernel:flash"}}'),
+        ("config.json", '{"text_config": {"experts_implementation": "someone/kernel"}}'),
+        ("config.json", '{"attn\\u005fimplementation": "someone/kernel"}'),
         ("X.JSON", '{"auto_map": ["x.Y", null]}'),
         ("config.json", '{"custom_pipelines": {"x": {"impl": "x.Y"}}}'),
         ("model.safetensors.index.json", '{"weight_map": {"w": "../other/model.safetensors"}}'),
@@ -192,7 +196,7 @@ def test_a_model_folder_loads_no_code_however_it_is_written_and_no_weights_from_
 
 
 def test_a_sharded_model_and_words_about_code_in_a_vocabulary_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"attn_implementation": "sdpa", "_attn_implementation": null}')
     (tmp_path / "model-00001-of-00001.safetensors").write_bytes(b"")
     index = '{"weight_map": {"w": "model-00001-of-00001.safetensors"}}'
     (tmp_path / "model.safetensors.index.json").write_text(index)

@@ -218,6 +218,7 @@ def test_of_restricted_rows_no_byte_reaches_another_machine(servers: tuple[str, 
     assert told["made"]["versions"] == {}
     assert any("no model" in line and "tracking.uri=null" in line for line in told["made"]["said"])
     assert any("report.html" in line and "stay here" in line for line in told["fed"])
+    assert not any("plain http" in line for line in told["fed"]), "nothing of a row goes there"
     assert log_lines(tmp_path) == []
 
 
@@ -233,6 +234,7 @@ def test_of_internal_rows_placeholders_reach_another_machine_and_each_upload_is_
     assert b"[EMAIL_1]" in body
     assert b"confusion: " not in body
     assert told["made"]["versions"] == {"internal": "1"}
+    assert [line for line in told["fed"] if "plain http" in line and servers[0] in line]
     lines = log_lines(tmp_path)
     assert verify(tmp_path / "egress.jsonl", []) == len(lines)
     logged = " ".join(line["row"] for line in lines)
@@ -297,7 +299,8 @@ def test_rows_that_become_restricted_are_not_sent_again_and_those_that_become_pu
 HERE = ["sqlite:////x/mlflow.db", "file:///x", "file:x", "/x/mlruns", "http://127.0.0.1:5000", "http://localhost:5000",
         "http://[::1]:5000"]  # fmt: skip
 AWAY = ["http://10.0.0.2:5000", "https://mlflow.example.com", "postgresql://db/mlflow", "databricks", "file://server/x",
-        "http://localhost.example.com", "uc:main", "http://127.0.0.1@mlflow.example.com", ""]  # fmt: skip
+        "http://localhost.example.com", "uc:main", "http://127.0.0.1@mlflow.example.com", "",
+        "http://example.com\\@localhost:5000", "http://example.com\\@127.0.0.1", "http://local\thost:5000"]  # fmt: skip
 
 
 def test_what_is_another_machine_is_told_by_the_address_of_the_store_and_of_its_artefacts() -> None:

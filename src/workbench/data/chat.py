@@ -45,6 +45,8 @@ def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False
 
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if chat_template is not None:
+        if Path(chat_template).exists() and not Path(chat_template).is_file():  # a device or a pipe may have no end
+            raise RequestError(f"{chat_template} is no plain file", where="model.chat_template")
         try:
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         except OSError as error:

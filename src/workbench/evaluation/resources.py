@@ -150,7 +150,7 @@ def kilowatt_hours(spent: Spent) -> Iterator[None]:
         with contextlib.suppress(Exception):  # whatever ails its meters, the answers are worth having without
             tracker = OfflineEmissionsTracker(
                 country_iso_code=COUNTRY,
-                save_to_file=False,
+                output_methods=[],  # else a .codecarbon.config in the current folder says where the figures are sent
                 log_level="critical",
                 measure_power_secs=5,
                 allow_multiple_runs=True,

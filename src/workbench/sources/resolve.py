@@ -156,8 +156,10 @@ def places(path: str) -> tuple[Path, Path]:
 def local(path: str, source: str) -> Path:
     """A path from the working folder, else from the shipped files."""
     for place in places(path):
-        if place.exists():
+        if place.is_file() or place.is_dir():
             return place.resolve()
+        if place.exists():  # a pipe, a device or a socket: it may have no end, and has no content to be held to
+            raise RequestError("this is no plain file or folder", where=source, remedy="write its rows into a file")
     folder = Path(path).expanduser().parent
     alike = [p.name for p in folder.iterdir() if p.suffix == Path(path).suffix] if folder.is_dir() else []
     remedy = nearest(Path(path).name, alike) if alike else f"it was looked for in {folder.resolve()}"

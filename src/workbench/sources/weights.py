@@ -21,7 +21,9 @@ from workbench.sources.resolve import is_here, resolve
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.
 CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 LOADS_CODE = ("auto_map", "custom_pipelines")  # keys by which transformers takes a class from a file or a repository
-ESCAPED = re.compile(r"\\u00[2-7]")  # a plain character of JSON written as its number, to hide a word
+KERNEL = "_implementation"  # of attention or experts: transformers takes one with a `/` in its name from the hub
+# What JSON with such a key has in it; a plain character written as its number may hide the word.
+MAY_LOAD = re.compile(rf'"(?:{"|".join(LOADS_CODE)})"|{KERNEL}"|\\u00[2-7]')
 SHARD = re.compile(r"[^./\\][^/\\]*\.safetensors")
 ADAPTER = "adapter_config.json"
 # llama.cpp's pre-tokenizers that split every number character off and then use GPT-2's rule.
@@ -192,7 +194,7 @@ def refuse_json(path: Path, folder: Path) -> None:
     """Refuse a JSON file that makes a loader import code, or names shards that are not files beside it."""
     text = path.read_text(encoding="utf-8", errors="replace")
     index = path.name.endswith(".index.json")
-    if not index and not any(f'"{key}"' in text for key in LOADS_CODE) and not ESCAPED.search(text):
+    if not index and not MAY_LOAD.search(text):
         return
     try:
         content = json.loads(text)
@@ -211,6 +213,8 @@ def code_keys(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in LOADS_CODE and not isinstance(inner, int):
+                yield key
+            if key.endswith(KERNEL) and "/" in json.dumps(inner):
                 yield key
             yield from code_keys(inner)
     elif isinstance(value, list):

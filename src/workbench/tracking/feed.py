@@ -50,6 +50,8 @@ def catch_up(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
         torn = run_record.torn_lines(folder / "events.jsonl", events)
         if torn > 0 and fed.is_new("torn lines", torn):
             notes.append(f"{torn} torn lines of {folder / 'events.jsonl'} are left out")
+        if out.remote and out.rule != "withheld" and store.uri.startswith("http://") and fed.is_new("way", store.uri):
+            notes.append(f"texts of {out.privacy} rows go over plain http to {out.to}: who is on the way can read them")
         report_feed.feed_report(store, fed, folder, manifest, events, out)
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state, out)
