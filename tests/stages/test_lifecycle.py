@@ -296,7 +296,7 @@ def test_what_a_stage_will_write_is_known_before_and_nothing_is_asked_for_what_i
     from workbench.compose import composed
     from workbench.recipe import Recipe, read
     from workbench.runs import open_run
-    from workbench.stages.room import needed
+    from workbench.stages.disk_space import needed
 
     with (project / "mine.yaml").open("a") as stream:
         stream.write("quantize: {small: {format: nf4}}\n")

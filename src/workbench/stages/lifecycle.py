@@ -41,7 +41,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         hold_contents(run, contents)
         refuse_other_bytes(run)
         tell_missing(recipe, run)
-        from workbench.stages.room import refuse_full_disk  # late: it loads what a refused word must not wait for
+        from workbench.stages.disk_space import refuse_full_disk  # late: it loads what a refused word must not wait for
 
         worked = []
         for name in stages:
