@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from workbench import disk, errors, extras
+from workbench import errors, extras, files
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.files import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         with keep_private():
             return run_verb(words)
     except WorkbenchError as error:
-        return complain(disk.explained(error, Path.cwd()) or error, debug)
+        return complain(files.disk_error(error, Path.cwd()) or error, debug)
     except KeyboardInterrupt as stop:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else errors.INTERRUPTED
@@ -101,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.OK
     except Exception as error:
-        known = extras.explained(error) if isinstance(error, ModuleNotFoundError) else disk.explained(error, Path.cwd())
+        known = (
+            extras.explained(error) if isinstance(error, ModuleNotFoundError) else files.disk_error(error, Path.cwd())
+        )
         if known is not None:
             return complain(known, debug)
         if debug:

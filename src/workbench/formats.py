@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from workbench.errors import RequestError, nearest
-from workbench.plugins import entry_points, loaded
+from workbench.extras import entry_points, loaded
 
 GROUP = "workbench.formats"
 

@@ -23,12 +23,13 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from workbench import disk
 from workbench.errors import WorkbenchError
 from workbench.files import (
     artefact,
     check_inside,
     close_to_others,
+    disk_error,
+    disk_errors,
     flush_tree,
     read_json,
     remove,
@@ -196,7 +197,7 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
     """
     check_name(name, "recipe")
     folder = experiments / name / run_id
-    with disk.explaining(folder), locked(folder):
+    with disk_errors(folder), locked(folder):
         if fresh:
             clear(folder)
         run = Run(folder, name, run_id)
@@ -283,7 +284,7 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         yield staging
         complete(run, seal(run, name, fingerprint, staging, started))
     except BaseException as error:
-        refusal = disk.explained(error, run.folder) if isinstance(error, Exception) else None
+        refusal = disk_error(error, run.folder) if isinstance(error, Exception) else None
         shown = refusal or error
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(shown).__name__}: {shown}"
         with contextlib.suppress(OSError):  # a disk that is full has no room for this either

@@ -44,7 +44,7 @@ def written(merged: Path, folder: Path, format: str) -> dict[str, Any]:
 def test_a_format_is_written_proven_with_its_parent_s_company_and_answers_almost_like_it(
     merged: Path, tmp_path: Path, format: str, least: float, most: float
 ) -> None:
-    from workbench.compress.distance import agreement, folder_logprobs
+    from workbench.compress.merge_adapter import agreement, folder_logprobs
     from workbench.engines import transformers_engine
 
     facts = written(merged, tmp_path, format)

@@ -526,7 +526,7 @@ def test_children_take_no_code_from_the_current_folder(project: Path, monkeypatc
 
 
 def test_entry_points_come_from_site_packages_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.plugins import entry_points
+    from workbench.extras import entry_points
 
     info = project / "trap-1.0.dist-info"
     info.mkdir()

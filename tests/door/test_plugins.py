@@ -35,7 +35,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that packages are installed into."""
     folder = tmp_path / "site"
     folder.mkdir()
-    monkeypatch.setattr("workbench.plugins.site_folders", lambda: [str(folder)])
+    monkeypatch.setattr("workbench.extras.site_folders", lambda: [str(folder)])
     monkeypatch.syspath_prepend(str(folder))
     of_a_package.cache_clear()
     return folder

@@ -17,9 +17,9 @@ from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.bundles.parity import Reference, compare, likeliest, measure, parity_checks, top_of
 from workbench.engines import vllm
+from workbench.engines.ask import stop_ids
 from workbench.engines.child import program
 from workbench.engines.served import Served, available, chat, engine_for, forced, prompt_ids, serve_bundle
-from workbench.engines.stops import stop_ids
 from workbench.engines.transformers import load
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Message, message_dicts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workbench.engines.stops import stop_ids
+from workbench.engines.ask import stop_ids
 
 TOKENIZER = SimpleNamespace(eos_token_id=2)
 

@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from workbench import disk
+from workbench import files
 from workbench.__main__ import main
 from workbench.engines.child import TRACEBACK
 from workbench.errors import RequestError, WorkbenchError
-from workbench.temporary import LOCK, PREFIX, sweep, temporary_folder
+from workbench.files import LOCK, PREFIX, sweep, temporary_folder
 
 
-@pytest.mark.parametrize("number", sorted(disk.KINDS))
+@pytest.mark.parametrize("number", sorted(files.KINDS))
 def test_what_the_system_refuses_is_explained_with_the_place_the_room_and_a_remedy(number: int, tmp_path: Path) -> None:
-    refused = disk.explained(OSError(number, os.strerror(number)), tmp_path)
+    refused = files.disk_error(OSError(number, os.strerror(number)), tmp_path)
     assert refused is not None
     assert refused.exit_code == 1
     assert str(refused).startswith(f"{tmp_path}: ")
     assert "MB free" in str(refused)
     assert refused.remedy
-    named = disk.explained(OSError(number, os.strerror(number), str(tmp_path / "weights")), Path("/elsewhere"))
+    named = files.disk_error(OSError(number, os.strerror(number), str(tmp_path / "weights")), Path("/elsewhere"))
     assert str(tmp_path) in str(named)
     assert "elsewhere" not in str(named)
 
@@ -45,28 +45,28 @@ def test_what_the_system_refuses_is_explained_with_the_place_the_room_and_a_reme
     ],
 )
 def test_a_library_that_says_it_in_words_is_understood(words: str, kind: int, tmp_path: Path) -> None:
-    assert disk.explained(RuntimeError(words), tmp_path).what.startswith(disk.KINDS[kind][0])  # type: ignore[union-attr]
+    assert files.disk_error(RuntimeError(words), tmp_path).what.startswith(files.KINDS[kind][0])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("words", ["[enforce fail at inline_container.cc:858] unexpected pos", "(it printed nothing)"])
 def test_words_that_leave_it_open_count_where_the_disk_is_nearly_full(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert disk.explained(RuntimeError(words), tmp_path) is None
-    monkeypatch.setattr(disk, "free_bytes", lambda _: 1000)
-    assert disk.explained(RuntimeError(words), tmp_path) is not None
+    assert files.disk_error(RuntimeError(words), tmp_path) is None
+    monkeypatch.setattr(files, "free_bytes", lambda _: 1000)
+    assert files.disk_error(RuntimeError(words), tmp_path) is not None
 
 
 def test_other_errors_and_wrong_requests_stay_what_they_are(tmp_path: Path) -> None:
-    assert disk.explained(ValueError("a number"), tmp_path) is None
-    assert disk.explained(FileNotFoundError(errno.ENOENT, "no"), tmp_path) is None
-    assert disk.explained(RequestError("the disk is full of stars", where="data.train"), tmp_path) is None
+    assert files.disk_error(ValueError("a number"), tmp_path) is None
+    assert files.disk_error(FileNotFoundError(errno.ENOENT, "no"), tmp_path) is None
+    assert files.disk_error(RequestError("the disk is full of stars", where="data.train"), tmp_path) is None
     with pytest.raises(WorkbenchError) as caught:
         try:
             raise PermissionError(errno.EACCES, "denied")
         except OSError:
             raise WorkbenchError("no key", where="KEY") from None
-    assert disk.explained(caught.value, tmp_path) is None
+    assert files.disk_error(caught.value, tmp_path) is None
 
 
 def test_the_door_ends_with_1_and_no_traceback(
@@ -84,10 +84,10 @@ def test_the_door_ends_with_1_and_no_traceback(
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "free_bytes", lambda _: 999)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 999)
     with pytest.raises(WorkbenchError, match=r"1,000 bytes.*999 bytes"):
-        disk.require_room(tmp_path, 1000, "training")
-    disk.require_room(tmp_path, 999, "training")
+        files.require_room(tmp_path, 1000, "training")
+    files.require_room(tmp_path, 999, "training")
 
 
 def test_a_traceback_in_a_childs_log_is_cut_to_its_error() -> None:

@@ -33,7 +33,7 @@ from workbench.evaluation.report import build_report
 from workbench.pages.report_page import write_page
 from workbench.recipe import Evaluate, Gate, Model, Recipe, Shrink, read
 from workbench.stages.train.train import points_of
-from workbench.tracking.report_feed import report_metrics, report_tables
+from workbench.tracking.feed import report_metrics, report_tables
 from workbench.training.shrink import counted, shrunk, student_size
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import disk
+from workbench import files
 from workbench.__main__ import main
 from workbench.runs import Run
 from workbench.runs import stage as open_stage
@@ -266,7 +266,7 @@ def test_other_base_weights_under_the_same_folder_are_another_run_and_never_merg
 def test_a_disk_without_room_for_training_is_refused_before_it_begins(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(disk, "free_bytes", lambda _: 60_000)
+    monkeypatch.setattr(files, "free_bytes", lambda _: 60_000)
     assert main(["train", "recipe=./mine.yaml", "until=train"]) == 1
     shown = capfd.readouterr().err
     assert str(only_run(project)) in shown

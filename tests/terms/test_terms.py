@@ -15,17 +15,22 @@ import yaml
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Teacher
-from workbench.terms.duties import FILE, KINDS, as_tags, name_ok, read_duties, write_duties
 from workbench.terms.policy import (
+    FILE,
+    KINDS,
     WHEN,
     WORDS,
     Duty,
+    as_tags,
     base_duties,
     joined,
     judge,
+    name_ok,
     parse,
+    read_duties,
     require,
     table,
+    write_duties,
 )
 
 PURPOSES, DISTRIBUTIONS, COMMERCIAL = WHEN["purpose"], WHEN["distribution"], WHEN["commercial"]

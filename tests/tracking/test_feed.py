@@ -103,7 +103,7 @@ def test_a_feed_killed_midway_leaves_nothing_doubled(experiments: Path) -> None:
 import os, signal
 from pathlib import Path
 from workbench.recipe import Tracking
-from workbench.tracking import catch_up, report_feed as verdict
+from workbench.tracking import catch_up, feed as verdict
 verdict.feed_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
 """

@@ -18,14 +18,13 @@ from token_rows import method, rows
 from workbench.errors import RequestError
 from workbench.recipe import Method, Teach
 from workbench.records import TokenRow
-from workbench.terms.duties import Duty, write_duties
+from workbench.terms.policy import Duty, write_duties
 from workbench.training.batches import collate
-from workbench.training.gkd import TokenByToken, answered, on_own_answers
-from workbench.training.gold import OtherWords, by_bytes
 from workbench.training.job import Job
 from workbench.training.loop import train
 from workbench.training.losses import forward_kl
 from workbench.training.open_teacher import load_teacher
+from workbench.training.own_answers import OtherWords, TokenByToken, answered, by_bytes, on_own_answers
 from yes_teacher import taught_yes
 
 NEW = 6  # tokens that the student may say
@@ -265,10 +264,11 @@ def test_the_loss_is_the_plain_sum_and_rows_without_a_word_are_no_part_of_it(
 def test_a_student_never_says_a_row_of_its_head_that_is_no_word(
     tiny_model: Path, taught_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.training import gkd
 
     said: list[int] = []
-    real = gkd.sampled_answers
+    from workbench.training import own_answers
+
+    real = own_answers.sampled_answers
 
     def heard(*settings: Any) -> list[list[int]]:
         answers = real(*settings)
@@ -276,7 +276,7 @@ def test_a_student_never_says_a_row_of_its_head_that_is_no_word(
             said.extend(token for answer in answers for token in answer)
         return answers
 
-    monkeypatch.setattr(gkd, "sampled_answers", heard)
+    monkeypatch.setattr(own_answers, "sampled_answers", heard)
     base = padded(tiny_model, tmp_path / "s", 8)
     words = len(AutoTokenizer.from_pretrained(base))
     told = go(base, padded(taught_model, tmp_path / "t", 24), tmp_path / "out", max_steps=3, warmup_share=0.0)
@@ -369,7 +369,7 @@ def test_gold_refuses_a_divergence_that_it_does_not_have(tiny_model: Path, other
 
 
 def test_answers_are_sampled_from_the_whole_distribution_and_leave_the_global_generator_alone(tiny_model: Path) -> None:
-    from workbench.training.gkd import sampled_answers
+    from workbench.training.own_answers import sampled_answers
     from workbench.training.sampling import Asking
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workbench.data.chat import load_tokenizer, render
 from workbench.records import Example, Message, TokenRow
-from workbench.teacher.logprobs import TokenLogprobs, pack, parquet_writer, read_parquet
+from workbench.teacher.wire import TokenLogprobs, pack, parquet_writer, read_parquet
 from workbench.training.align import token_bytes
 from workbench.training.targets import (
     ChunkTargets,

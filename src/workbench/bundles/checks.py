@@ -21,7 +21,7 @@ from workbench.bundles.manifest import (
     read_manifest,
     template_digest,
 )
-from workbench.engines.stops import stop_ids
+from workbench.engines.ask import stop_ids
 from workbench.errors import WorkbenchError
 from workbench.sources.gguf_header import gguf_header
 from workbench.sources.weights import CODE, code_keys

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.format_check import gguf_facts
+from workbench.engines.ask import stop_ids
 from workbench.engines.child import call
-from workbench.engines.stops import stop_ids
 from workbench.errors import WorkbenchError
 from workbench.formats import Format, Gguf
 from workbench.sources.gguf_header import read_gguf

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.tokenizer import light_tokenizer
-from workbench.engines.stops import stop_ids
+from workbench.engines.ask import stop_ids
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import distilled

@@ -1,10 +1,12 @@
-"""What an engine is asked, and how: one call for many prompts, greedy, freely or within a JSON schema."""
+"""What an engine is asked: one call for many prompts, greedy, freely or within a schema; and what ends an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+from workbench.files import read_json
 from workbench.records import Answer, Message
 
 
@@ -18,3 +20,26 @@ class Ask(Protocol):
     def __call__(
         self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[int, Answer]]: ...
+
+
+# What ends an answer: one model names it in up to three places, and who knows fewer than all of them never stops.
+
+
+def stop_ids(model: Any = None, tokenizer: Any = None) -> set[int]:
+    """The ids of every token that ends an answer: those of the model's generation config, and the tokenizer's own.
+
+    `model` is a model folder or a loaded model. Either may be left out; the set is empty when nothing names a token.
+    """
+    named: Any = None
+    if isinstance(model, Path):
+        named = generation_config(model).get("eos_token_id")
+    elif model is not None:
+        named = model.generation_config.eos_token_id
+    ids = [*(named if isinstance(named, list) else [named]), getattr(tokenizer, "eos_token_id", None)]
+    return {number for number in ids if number is not None}
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """A model folder's generation_config.json; empty when it has none."""
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.files import temporary_folder
 from workbench.isolation import isolated, named_folders
-from workbench.temporary import temporary_folder
 
 LOG, RESULT = "log.txt", "result.json"
 GRACE_S = 15.0  # what a server may take to end by itself

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.engines.ask import Ask
+from workbench.engines.ask import Ask, stop_ids
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
-from workbench.engines.stops import stop_ids
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 

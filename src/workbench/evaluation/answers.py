@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.evaluation.scorers import find
-from workbench.evaluation.scorers.strict_json import BROKEN, json_value
+from workbench.evaluation.scorers.scorer import BROKEN, json_value
 from workbench.files import write_whole
 from workbench.progress_bar import progress
 from workbench.recipe.schema import Evaluate

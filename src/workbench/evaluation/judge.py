@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workbench.evaluation.scorers.strict_json import json_object
+from workbench.evaluation.scorers.scorer import json_object
 from workbench.records import Message, digest
 
 Side = Literal["a", "b", "tie"]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from workbench.privacy import credentials, identifiers
+from workbench.privacy import identifiers, secrets
 from workbench.privacy.identifiers import KINDS, NATIONAL, NEAR_BEFORE, NEAR_BEHIND, Find, Pattern, phones
 
 # As written here, and as a model may give it back: in small letters, with blanks inside, escaped for Markdown.
@@ -166,7 +166,7 @@ def leaks(text: str) -> dict[str, int]:
 # An address (URL) counts only where it holds a password, a key or a person's data: licences, sources and manuals live
 # at public addresses, and a teacher that cannot read those cannot answer.
 
-PATTERNS: tuple[Pattern, ...] = (*credentials.CREDENTIALS, *identifiers.CONTACT, *NATIONAL)
+PATTERNS: tuple[Pattern, ...] = (*secrets.CREDENTIALS, *identifiers.CONTACT, *NATIONAL)
 
 
 def by_pattern(text: str) -> Iterator[Find]:
@@ -197,17 +197,17 @@ def is_labelled(pattern: Pattern, text: str, start: int, end: int) -> bool:
 
 def assigned(text: str) -> Iterator[Find]:
     """Values that a label calls a password, key or token: `password = …`, `"api_key": "…"`, `the password is …`."""
-    for regex in (credentials.ASSIGNED, credentials.OPTION):
+    for regex in (secrets.ASSIGNED, secrets.OPTION):
         for match in regex.finditer(text):
-            if credentials.is_assigned(match):
-                yield Find("SECRET", *credentials.value_span(match))
+            if secrets.is_assigned(match):
+                yield Find("SECRET", *secrets.value_span(match))
 
 
 def addresses(text: str) -> Iterator[Find]:
     """Addresses with a password, a key or a person's data inside."""
-    for match in credentials.ADDRESS.finditer(text) if "://" in text else ():
+    for match in secrets.ADDRESS.finditer(text) if "://" in text else ():
         address = match[0].rstrip(".,;:!?)]}>")
-        if credentials.is_telling(address):
+        if secrets.is_telling(address):
             yield Find("URL", match.start(), match.start() + len(address))
 
 

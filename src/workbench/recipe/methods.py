@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from workbench.errors import RequestError, nearest
-from workbench.plugins import entry_points, loaded
+from workbench.extras import entry_points, loaded
 
 PLAIN = "sft"  # the rows' own answers: what is trained where no kind is named
 SHIPPED = "workbench.stages.train.kinds"  # by name, as a package's entry point is: its files lie floors above

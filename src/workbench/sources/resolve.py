@@ -29,9 +29,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.extras import entry_points, loaded
 from workbench.files import file_sha256, whole_folder, write_whole
 from workbench.isolation import isolated
-from workbench.plugins import entry_points, loaded
 from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
 

@@ -29,7 +29,7 @@ from workbench.bundles.prove import (
 )
 from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
-from workbench.engines.stops import stop_ids
+from workbench.engines.ask import stop_ids
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
@@ -42,7 +42,7 @@ from workbench.stages.common import base_model, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
 from workbench.stages.rows import descriptions
 from workbench.stages.train.task import start_model
-from workbench.terms.duties import name_ok, read_duties
+from workbench.terms.policy import name_ok, read_duties
 
 ADAPTER = "adapter"
 TOKENIZER = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.disk import require_room
+from workbench.files import require_room
 from workbench.formats import format_named
 from workbench.recipe import Recipe
 from workbench.runs import Run, staging_folder

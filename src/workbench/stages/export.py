@@ -9,9 +9,9 @@ from rich.console import Console
 from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
 from workbench.errors import RequestError
+from workbench.files import temporary_folder
 from workbench.sources import cache_folder
 from workbench.stages.bundle import bundle_checks
-from workbench.temporary import temporary_folder
 from workbench.tracking import resolve_source
 
 SCREEN = Console(stderr=True, highlight=False)

@@ -44,7 +44,7 @@ def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Seque
     `student` are the student's log-probabilities [N, V] a row. In llama.cpp the KL is over its SERVED_TOP likeliest
     tokens and one bucket for the rest, a lower bound of the whole.
     """
-    from workbench.compress.distance import agreement, folder_logprobs
+    from workbench.compress.merge_adapter import agreement, folder_logprobs
 
     wanted = probe_rows(recipe, run)
     if engine != "llamacpp":
@@ -77,7 +77,7 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
     A row whose answer cannot be rendered again (it holds a special token, or is empty) is followed along the wanted
     answer instead.
     """
-    from workbench.compress.distance import folder_logprobs
+    from workbench.compress.merge_adapter import folder_logprobs
 
     tokenizer = load_tokenizer(merged_model(run), None)
     scored, _ = scoring_of(run)

@@ -30,13 +30,12 @@ from workbench.teacher.client import gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
 from workbench.teacher.ledger import NANO, Outcome, open_ledger
-from workbench.teacher.logprobs import parquet_writer, size_of
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
-from workbench.teacher.wire import Reply
+from workbench.teacher.wire import Reply, parquet_writer, size_of
 from workbench.terms import policy as terms
-from workbench.terms.duties import name_ok, read_duties, write_duties
+from workbench.terms.policy import name_ok, read_duties, write_duties
 
 LEDGER, EGRESS = "ledger.db", "egress.jsonl"
 

@@ -11,8 +11,7 @@ from workbench.runs import Run, stage
 from workbench.stages.common import is_done, need, say
 from workbench.stages.rows import part
 from workbench.stages.train.task import rendered, start_model
-from workbench.terms.duties import as_tags, joined, read_duties, write_duties
-from workbench.terms.policy import base_duties
+from workbench.terms.policy import as_tags, base_duties, joined, read_duties, write_duties
 
 PROBE_ROWS = 32
 

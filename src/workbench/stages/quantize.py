@@ -13,7 +13,7 @@ from workbench.runs import Run, stage
 from workbench.stages.common import is_done, merged_model, need, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.rows import part
-from workbench.terms.duties import read_duties, write_duties
+from workbench.terms.policy import read_duties, write_duties
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -72,7 +72,7 @@ def log_calibration(recipe: Recipe, run: Run, name: str, texts: list[str]) -> No
 
 def student_logprobs(recipe: Recipe, run: Run) -> list[Any]:
     """The student's log-probabilities on the probe rows, taken once for all formats."""
-    from workbench.compress.distance import folder_logprobs
+    from workbench.compress.merge_adapter import folder_logprobs
 
     return folder_logprobs(merged_model(run), probe_rows(recipe, run), device=recipe.launch.device)
 

@@ -29,13 +29,12 @@ from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.pairing import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report, settings_of
 from workbench.evaluation.scorers import find, metric_names, opened, portable
-from workbench.files import read_json, write_whole
+from workbench.files import read_json, temporary_folder, write_whole
 from workbench.recipe import Columns, Data, Evaluate
 from workbench.records import Example, Message, digest
 from workbench.runs import now
 from workbench.sources import cache_folder, is_here, resolve
 from workbench.stages.bundle import bundle_checks, parity_beside
-from workbench.temporary import temporary_folder
 from workbench.tracking import resolve_source
 from workbench.tracking.versions import Version, tag, version_named, version_of
 from workbench.training.shrink import model_under

@@ -17,8 +17,8 @@ import httpx2 as httpx
 from workbench import __version__
 from workbench.engines.llamacpp import serve
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.extras import entry_points, loaded
 from workbench.files import file_sha256
-from workbench.plugins import entry_points, loaded
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
 from workbench.sources import resolve

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from workbench import disk
+from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.files import close_to_others
 from workbench.teacher.wire import Reply, Usage
@@ -272,7 +272,7 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.executescript(SCHEMA)
         except sqlite3.DatabaseError as error:
-            refused = disk.explained(error, path.parent)
+            refused = files.disk_error(error, path.parent)
             if refused is not None:
                 raise refused from error
             raise WorkbenchError(

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from workbench import disk
+from workbench import files
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import close_to_others
 from workbench.isolation import isolated
@@ -171,7 +171,7 @@ def connect(uri: str) -> Iterator[MlflowClient]:
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException) as error:
-            refused = None if is_server(uri) else disk.explained(error, folder_of(uri))
+            refused = None if is_server(uri) else files.disk_error(error, folder_of(uri))
             if refused is not None:
                 raise refused from error
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]

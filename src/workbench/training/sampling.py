@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.engines.ask import stop_ids
 from workbench.engines.decode import left_padded
 from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
-from workbench.engines.stops import stop_ids
 from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest

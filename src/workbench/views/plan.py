@@ -13,9 +13,9 @@ from typing import Any
 from workbench.compress.preflight import Verdict, preflight
 from workbench.data.chat import load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
-from workbench.disk import free_bytes
 from workbench.engines.served import available
 from workbench.errors import RequestError
+from workbench.files import free_bytes
 from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
 from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of

@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.scorers import python
 from workbench.evaluation.scorers.scorer import INVALID, Counts, Scorer
-from workbench.plugins import entry_points, loaded, package_of
+from workbench.extras import entry_points, loaded, package_of
 from workbench.recipe.schema import Evaluate
 
 __all__ = [

@@ -9,8 +9,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from workbench.errors import RequestError
-from workbench.evaluation.scorers.scorer import Counts, Scorer
-from workbench.evaluation.scorers.strict_json import json_list
+from workbench.evaluation.scorers.scorer import Counts, Scorer, json_list
 from workbench.recipe.schema import Evaluate
 
 Items = frozenset[Hashable]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.errors import RequestError
-from workbench.evaluation.scorers.scorer import INVALID, Scorer
-from workbench.evaluation.scorers.strict_json import json_object
+from workbench.evaluation.scorers.scorer import INVALID, Scorer, json_object
 from workbench.recipe.schema import Evaluate
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import load_tokenizer, special_ids, template_switches, template_text
-from workbench.engines.stops import generation_config, stop_ids
+from workbench.engines.ask import generation_config, stop_ids
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.attribution import faster, next_labels
 from workbench.evaluation.lm_eval import FOLDER, export_task
@@ -21,7 +21,7 @@ from workbench.runs import Run
 from workbench.stages.common import base_model, merged_model, say
 from workbench.stages.train.guards import FILE, interval
 from workbench.terms import policy
-from workbench.terms.duties import Duty, name_ok, read_duties
+from workbench.terms.policy import Duty, name_ok, read_duties
 from workbench.training.shrink import counted
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say
 from workbench.stages.label import refuse_name
 from workbench.terms import policy
-from workbench.terms.duties import read_duties, write_duties
+from workbench.terms.policy import read_duties, write_duties
 
 FILE = "headroom.json"
 

@@ -18,14 +18,14 @@ from workbench.records import TokenRow
 from workbench.stages.train.task import Start, Task, job_of, rendered
 
 if TYPE_CHECKING:
-    from workbench.training.gold import OtherWords
     from workbench.training.job import Job
+    from workbench.training.own_answers import OtherWords
 
 
 def job(task: Task, start: Start, out: Path) -> Job:
     """Sample the student and train it on what the teacher says of its answers."""
     from workbench.stages.train.guards import weights_of
-    from workbench.training.gkd import on_own_answers
+    from workbench.training.own_answers import on_own_answers
 
     teach, weights = task.recipe.method.teach, weights_of(task.recipe, task.run)
     other = other_words(task, weights)
@@ -50,7 +50,7 @@ def prompts_of(rows: Sequence[TokenRow]) -> list[TokenRow]:
 
 def other_words(task: Task, weights: Path) -> OtherWords | None:
     """None for a teacher with the student's vocabulary, else what GOLD needs; which of the two it is, is said."""
-    from workbench.training.gold import OtherWords, beta_of, shared_words, tokenizer_of
+    from workbench.training.own_answers import OtherWords, beta_of, shared_words, tokenizer_of
 
     recipe, own = task.recipe, tokenizer_of(task.base).get_vocab()
     teach = recipe.method.teach

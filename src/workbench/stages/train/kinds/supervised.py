@@ -13,7 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.recipe.methods import PLAIN, Kind
 from workbench.records import Example, Message, TokenRow
 from workbench.stages.train.task import Start, Task, job_of, rendered, token_line
-from workbench.teacher.logprobs import read_parquet
+from workbench.teacher.wire import read_parquet
 
 if TYPE_CHECKING:
     from workbench.training.job import Job
