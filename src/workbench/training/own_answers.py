@@ -1,10 +1,11 @@
 """On-policy: the student's own answers, held against a teacher token by token, by GOLD where vocabularies differ.
 
 GOLD (trl.experimental.gold): TRL's is the comparison of two distributions at a token: words that both vocabularies have
-by generalised JSD, the others by their size alone (ULD, arXiv 2402.12030), each weighed by its share of the teacher's words. Ours is what TRL's
-trainer does to get there: words are matched by their bytes, so that the other vocabulary need not be a byte-level BPE;
-the two tokens that end an answer are one word, else the student would not learn to stop; the teacher reads the question
-in its own chat template; and answers are taken one at a time, so that no more than one answer × vocabulary is made.
+by generalised JSD, the others by their size alone (ULD, arXiv 2402.12030), each weighed by its share of the teacher's
+words. Ours is what TRL's trainer does to get there: words are matched by their bytes, so that the other vocabulary need
+not be a byte-level BPE; the two tokens that end an answer are one word, else the student would not learn to stop; the
+teacher reads the question in its own chat template; and answers are taken one at a time, so that no more than one
+answer × vocabulary is made.
 
 Two things to know. It is no distance: over the shared words alone it may be negative, and TRL's JSD is not divided by
 β(1−β), so it vanishes as β nears 0 or 1, where it jumps to the two KLs. And it teaches only as far as the tokenizers
