@@ -12,6 +12,7 @@ import pytest
 
 from ready_store import connect, connect_to_a_copy
 from smollm2 import SHA256, SMALL
+from workbench.privacy.secrets import READ
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,6 +37,13 @@ def ready_stores() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workbench.tracking.store.connect", connect_to_a_copy)
         yield
+
+
+@pytest.fixture(autouse=True)
+def keys_of_this_test_alone() -> Iterator[None]:
+    """A key that one test has used is masked in its own texts, not in those of the tests after it."""
+    yield
+    READ.clear()
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_without_a_budget_a_price_or_a_key_nothing_is_sent_and_the_judges_own_ke
         with pytest.raises(RequestError, match="never leave"):
             judge(tmp_path, recipe, arms)
         assert server.calls == 0
-        monkeypatch.setenv("JUDGE_KEY", "another")
+        monkeypatch.setenv("JUDGE_KEY", "another-key")
         with pytest.raises(RequestError) as caught:
             judge(tmp_path, recipe_of(tmp_path, server.url), arms)
         assert caught.value.where == "evaluate.judge.key_variable"
