@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from workbench import files
 from workbench.__main__ import main
-from workbench.engines.child import TRACEBACK
+from workbench.engines.child import LOG, tail
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import LOCK, PREFIX, sweep, temporary_folder
 
@@ -90,14 +90,16 @@ def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path, monkeypatc
     files.require_room(tmp_path, 999, "training")
 
 
-def test_a_traceback_in_a_childs_log_is_cut_to_its_error() -> None:
+def test_a_traceback_in_a_childs_log_is_cut_to_its_error_and_where_that_was_raised(tmp_path: Path) -> None:
     text = (
-        "loading\nTraceback (most recent call last):\n  File \"x\", line 1\n    f()\n    ~^^\nOSError: first\n"
+        "loading\nTraceback (most recent call last):\n  File \"w\", line 9, in main\n    run()\n"
+        "  File \"x\", line 1\n    f()\n    ~^^\nOSError: first\n"
         "\nDuring handling of the above exception, another exception occurred:\n\n"
         "Traceback (most recent call last):\n  File \"y\", line 2\n    g()\nOSError: second\n"
     )  # fmt: skip
-    left = [line for line in TRACEBACK.sub("", text).splitlines() if line]
-    assert left == ["loading", "OSError: first", "OSError: second"]
+    (tmp_path / LOG).write_text(text)
+    left = [line.strip() for line in tail(tmp_path).splitlines()]
+    assert left == ["loading", 'File "x", line 1', "OSError: first", 'File "y", line 2', "OSError: second"]
 
 
 def test_a_dead_owners_folder_is_swept_and_a_living_ones_stays(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from workbench.isolation import isolated, named_folders
 
 LOG, RESULT = "log.txt", "result.json"
 GRACE_S = 15.0  # what a server may take to end by itself
-# A traceback is for those who ask for it; what a person reads is the error at its end.
+# A traceback is for those who ask for it; what a person reads is the error at its end, and where that came from.
 TRACEBACK = re.compile(
     r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*|\n(?:During handling of|The above exception was).*\n"
 )
@@ -151,11 +151,17 @@ def free_port() -> int:
 
 
 def tail(folder: Path, lines: int = 15) -> str:
-    """The last lines a child printed, indented, of a traceback only the error; a progress bar counts as one line."""
+    """The last lines a child printed, indented, of a traceback its last place and the error; a bar is one line."""
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    text = TRACEBACK.sub("", text)
+    text = TRACEBACK.sub(lambda traceback: last_place(traceback[0]), text)
     kept = [line for line in text.splitlines() if line.strip()][-lines:]
     return "\n".join(f"    {line[:300]}" for line in kept) or "    (it printed nothing)"
+
+
+def last_place(traceback: str) -> str:
+    """The line of a traceback that names the file and function in which the error was raised."""
+    places = [line for line in traceback.splitlines(keepends=True) if line.lstrip().startswith('File "')]
+    return places[-1] if places else ""
 
 
 def _exit_with_parent(folder: str) -> None:
