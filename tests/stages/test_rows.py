@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from workbench.records import Example, Message
 from workbench.runs import Run, keep_data, kept_data, open_run
 from workbench.sources import shipped_folder
 from workbench.stages import rows as run_rows
+from workbench.stages.evaluate.arms import choose_shots
 from workbench.stages.prompts import Lessons
 
 RECIPE = """\
@@ -188,6 +190,17 @@ def test_rows_are_read_back_as_they_were_prepared(empty: Run) -> None:
     assert run_rows.rows(recipe, empty) == wanted
     assert run_rows.part(recipe, empty, "test") == wanted.test
     assert run_rows.descriptions(recipe, empty) == wanted.datasets
+
+
+def test_an_evaluation_shows_the_same_examples_whatever_was_too_long_to_learn_from(empty: Run) -> None:
+    recipe = notices()
+    wanted = run_rows.keep_prepared(recipe, empty).splits
+    short = replace(wanted, train=[row for row in wanted.train if len(row.text) < 300])
+    assert len(short.train) < len(wanted.train)
+    run_rows.keep_learned(empty, Lessons(short, {}, {}, []))
+    assert run_rows.lessons(recipe, empty).splits.train == short.train
+    assert run_rows.rows(recipe, empty) == wanted
+    assert choose_shots(run_rows.rows(recipe, empty), recipe) == choose_shots(wanted, recipe)
 
 
 ODD = Example(
