@@ -5,18 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call that an assistant's turn makes: the function's name, and its arguments as the JSON text of an object."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    `reasoning` is what an assistant thought before it spoke, `tool_calls` what it calls. A tool's turn holds a
+    result: `tool_call_id` and `name` say of which call. `weight` scales the turn's loss where the row sets it
+    (0: context only); None leaves it to the recipe.
+    """
 
     role: Role
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,9 @@ class Example:
 
     `group` ties near copies together: a split never parts them. `where` is `file:row`, for errors.
     `own_text` is the user's text without what every row shares, such as the recipe's instruction.
+    `tools` are the functions that may be called, in OpenAI's layout. `weight` scales the row's loss. `rejected` are
+    the turns that a preference pair ends with instead; `good` is a person's word on the answer, where there is one.
+    A document of raw text is one assistant's message without a prompt.
     """
 
     id: str
@@ -33,6 +55,10 @@ class Example:
     where: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
     own_text: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    weight: float = 1.0
+    rejected: tuple[Message, ...] = ()
+    good: bool | None = None
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -139,6 +165,26 @@ def digest(value: object, length: int = 64) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
-def message_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages as the `{"role", "content"}` dictionaries that chat templates and servers take."""
-    return [asdict(m) for m in messages]
+def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the dictionaries that chat templates take: role and content, and what else a turn has.
+
+    Arguments of calls are objects here, as templates want them; OpenAI's servers take their JSON text.
+    """
+    return [message_dict(m) for m in messages]
+
+
+def message_dict(message: Message) -> dict[str, Any]:
+    """One message, in OpenAI's words; a plain one is its role and content, no more."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            ({"id": call.id} if call.id else {})
+            | {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    for key in ("tool_call_id", "name"):
+        if getattr(message, key):
+            turn[key] = getattr(message, key)
+    return turn

@@ -21,7 +21,7 @@ from workbench.data import chat, prepare
 from workbench.data.prepare import Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Columns, Data, Recipe
-from workbench.records import Example, Message
+from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, keep_data, kept_data, open_run
 from workbench.sources import shipped_folder
 from workbench.stages import rows as run_rows
@@ -283,3 +283,15 @@ def test_a_teachers_answers_become_rows_once_and_the_prompts_are_needed_no_more(
     assert len(prepared) == 1
     lines = (run_of(made) / "data" / "learned" / "train.jsonl").read_text().splitlines()
     assert Counter(json.loads(line)["messages"][-1][1] for line in lines) == {"no": 12, "gold": 12}
+
+
+def test_a_row_with_tools_thoughts_and_weights_is_read_back_as_it_was_written() -> None:
+    call = Message("assistant", "", reasoning="which?", tool_calls=(ToolCall("look", '{"for": "x"}', "c1"),))
+    turns = (Message("user", "q", weight=0.0), call, Message("tool", "3", tool_call_id="c1"), Message("assistant", "3"))
+    row = Example(
+        "a", turns, tools=({"type": "function", "function": {"name": "look"}},), weight=0.5,
+        rejected=(Message("assistant", "4"),), good=False,
+    )  # fmt: skip
+    assert run_rows.example_of(json.loads(run_rows.line_of(row))) == row
+    plain = Example("b", (Message("user", "q"), Message("assistant", "a")))
+    assert json.loads(run_rows.line_of(plain))["messages"] == [["user", "q"], ["assistant", "a"]]

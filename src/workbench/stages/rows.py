@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from workbench.data.load import BadRow, write_quarantine
 from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Recipe, has_teacher, sources_of
-from workbench.records import Example, Message
+from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
     content_sha256,
@@ -205,21 +206,58 @@ def quarantine_file(run: Run) -> Path:
 
 def line_of(row: Example, **beside: object) -> str:
     """A row as a line of JSON, with what else is known of it; what is None is left out."""
-    known = {
+    known: dict[str, object] = {
         "id": row.id,
-        "messages": [[m.role, m.content] for m in row.messages],
+        "messages": [turn_of(m) for m in row.messages],
         "group": row.group,
         "where": row.where,
         "meta": dict(row.meta),
         "own_text": row.own_text,
     }
+    if row.tools:
+        known["tools"] = list(row.tools)
+    if row.rejected:
+        known["rejected"] = [turn_of(m) for m in row.rejected]
+    if row.weight != 1.0:
+        known["row_weight"] = row.weight
+    if row.good is not None:
+        known["good"] = row.good
     return json.dumps(known | {key: value for key, value in beside.items() if value is not None}, ensure_ascii=False)
 
 
 def example_of(line: Mapping[str, Any]) -> Example:
     """The row that `line_of` has written."""
-    messages = tuple(Message(role, content) for role, content in line["messages"])
-    return Example(line["id"], messages, line["group"], line["where"], line["meta"], line["own_text"])
+    return Example(
+        line["id"],
+        tuple(map(message_of, line["messages"])),
+        line["group"],
+        line["where"],
+        line["meta"],
+        line["own_text"],
+        tools=tuple(line.get("tools", ())),
+        weight=line.get("row_weight", 1.0),
+        rejected=tuple(map(message_of, line.get("rejected", ()))),
+        good=line.get("good"),
+    )
+
+
+def turn_of(message: Message) -> list[Any]:
+    """A message as its role and content, and a third part only where it has more to keep."""
+    more = {
+        f.name: getattr(message, f.name)
+        for f in fields(message)
+        if f.name not in ("role", "content", "tool_calls") and getattr(message, f.name) != f.default
+    }
+    if message.tool_calls:
+        more["tool_calls"] = [[call.name, call.arguments, call.id] for call in message.tool_calls]
+    return [message.role, message.content, *([more] if more else [])]
+
+
+def message_of(turn: Sequence[Any]) -> Message:
+    """The message that `turn_of` has written."""
+    more = dict(turn[2]) if len(turn) > 2 else {}
+    calls = tuple(ToolCall(*call) for call in more.pop("tool_calls", ()))
+    return Message(turn[0], turn[1], tool_calls=calls, **more)
 
 
 def write_rows(path: Path, lines: Iterable[str]) -> None:
