@@ -268,3 +268,41 @@ def test_a_run_killed_after_its_last_step_only_writes_what_was_missing(tiny_mode
     assert second["resumed_from"] == STEPS
     assert second["best_validation_loss"] == first["best_validation_loss"]
     assert second["moved_tensors"] == first["moved_tensors"]
+
+
+def dtypes(folder: Path) -> set[str]:
+    """The dtypes of the tensors in a folder's safetensors files."""
+    from safetensors.torch import load_file
+
+    return {str(tensor.dtype) for path in folder.glob("*.safetensors") for tensor in load_file(path).values()}
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "full"])
+def test_a_cpu_without_bfloat16_computes_in_float32_says_so_and_writes_bfloat16(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    events: list = []
+    monkeypatch.setattr("workbench.engines.device.computes_16_bits", lambda: False)
+    go(tiny_model, tmp_path / "a", events, dtype="bfloat16", kind=kind, max_steps=3)
+    texts = [event["text"] for event in events if event["kind"] == "said"]
+    assert any("in float32: this CPU does not compute bfloat16" in text for text in texts)
+    assert dtypes(tmp_path / "a" / ("model" if kind == "full" else "adapter")) == {"torch.bfloat16"}
+    monkeypatch.setattr("workbench.engines.device.computes_16_bits", lambda: True)
+    narrow: list = []
+    go(tiny_model, tmp_path / "b", narrow, dtype="bfloat16", kind=kind, max_steps=3)
+    losses = [
+        [e["value"] for e in kept if e["kind"] == "metric" and e["name"] == "train/loss"] for kept in (events, narrow)
+    ]
+    assert len(losses[0]) == 3
+    assert losses[0] == pytest.approx(losses[1], abs=0.1)
+    assert losses[0] != losses[1]
+
+
+def test_checkpoints_of_a_cpu_with_bfloat16_are_not_gone_on_from_on_one_without(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.engines.device.computes_16_bits", lambda: True)
+    go(tiny_model, tmp_path, dtype="bfloat16", max_steps=2)
+    assert go(tiny_model, tmp_path, dtype="bfloat16", max_steps=2)["resumed_from"] == 2
+    monkeypatch.setattr("workbench.engines.device.computes_16_bits", lambda: False)
+    assert go(tiny_model, tmp_path, dtype="bfloat16", max_steps=2)["resumed_from"] is None

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from workbench.compress.format_check import really_quantized
 from workbench.engines.ask import generation_config, stop_ids
-from workbench.engines.device import device_of, keep_unpacked, nf4_config
+from workbench.engines.device import computed_in, device_of, keep_unpacked, nf4_config, widen
 from workbench.errors import WorkbenchError
 from workbench.records import TokenRow
 from workbench.sources import refuse_code
@@ -54,13 +54,14 @@ def merge(
     trained = adapted(
         nf4_base(base_dir, torch_dtype) if kind == "qlora" else plain_base(base_dir, torch_dtype), adapter_dir
     )
-    unmerged = [answer_logprobs(trained, row) for row in probe]
+    unmerged = probed(trained, probe)
     if kind == "qlora":
         del trained
         merged, facts = closer(base_dir, adapter_dir, unmerged, probe, torch_dtype)
     else:
         merged = merged_in_fp32(trained, torch_dtype)
-        facts = agreement(unmerged, [answer_logprobs(merged, row) for row in probe])
+        facts = agreement(unmerged, probed(merged, probe))
+        merged.to(torch_dtype)
     if facts["kl"] > MOST_KL:
         raise WorkbenchError(
             f"the merged model differs from its adapter: KL {facts['kl']:.3g} nats, at most {MOST_KL} is allowed",
@@ -83,7 +84,8 @@ def closer(
     kept: tuple[Any, dict[str, Any]] | None = None
     for name, base in (("original_base", plain_base), ("dequantized_base", dequantized_base)):
         merged = merged_in_fp32(adapted(base(base_dir, dtype), adapter_dir), dtype)
-        facts = agreement(unmerged, [answer_logprobs(merged, row) for row in probe])
+        facts = agreement(unmerged, probed(merged, probe))
+        merged.to(dtype)
         merges[name] = facts["kl"]
         if kept is None or facts["kl"] < kept[1]["kl"]:
             kept = merged, facts | {"kept": name}
@@ -151,6 +153,13 @@ def answer_logprobs(model: PreTrainedModel, row: TokenRow) -> torch.Tensor:
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
     wanted = torch.tensor(row.trained[1:], device=logits.device)
     return functional.log_softmax(logits[wanted].float(), dim=-1).cpu()
+
+
+def probed(model: PreTrainedModel, rows: Sequence[TokenRow]) -> list[torch.Tensor]:
+    """`answer_logprobs` of each row; the model is in float32 afterwards where the CPU computes nothing narrower."""
+    if computed_in("bfloat16", model.device.type) == "float32":
+        widen(model)
+    return [answer_logprobs(model, row) for row in rows]
 
 
 def agreement(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.engines.ask import Ask, stop_ids
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
-from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of, widen
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, message_dicts
 
@@ -32,7 +32,8 @@ def transformers_engine(
 ) -> Iterator[Ask]:
     """Load a safetensors folder (and an unmerged PEFT adapter on it) and give the function that asks it.
 
-    Weights keep the dtype they were saved in. A w8a8 folder on a CPU multiplies int8 by int8, see int8.py. Any other
+    Weights keep the dtype they were saved in, but for a CPU that computes float32 alone: there they are widened to it.
+    A w8a8 folder on a CPU multiplies int8 by int8, see int8.py. Any other
     compressed-tensors folder is run as compressed-tensors defines it: weights times their scales are held in the
     model's 16-bit dtype, and inputs are rounded to their format and multiplied back. The answers are the quantized
     model's; the speed is not, since the products themselves are taken in 16 bits.
@@ -126,4 +127,6 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
+    if computed_in("bfloat16", place.type) == "float32":
+        widen(model)
     return model.to(place).eval(), tokenizer

@@ -33,7 +33,7 @@ class Student:
     `model` has the adapter around it, `decoder` is the causal model inside. `plain` says whether its logits are hidden
     states times the head's weight; `vocabulary` is the first row of its head that no token has, None where there is
     none. `batch_tokens` bounds the padded tokens read at once without gradients; `request` names all that the weights
-    will have been made from.
+    will have been made from. `dtype` is what its weights are here, `job.dtype` what they are written in.
     """
 
     model: PreTrainedModel
@@ -44,6 +44,7 @@ class Student:
     vocabulary: int | None
     batch_tokens: int
     request: str
+    dtype: str
 
     @property
     def pad(self) -> int:
@@ -94,12 +95,12 @@ class Job:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def request_of(job: Job) -> str:
-    """Digest of all that the weights are made from: a checkpoint is gone on from only by the same request."""
+def request_of(job: Job, dtype: str) -> str:
+    """Digest of all that weights computed in `dtype` are made from: only by the same is a checkpoint gone on from."""
     method = job.method
     makes = {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("makes_weights", True)}
     makes.pop("micro_batch_size", None)  # how a step is cut does not change it
     teach = {f.name: getattr(method.teach, f.name) for f in fields(method.teach) if f.metadata["makes_weights"]}
     beside = job.made_of + (targets_digest(job.targets) if job.targets else "") + (str(job.start) if job.start else "")
-    values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": job.dtype, "beside": beside}
+    values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": dtype, "beside": beside}
     return digest(values | {"rows": [asdict(row) | {"where": ""} for row in job.rows]})

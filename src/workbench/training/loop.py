@@ -30,6 +30,7 @@ from workbench.training.student import (
     fingerprints,
     load_student,
     load_weights,
+    narrow,
     peak_memory,
     plan_that_fits,
     prove_moved,
@@ -60,7 +61,7 @@ def train(job: Job) -> dict[str, Any]:
         model, before = student.model, fingerprints(student.model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         loss = (job.loss or answers)(job, student)
-        optimizer = optimizer_for(model, method, job.dtype)
+        optimizer = optimizer_for(model, method, student.dtype)
         schedule = schedule_for(optimizer, method, plan.steps)
         set_seed(job.seed)
         done, progressed = resumed(job, student, optimizer, schedule)
@@ -116,6 +117,7 @@ def train(job: Job) -> dict[str, Any]:
         keep_best(job, student, progressed, plan.steps)
         moved = {"trained_tensors": len(before.trained), "moved_tensors": prove_moved(model, before, method.kind)}
         score = write_development(job, student, progressed, plan.steps)
+        narrow(model, job.dtype)
         write_weights(model, student.tokenizer, job.out / ("model" if method.kind == "full" else "adapter"))
         rest = moved | {"development_score": score, "resumed_from": done or None}
         return write_summary(job, student, plan, progressed, rest)
@@ -243,9 +245,10 @@ def opening_line(job: Job, student: Student, plan: Plan) -> str:
     trained, whole = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
     again = ", activations recomputed" if plan.recomputed else ""
     head = "" if student.plain else ", loss through the model's own head"
+    wider = "" if student.dtype == job.dtype else f", in {student.dtype}: this CPU does not compute {job.dtype}"
     return (
         f"{job.method.kind}: {trained:,} of {whole:,} parameters train, {plan.steps} steps of {job.method.batch_size} "
-        f"rows ({job.method.batch_size // plan.micro} × {plan.micro}){again}{head}"
+        f"rows ({job.method.batch_size // plan.micro} × {plan.micro}){again}{head}{wider}"
     )
 
 

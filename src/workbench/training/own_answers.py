@@ -382,7 +382,7 @@ def own_answers(
 ) -> Loss:
     """Σ over the tokens, or the answers, of what the student says to a step's prompts; `asked` are the plain rows."""
     rows, teach = [*job.rows, *job.validation], job.method.teach
-    teacher = load_teacher(weights, dtype=job.dtype, device=student.device)
+    teacher = load_teacher(weights, dtype=student.dtype, device=student.device)
     words = len(student.tokenizer)
     scored: Scored
     if other_words is None:

@@ -15,7 +15,7 @@ import torch
 
 from workbench.engines.ask import stop_ids
 from workbench.engines.decode import left_padded
-from workbench.engines.device import device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of
 from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest
@@ -82,7 +82,7 @@ def student(
                 keep_freed_memory()
             # A fresh adapter gives what the base gives, and takes time.
             plain = replace(method, kind="full") if adapter is None and method.kind == "lora" else method
-            model = load_model(base, plain, dtype=dtype, device=device, longest=longest, seed=seed)
+            model = load_model(base, plain, dtype=computed_in(dtype, device), device=device, longest=longest, seed=seed)
             if adapter is not None:
                 load_weights(model, adapter.glob("*.safetensors"))
             loaded.append(model if method.kind == "qlora" else model.to(device))

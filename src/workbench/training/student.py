@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from workbench.engines.device import keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.device import computed_in, keep_freed_memory, release_freed_memory, threads_of
 from workbench.errors import WorkbenchError
 from workbench.training.batches import Plan, plan_of
 from workbench.training.job import Job, Student, request_of
@@ -36,7 +36,8 @@ def plan_that_fits(job: Job, device: str) -> Plan:
         cuts = plan_of(lengths, job.method, job.seed, micro).cuts
         return max(len(cut) * max(read[row] for row in cut) for cut in cuts)
 
-    micro, recomputed = fit(job.base, job.method, job.dtype, padded_tokens, available_memory(device))
+    dtype = computed_in(job.dtype, device)
+    micro, recomputed = fit(job.base, job.method, dtype, padded_tokens, available_memory(device))
     return plan_of(lengths, job.method, job.seed, micro, recomputed)
 
 
@@ -46,7 +47,8 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
     tokenizer = AutoTokenizer.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = load_model(job.base, job.method, dtype=job.dtype, device=device, longest=longest, seed=job.seed)
+    dtype = computed_in(job.dtype, device)
+    model = load_model(job.base, job.method, dtype=dtype, device=device, longest=longest, seed=job.seed)
     if job.start is not None:
         load_weights(model, job.start.glob("*.safetensors"))
     if job.method.kind != "qlora":  # four-bit weights are where they were loaded to
@@ -62,7 +64,7 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
     return Student(
         model, decoder, tokenizer, device, plain,
         vocabulary=words if words < decoder.get_output_embeddings().weight.shape[0] else None,
-        batch_tokens=max(2 * plan.micro * longest, 2048), request=request_of(job),
+        batch_tokens=max(2 * plan.micro * longest, 2048), request=request_of(job, dtype), dtype=dtype,
     )  # fmt: skip
 
 
@@ -111,6 +113,14 @@ def load_weights(model: PreTrainedModel, files: Iterable[Path]) -> None:
     else:
         model.load_state_dict(state, strict=False)  # a tied head is stored once
         model.tie_weights()
+
+
+def narrow(model: PreTrainedModel, dtype: str) -> None:
+    """Round what was trained to the dtype it is written in, where it was computed in a wider one."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_magnitude_vector" not in name:  # DoRA's stay in float32, see model.py
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    model.config.dtype = getattr(torch, dtype)
 
 
 def write_weights(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
