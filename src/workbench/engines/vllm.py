@@ -17,7 +17,7 @@ from workbench.engines.llamacpp import request
 from workbench.errors import RequestError
 
 VARIABLE = "VLLM_PYTHON"  # names the interpreter of that environment
-REQUIREMENTS = Path(__file__).with_name("vllm_cpu.txt")
+REQUIREMENTS = Path(__file__).parents[1] / "locks" / "vllm_cpu.txt"
 START_TIMEOUT_S = 900.0  # reading a large model, and compiling it on a GPU, takes minutes
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.request import getproxies_environment
 
+from packaging.requirements import Requirement
+
+import workbench
 from workbench import __version__
 from workbench.bundles.prove import version_of
 from workbench.engines.served import ENGINES, available
@@ -21,6 +26,7 @@ from workbench.runs import LIBRARIES
 from workbench.signing_keys import PRIVATE, keys_folder
 from workbench.sources import cache_folder
 
+LOCKS = [Path(workbench.__file__).parent / "locks" / f"{name}.txt" for name in ("all", "torch_cuda")]
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
@@ -29,6 +35,7 @@ def run(experiments: str, uri: str, output: str) -> int:
     sections = {
         "workbench": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "libraries": {name: version(name) for name in LIBRARIES},
+        "lock": locked(line for path in LOCKS for line in path.read_text(encoding="utf-8").splitlines()),
         "devices": devices(),
         "disk": disk(Path(experiments)),
         "engines": {name: available(name) or f"ready {version_of(name)}".strip() for name in ENGINES},
@@ -48,6 +55,25 @@ def version(name: str) -> str:
     except metadata.PackageNotFoundError:
         extra = extra_of(name)
         return f"not here: {install_line(extra)}" if extra else "MISSING: install the project again"
+
+
+def locked(lines: Iterable[str]) -> dict[str, Any]:
+    """How the installed packages differ from a lock file's: those of other versions, and how many are as locked.
+
+    A build of the same version for another device (`2.13.0+cpu`) is as locked. Packages that are not here are left
+    out: an extra that nobody installed is no difference.
+    """
+    wanted = {}
+    for line in lines:
+        requirement = Requirement(line.rstrip("\\ ")) if line[:1].isalnum() else None
+        if requirement is not None and (requirement.marker is None or requirement.marker.evaluate()):
+            wanted[requirement.name] = requirement.specifier
+    here: dict[str, str] = {}
+    for name in wanted:
+        with suppress(metadata.PackageNotFoundError):
+            here[name] = metadata.version(name)
+    differing = [f"{name} {v}, locked {wanted[name]}" for name, v in here.items() if v not in wanted[name]]
+    return {"as locked": f"{len(here) - len(differing)} of {len(here)} packages", "differing": differing}
 
 
 def devices() -> dict[str, Any]:
