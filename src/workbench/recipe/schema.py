@@ -265,6 +265,9 @@ class Evaluate:
     constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
+    acceptable: str | None = key(
+        None, "tool_calls: column with the further values that arguments may have: a list, an object a call"
+    )
     slices: list[str] = key(list, "columns of the rows to look at one value at a time; length and label always are")
     slice_rows: int = key(20, "fewest rows of a slice that is told", unit="rows", at_least=5)
     general: str | None = key("file:data/general/questions.jsonl", "questions that show what tuning broke; null: none")
