@@ -21,8 +21,10 @@ from workbench.errors import RequestError, nearest
 from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
+from workbench.recipe.elsewhere import ELSEWHERE
 from workbench.recipe.methods import distilled
 from workbench.recipe.schema import Quantize, Recipe
+from workbench.recipe.typed_text import refuse_interpolated_prose
 from workbench.urls import refuse_credentials
 
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
@@ -78,6 +80,7 @@ def refuse_dangerous(path: str, value: object) -> None:
     refuse_resolvers(path, path)
     refuse_resolvers(path, value)
     refuse_secrets(path, value)
+    refuse_interpolated_prose(path, value)
 
 
 def refuse_resolvers(path: str, value: object) -> None:
@@ -118,6 +121,8 @@ def bad_key(path: str, message: str) -> RequestError:
     if path in keys:
         return RequestError(message.splitlines()[0], where=path, remedy=f"{keys[path]}")
     prefix = parent + "." if parent else ""
+    if last in ELSEWHERE:
+        return RequestError(f"no such key {path!r}", where=path, remedy=ELSEWHERE[last])
     siblings = [k[len(prefix) :] for k in keys if k.startswith(prefix) and "." not in k[len(prefix) :]]
     remedy = nearest(last, siblings)
     if remedy.startswith("did you mean"):
