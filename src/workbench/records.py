@@ -127,7 +127,8 @@ class Label:
     """What a teacher answered to one row, with what it cost and the hashes of the requests that bought it.
 
     `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
-    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`.
+    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`. `reasoning`
+    is what the teacher thought before it spoke.
     """
 
     id: str
@@ -139,6 +140,7 @@ class Label:
     requests: tuple[str, ...] = ()
     logprobs: bytes | None = None
     others: tuple[Another, ...] = ()
+    reasoning: str = ""
 
 
 def other_id(row: str, number: int) -> str:

@@ -138,6 +138,7 @@ class Teacher:
     labels: list[str] = key(list, "the answer is one of these labels")
     rationale: bool = key(False, "ask for a reason together with the answer")
     repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
+    refusals: str = key("set_aside", "answers in free text that decline in words", choices=("set_aside", "keep"))
     logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)
     gold_scorer: str | None = key(None, "keep an answer only where this scorer gives the row's own answer full marks")
     judge_at_least: float | None = key(
@@ -238,6 +239,7 @@ class Judge:
         0.4, "with such pairs: least agreement with people (Cohen's kappa)", at_least=-1, at_most=1
     )
     least_consistency: float = key(0.6, "least share of pairs judged alike in both orders", at_least=0, at_most=1)
+    controls: bool = key(True, "ask control questions, too, which show whether an answer speaks to the judge")
 
 
 @dataclass

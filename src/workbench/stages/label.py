@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workbench.data.split import overlap_finder
 from workbench.errors import GateError, RequestError
+from workbench.evaluation.behaviours import refuses
 from workbench.privacy.redact import leaks
 from workbench.progress_bar import progress
 from workbench.recipe import Recipe, Teacher
@@ -26,10 +28,10 @@ from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
 from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk, Pace
-from workbench.teacher.client import gguf_of, key_of, local_server, open_client
+from workbench.teacher.client import at_once, gguf_of, key_of, local_server, open_client
 from workbench.teacher.egress import NO_ROW, ChokePoint, EgressLog, Sending, rule_for
 from workbench.teacher.labeller import Prompt, Rejected, Rules, label_all, opening, outcome_of, request_of
-from workbench.teacher.ledger import NANO, Outcome, open_ledger
+from workbench.teacher.ledger import LEASE_S, NANO, Outcome, open_ledger
 from workbench.teacher.prices import pricing_of
 from workbench.teacher.probe import probe, refuse_unable
 from workbench.teacher.reach import base_url_of, require_way
@@ -38,6 +40,10 @@ from workbench.terms import policy as terms
 from workbench.terms.policy import name_ok, read_duties, write_duties
 
 LEDGER, EGRESS = "ledger.db", "egress.jsonl"
+# The seed of a sample is its number, counted from here, whatever the recipe's own is: a run that differs from another
+# in how it trains has the same questions, and does not pay for them again.
+DRAWS = 17
+SUSPICIOUS = 10  # answers to different prompts that are all the same are worth a line
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -113,7 +119,8 @@ def address(recipe: Recipe) -> Iterator[tuple[str, str]]:
 @contextlib.asynccontextmanager
 async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> AsyncIterator[Desk]:
     """Everything that a request passes, open. `scope` keeps a budget of its own within the run's."""
-    teacher, experiments = recipe.teacher, Path(recipe.launch.experiments).resolve()
+    teacher = replace(recipe.teacher, concurrency=at_once(recipe.teacher))
+    experiments = Path(recipe.launch.experiments).resolve()
     scan = leaks if rule == "redacted" else (lambda text: {})
     # The probe's own question and a look at a batch hold nothing of a row; the rows go by their rule.
     policy: Callable[[str], str] = lambda privacy: "raw" if privacy == NO_ROW else rule  # noqa: E731
@@ -124,7 +131,8 @@ async def open_desk(recipe: Recipe, run: Run, rule: str, scope: str = "") -> Asy
         choke = ChokePoint(base, log, policy, scan, teacher.concurrency, inside=teacher.inside)
         pace = Pace(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute)
         async with open_client(teacher, identity, base, choke) as client:
-            yield Desk(teacher, client, ledger, pricing_of(teacher), pace)
+            hear = partial(say, run, "evaluate" if scope else "label")
+            yield Desk(teacher, client, ledger, pricing_of(teacher), pace, hear=hear)
 
 
 async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: str) -> dict[str, Any]:
@@ -139,6 +147,11 @@ async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: 
         abandoned = desk.ledger.settle_abandoned()
         if abandoned:
             hear(f"{abandoned} calls were under way when an earlier attempt ended: counted at their worst price")
+        if desk.ledger.waits_for_others():
+            hear(
+                f"calls of a process on another machine may be under way: {LEASE_S:.0f} s after its last sign of life "
+                "they are counted at their worst price"
+            )
         able = await probe(desk)
         for line in refuse_unable(teacher, able):
             hear(line)
@@ -147,8 +160,9 @@ async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: 
             put_back,
             scorer(recipe),
             overlap_finder([*to_ask.splits.test, *to_ask.splits.validation], recipe.data.overlap_words),
-            recipe.seed,
+            DRAWS,
             recipe.method.teach.answers if recipe.method.distil else 1,
+            refuses,
         )
         await by_batches(desk, to_ask, recipe.data.privacy, rule, rules, hear)
         prompts = (prompt_of(e, recipe.data.privacy, rule, to_ask.judging) for e in to_ask.examples)
@@ -171,7 +185,7 @@ async def by_batches(
     """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
 
     def classed(reply: Reply) -> Outcome:
-        return outcome_of(desk, reply)
+        return outcome_of(desk, reply, rules)
 
     await collect_unfinished(desk, classed, hear)
     if not desk.teacher.batch:
@@ -192,6 +206,7 @@ async def written(
 ) -> tuple[int, Counter[str], dict[str, float], int]:
     """Write every outcome as it comes; (labels kept, rejections by reason, log-probabilities' size, other answers)."""
     kept, others, reasons, wants = 0, 0, Counter[str](), desk.teacher.logprobs > 0
+    first, alike = "", 0
     with contextlib.ExitStack() as stack:
         labels = stack.enter_context((folder / "labels.jsonl").open("w", encoding="utf-8"))
         rejected = stack.enter_context((folder / "rejected.jsonl").open("w", encoding="utf-8"))
@@ -204,11 +219,15 @@ async def written(
                 rejected.write(json.dumps(asdict(outcome), ensure_ascii=False) + "\n")
                 continue
             kept += 1
+            first = first or outcome.answer
+            alike += outcome.answer == first
             others += len(outcome.others)
             labels.write(label_line(outcome))
             for number, packed in enumerate([outcome.logprobs, *(other.logprobs for other in outcome.others)]):
                 if keep is not None and packed:
                     keep(other_id(outcome.id, number), packed)
+    if kept >= SUSPICIOUS and alike == kept:
+        desk.hear(f"all {kept:,} answers are the same: {first[:80]!r}")
     return kept, reasons, size_of(folder / "logprobs.parquet") if wants else {}, others
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Teacher
 from workbench.records import Another, Label, Message
 from workbench.teacher.calls import Desk, RowError, buy
@@ -55,7 +55,7 @@ class Rejected:
 class Rules:
     """What the stage hands in: what the endpoint can do, how placeholders go back, how an answer is scored.
 
-    `answers` is how many different ones are kept a prompt.
+    `answers` is how many different ones are kept a prompt; `refuses` tells whether a text declines in words.
     """
 
     able: Mapping[str, Any]
@@ -64,6 +64,7 @@ class Rules:
     leaks: Callable[[str], str | None] = lambda text: None
     seed: int = 0
     answers: int = 1
+    refuses: Callable[[str], bool] = lambda text: False
 
 
 async def label_all(desk: Desk, prompts: Iterable[Prompt], rules: Rules) -> AsyncIterator[Label | Rejected]:
@@ -138,6 +139,7 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
         requests=tuple(answered.hash for answered in good),
         logprobs=chosen.logprobs,
         others=tuple(others),
+        reasoning=chosen.reasoning,
     )
 
 
@@ -181,9 +183,10 @@ async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> A
     turns = opening(desk, prompt, rules)
     for left in range(desk.teacher.repairs, -1, -1):
         request = request_of(desk, prompt, turns, sample, rules)
-        reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply))
+        reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply, rules))
         replies.append(reply)
-        outcome, answer, why = reading(desk.teacher, reply)
+        outcome, answer, why = reading(desk.teacher, reply, rules, prompt.gold)
+        refuse_eaten(desk, reply)
         if answer is not None:
             return Answered(answer, request.hash, tuple(replies))
         if outcome != "malformed" or not left:
@@ -217,24 +220,50 @@ async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[
     return await buy(desk, request, Sending(prompt.id, prompt.privacy, prompt.redacted), check)
 
 
-def outcome_of(desk: Desk, reply: Reply) -> Outcome:
+def outcome_of(desk: Desk, reply: Reply, rules: Rules) -> Outcome:
     """How a reply is classed in the ledger."""
-    return reading(desk.teacher, reply)[0]
+    return reading(desk.teacher, reply, rules)[0]
 
 
-def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, ParsedAnswer | None, str]:
-    """(outcome, the answer if it can be used, why not)."""
+EATEN_IN_A_ROW = 10  # answers whose whole length went into thoughts, with no other between: the limit is at fault
+
+
+def is_eaten(reply: Reply) -> bool:
+    """Whether the limit ended the answer before its first word."""
+    return reply.finish == "length" and not reply.text.strip()
+
+
+def refuse_eaten(desk: Desk, reply: Reply) -> None:
+    """Close the desk when answer after answer is all thoughts: the other rows would be paid for in vain."""
+    desk.eaten = desk.eaten + 1 if is_eaten(reply) else 0
+    if desk.eaten >= EATEN_IN_A_ROW:
+        desk.closed = desk.closed or RequestError(
+            f"{desk.eaten} answers in a row had no word left after their thoughts: each was cut at "
+            f"{desk.teacher.max_new_tokens:,} tokens",
+            where="teacher.max_new_tokens",
+            remedy="raise it well above what the teacher thinks, or have it think less; what was bought is kept",
+        )
+
+
+def reading(teacher: Teacher, reply: Reply, rules: Rules, gold: str = "") -> tuple[Outcome, ParsedAnswer | None, str]:
+    """(outcome, the answer if it can be used, why not). `gold` is the row's own answer: it may rightly decline."""
     match reply.finish:
         case "refusal":
             return "refusal", None, "the teacher would not answer"
         case "filter":
             return "filtered", None, "the provider's filter stopped the answer"
+        case "length" if is_eaten(reply):
+            return "truncated", None, f"all of its {teacher.max_new_tokens} tokens went into thoughts"
         case "length":
             return "truncated", None, f"the answer was cut at {teacher.max_new_tokens} tokens"
     try:
-        return "ok", parse(teacher, reply.text), ""
+        parsed = parse(teacher, reply.text)
     except MalformedError as error:
         return "malformed", None, str(error)
+    free = not (teacher.labels or teacher.fields) and teacher.refusals == "set_aside"
+    if free and rules.refuses(parsed.answer) and not rules.refuses(gold):
+        return "refusal", None, f"the teacher declines in words: {parsed.answer[:80]!r}"
+    return "ok", parsed, ""
 
 
 async def judged(desk: Desk, prompt: Prompt, answer: ParsedAnswer, rules: Rules) -> float:

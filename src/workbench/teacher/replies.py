@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from workbench.recipe import Teacher
 from workbench.records import Message
 
-FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.S)
+BROKEN = "\ufffd"  # what stands in an answer for no character
+BEGINNINGS = 64  # places in an answer at which an object may begin: beyond them nothing is looked for
 
 
 class MalformedError(ValueError):
@@ -95,11 +95,17 @@ def parse(teacher: Teacher, text: str) -> ParsedAnswer:
     """The answer in the text; MalformedError when it is not what was asked for."""
     if not text.strip():
         raise MalformedError("the answer is empty")
+    if BROKEN in text:
+        raise MalformedError("the answer holds a broken character")
     if not wants_json(teacher):
         return ParsedAnswer(text.strip())
-    fenced = FENCE.match(text)
+    bare = bare_label(teacher, text)
     try:
-        content = model_of(teacher).model_validate_json(fenced[1] if fenced else text.strip()).model_dump()
+        content = (
+            model_of(teacher)
+            .model_validate({"label": bare} if bare else as_written(teacher, the_object(text)))
+            .model_dump()
+        )
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the text'}: {e['msg']}" for e in error.errors()[:3])
         raise MalformedError(faults) from None
@@ -107,6 +113,65 @@ def parse(teacher: Teacher, text: str) -> ParsedAnswer:
     if teacher.fields:
         return ParsedAnswer(json.dumps(content, ensure_ascii=False), rationale)
     return ParsedAnswer(next(iter(content.values())).strip(), rationale)
+
+
+def bare_label(teacher: Teacher, text: str) -> str:
+    """The label that is the whole of a text which is no JSON; '' where it is none, or more is wanted than a label."""
+    if not teacher.labels or teacher.fields or teacher.rationale:
+        return ""
+    return canonical_choice(text.strip().strip("\"'`*.").strip(), teacher.labels, "")
+
+
+def canonical_choice(value: str, allowed: Sequence[str], otherwise: str) -> str:
+    """The allowed value that this is in other capitals; `otherwise` where none or several are."""
+    if value in allowed:
+        return value
+    same = [choice for choice in allowed if choice.casefold() == value.strip().casefold()]
+    return same[0] if len(same) == 1 else otherwise
+
+
+def as_written(teacher: Teacher, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with its closed values written as the recipe writes them: capitals make no other label."""
+    choices = teacher.fields if teacher.fields else {"label": teacher.labels}
+    return {
+        name: canonical_choice(value, choices.get(name) or (), value) if isinstance(value, str) else value
+        for name, value in content.items()
+    }
+
+
+def the_object(text: str) -> dict[str, Any]:
+    """The one JSON object in a text, whether bare, fenced or amid prose; MalformedError where it is none or several."""
+    objects = list(objects_in(text))
+    if not objects:
+        raise MalformedError("Invalid JSON: there is no JSON object in it")
+    if any(other != objects[0] for other in objects[1:]):
+        raise MalformedError(f"there are {len(objects)} different JSON objects in it, and one is wanted")
+    return objects[0]
+
+
+def objects_in(text: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object that stands in a text, one within another left out."""
+    decoder = json.JSONDecoder(object_pairs_hook=without_doubles)
+    place = 0
+    for _ in range(BEGINNINGS):
+        place = text.find("{", place)
+        if place < 0:
+            return
+        try:
+            content, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        yield content
+
+
+def without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; MalformedError where a key stands twice with different values."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if content.setdefault(name, value) != value:
+            raise MalformedError(f"the key {name!r} stands in it twice")
+    return content
 
 
 def plea(why: str) -> Message:

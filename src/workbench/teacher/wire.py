@@ -5,7 +5,6 @@ OpenAI: platform.openai.com/docs/api-reference/chat. Anthropic: docs.anthropic.c
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.errors import WorkbenchError
 from workbench.recipe import Teacher
-from workbench.records import Message, canonical, digest, message_dicts
+from workbench.records import Message, ToolCall, canonical, digest, message_dicts
 
 Finish = Literal["stop", "length", "refusal", "filter"]
 # A chat template's marks around a message, and what a provider may add on its own.
@@ -25,17 +23,25 @@ TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 16, 64
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one call. `tokens_in` includes the cached ones, `out` the reasoning ones."""
+    """Tokens of one call. `tokens_in` includes the cached ones, `out` the reasoning ones.
+
+    `own_in` and `own_out` mark our own count, where the provider states none that can be.
+    """
 
     tokens_in: int = 0
     cached: int = 0
     out: int = 0
     reasoning: int = 0
+    own_in: bool = False
+    own_out: bool = False
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer as the provider gave it. `attempt` and `cost` (nano-dollars) are set when it comes from the ledger."""
+    """One answer as the provider gave it, with what it thought before it spoke and what it calls.
+
+    `attempt` and `cost` (nano-dollars) are set when it comes from the ledger.
+    """
 
     text: str
     finish: Finish
@@ -44,17 +50,20 @@ class Reply:
     logprobs: bytes | None = None
     attempt: int = 0
     cost: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask: the body that would be sent, its identity, and the most tokens it can cost."""
+    """One thing to ask: the body that would be sent, its identity, the most tokens it can cost, its texts' bytes."""
 
     row: str
     body: Mapping[str, Any]
     hash: str
     most_in: int
     most_out: int
+    text_bytes: int = 0
 
 
 def make_request(
@@ -77,12 +86,11 @@ def make_request(
         body = anthropic_body(teacher, turns, schema)
     else:
         body = openai_body(teacher, turns, schema, logprobs, None if seed is None else seed + sample)
-    text = sum(len(turn.content.encode()) + TOKENS_A_MESSAGE for turn in turns)
+    text = sum(len(turn.content.encode("utf-8", "replace")) for turn in turns)
     # No tokenizer makes more tokens than there are bytes, so this bound holds for models whose tokenizer is secret.
-    most_in = text + TOKENS_A_REQUEST + (len(canonical(schema)) if schema else 0)
-    return Request(
-        row, body, digest({"at": identity, "body": body, "sample": sample}, 40), most_in, teacher.max_new_tokens
-    )
+    most_in = text + TOKENS_A_MESSAGE * len(turns) + TOKENS_A_REQUEST + (len(canonical(schema)) if schema else 0)
+    identity = digest({"at": identity, "body": body, "sample": sample}, 40)
+    return Request(row, body, identity, most_in, teacher.max_new_tokens, text)
 
 
 def openai_body(
@@ -120,49 +128,6 @@ def anthropic_body(teacher: Teacher, turns: Sequence[Message], schema: Mapping[s
     if schema:
         body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     return body
-
-
-def read_reply(api: str, payload: Any) -> Reply:
-    """The provider's JSON as a Reply. Raises WorkbenchError when it has not the documented shape."""
-    try:
-        return anthropic_reply(payload) if api == "anthropic" else openai_reply(payload)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        body = json.dumps(payload, ensure_ascii=False)[:200]
-        raise WorkbenchError(f"the answer has not the documented shape ({error!r}): {body}") from None
-
-
-def openai_reply(payload: Any) -> Reply:
-    """A chat completion: text, why it ended, usage, and log-probabilities packed."""
-    choice, usage = payload["choices"][0], payload.get("usage") or {}
-    message = choice["message"]
-    finish: Finish = {"length": "length", "content_filter": "filter"}.get(choice["finish_reason"], "stop")  # type: ignore[assignment]
-    text = message.get("content") or ""
-    if message.get("refusal"):
-        finish, text = "refusal", message["refusal"]
-    content = (choice.get("logprobs") or {}).get("content")
-    counted = Usage(
-        int(usage.get("prompt_tokens") or 0),
-        int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
-        int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0),
-    )
-    return Reply(text, finish, str(payload.get("model") or ""), counted, pack(content) if content else None)
-
-
-def anthropic_reply(payload: Any) -> Reply:
-    """A message: its text blocks joined, and why it stopped."""
-    ended: dict[str, Finish] = {
-        "max_tokens": "length", "refusal": "refusal", "model_context_window_exceeded": "length"
-    }  # fmt: skip
-    usage = payload.get("usage") or {}
-    cached = int(usage.get("cache_read_input_tokens") or 0)
-    # Anthropic counts cached tokens beside the input, not within it.
-    total = int(usage.get("input_tokens") or 0) + cached + int(usage.get("cache_creation_input_tokens") or 0)
-    text = "".join(block["text"] for block in payload["content"] if block["type"] == "text")
-    finish = ended.get(payload["stop_reason"], "stop")
-    return Reply(
-        text, finish, str(payload.get("model") or ""), Usage(total, cached, int(usage.get("output_tokens") or 0))
-    )
 
 
 # Top-k log-probabilities with token bytes: packed small for the ledger, laid out in columns for training.
