@@ -120,6 +120,7 @@ class Another:
     rationale: str = ""
     agreement: float = 1.0
     logprobs: bytes | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Label:
 
     `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
     `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`. `reasoning`
-    is what the teacher thought before it spoke.
+    is what the teacher thought before it spoke, `tool_calls` what it calls.
     """
 
     id: str
@@ -141,6 +142,7 @@ class Label:
     logprobs: bytes | None = None
     others: tuple[Another, ...] = ()
     reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def other_id(row: str, number: int) -> str:

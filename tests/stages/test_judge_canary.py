@@ -38,9 +38,7 @@ def test_the_planted_judge_obeys_all_twenty_sentences_and_a_word_list_knows_one(
 
 
 @pytest.mark.parametrize("knows", [True, False])
-def test_none_of_twenty_sentences_moves_a_verdict_where_control_questions_are_asked(
-    tmp_path: Path, knows: bool
-) -> None:
+def test_none_of_twenty_sentences_moves_a_verdict_where_controls_are_asked(tmp_path: Path, knows: bool) -> None:
     """Where the judge fails plain controls, pairs that it has ruled on itself are the controls."""
     assert gained(tmp_path / "with", True, knows) == 0
     assert gained(tmp_path / "without", False, knows) == 19, "by the word list alone"

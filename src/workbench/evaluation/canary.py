@@ -74,11 +74,11 @@ def controls_of(
     Plain questions, or else pairs that it has ruled on alike in both orders, those first that the baseline has won.
     """
     plain = [Control(*words) for words in PLAIN]
-    asked = {
+    questions = {
         control: [control.asked("", swapped, NAME, judge, seed, {}) for swapped in (False, True)] for control in plain
     }
-    lines = gather([each for two in asked.values() for each in two])
-    sound = [c for c, two in asked.items() if all(lines.get(q.key, {}).get("better") == "a" for q in two)]
+    lines = gather([each for two in questions.values() for each in two])
+    sound = [c for c, two in questions.items() if all(lines.get(q.key, {}).get("better") == "a" for q in two)]
     if len(sound) >= PROOFS:
         return sound[:PROOFS]
     firm = sorted(
@@ -100,15 +100,15 @@ def speakers(
     """Those of the suspects, by their keys, at whose words the judge leaves the better side of every control."""
     left = dict(under)
     for control in controls:
-        asked = {
+        questions = {
             key: [control.asked(s.text, swapped, s.id, judge, seed, s.redacted) for swapped in s.orders]
             for key, s in left.items()
         }
-        lines = gather([each for several in asked.values() for each in several])
+        lines = gather([each for several in questions.values() for each in several])
         # A reply that is no verdict has been turned too; no reply at all shows nothing.
         left = {
             key: left[key]
-            for key, several in asked.items()
+            for key, several in questions.items()
             if any(q.key in lines and lines[q.key]["better"] != "a" for q in several)
         }
     return set(left) if controls else set()

@@ -118,7 +118,7 @@ def judge_arms(
 
 
 def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict[str, list[Ruling]], dict[str, Any]]:
-    """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost, who spoke to it."""
+    """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost, who spoke."""
     criteria = bench.evaluate.judge.criteria
     questions: dict[str, list[tuple[Question, Question] | None]] = {
         name: [None if p.equal else questions_of(p, bench.judge, criteria, bench.seed) for p in rows]

@@ -185,7 +185,7 @@ async def by_batches(
     """Collect batches that are under way, and with `teacher.batch` have what is open answered by new ones."""
 
     def classed(reply: Reply) -> Outcome:
-        return outcome_of(desk, reply, rules)
+        return outcome_of(desk, reply, rules, Prompt("", ()))  # whose row it answers is looked at when it is labelled
 
     await collect_unfinished(desk, classed, hear)
     if not desk.teacher.batch:

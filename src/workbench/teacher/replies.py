@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from workbench.recipe import Teacher
-from workbench.records import Message
+from workbench.records import Message, ToolCall, canonical
 
 BROKEN = "\ufffd"  # what stands in an answer for no character
 BEGINNINGS = 64  # places in an answer at which an object may begin: beyond them nothing is looked for
@@ -24,10 +24,11 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer as it is learned, and the reason the teacher gave for it."""
+    """An answer as it is learned, the reason the teacher gave for it, and what it calls."""
 
     answer: str
     rationale: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def wants_json(teacher: Teacher) -> bool:
@@ -174,6 +175,23 @@ def without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def with_calls(text: str, calls: Sequence[ToolCall], tools: Sequence[Mapping[str, Any]]) -> ParsedAnswer:
+    """An answer that calls; MalformedError where it calls what is not there, or not as it wants to be called."""
+    functions = {function["name"]: function for tool in tools if (function := tool.get("function", tool))}
+    for call in calls:
+        if call.name not in functions:
+            raise MalformedError(f"it calls {call.name!r}, and may call {', '.join(functions) or 'nothing'}")
+        schema = functions[call.name].get("parameters") or {}
+        given, known = json.loads(call.arguments), schema.get("properties") or {}
+        missing = [name for name in schema.get("required") or () if name not in given]
+        if missing:
+            raise MalformedError(f"the call of {call.name} lacks {', '.join(missing)}")
+        stray = [name for name in given if name not in known]
+        if known and stray:
+            raise MalformedError(f"the call of {call.name} has no argument {', '.join(stray)}")
+    return ParsedAnswer(text.strip(), tool_calls=tuple(calls))
+
+
 def plea(why: str) -> Message:
     """The user turn that asks to mend a malformed answer."""
     return Message("user", f"That answer cannot be used: {why}. Give the whole answer again, mended, nothing else.")
@@ -184,9 +202,16 @@ def ranked(answers: Sequence[ParsedAnswer]) -> list[tuple[ParsedAnswer, int]]:
 
     Of equal answers the first is the one that stands for them.
     """
-    counts = Counter(normal(answer.answer) for answer in answers)
-    first = {normal(answer.answer): answer for answer in reversed(answers)}
+    counts = Counter(alike(answer) for answer in answers)
+    first = {alike(answer): answer for answer in reversed(answers)}
     return [(first[name], votes) for name, votes in counts.most_common()]
+
+
+def alike(answer: ParsedAnswer) -> str:
+    """What equal answers have in common: what they call, in any order, or their words where they call nothing."""
+    if not answer.tool_calls:
+        return normal(answer.answer)
+    return canonical(sorted([call.name, canonical(json.loads(call.arguments))] for call in answer.tool_calls))
 
 
 def normal(answer: str) -> str:

@@ -19,6 +19,7 @@ MARKS = (
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+ALONE = ("</think>", "</seed:think>", "[/THINK]", "◁/think▷")  # a template writes the mark before them into the prompt
 SOLUTION = re.compile(r"^\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?\s*$", re.S)
 # gpt-oss: channels, with their marks or with the marks left out by a tokenizer that skips special tokens.
 CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|$)", re.S)
@@ -36,8 +37,7 @@ def parted(text: str) -> tuple[str, str]:
     for opening, closing in MARKS:
         begun = start.startswith(opening)
         thoughts, ended, answer = (start[len(opening) :] if begun else start).partition(closing)
-        if ended and (begun or opening not in thoughts):
-            # A closing mark alone ends thoughts that the prompt began, unless words of the answer may hold it.
+        if ended and (begun or (closing in ALONE and opening not in thoughts)):
             whole = SOLUTION.match(answer)
             return (whole[1] if whole else answer).strip(), thoughts.strip()
         if begun:
