@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from workbench.teacher.payload import read_reply
 from workbench.teacher.wire import Request
 
 SETTINGS: dict[str, Any] = {"concurrency": 2, "attempts": 2, "min_kept_share": 0.0, "budget_usd": 1.0}
+CASE = re.compile(r"Case (\d+)\.")
 STRANGE: dict[str, Any] = {
     "half of a surrogate pair": completion("\ud83d"),
     "a number": completion(7),
@@ -44,44 +46,41 @@ STRANGE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def one_of_twenty(folder: Path, bad: Any, **teacher: Any) -> tuple[Project, Any]:
-    """Twenty rows, of which the eighth gets this reply whenever it is asked."""
+def in_one_run(folder: Path, replies: dict[str, Any]) -> tuple[Project, Any]:
+    """Rows of which each second one gets one of these replies whenever it is asked, and the others a plain yes."""
+    names = list(replies)
+    prompts = [
+        text for n, text in enumerate(questions(len(names))) for text in (f"{text} Case {n}.", f"Plainly: {text}")
+    ]
 
     def reply(body: dict[str, Any]) -> Any:
-        return bad if "item 7 of" in json.dumps(body["messages"]) else completion("yes")
+        case = CASE.search(json.dumps(body["messages"]))
+        return replies[names[int(case[1])]] if case else completion("yes")
 
     with odd_teacher(reply) as server:
-        made = project(folder, questions(20), server.url, **SETTINGS | teacher)
+        made = project(folder, prompts, server.url, **SETTINGS)
         return made, made.label()
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_one_strange_reply_of_twenty_costs_its_row_at_most_and_is_never_booked_below_nothing(
-    tmp_path: Path, name: str
-) -> None:
-    made, done = one_of_twenty(tmp_path, STRANGE[name])
+def test_a_strange_reply_costs_its_row_at_most_and_is_never_booked_below_nothing(tmp_path: Path) -> None:
+    made, done = in_one_run(tmp_path, STRANGE)
     assert done.returncode == 0, done.stderr
     rows = [line["id"] for part in ("labels", "rejected") for line in made.lines(part)]
-    assert sorted(row for row in rows if row.startswith("row-")) == sorted(f"row-{n}" for n in range(20))
-    answered = {line["id"]: line["answer"] for line in made.lines("labels")}
-    assert all(answered[f"row-{n}"] == "yes" for n in range(20) if n != 7)
-    (lowest,) = made.ledger("SELECT MIN(cost) FROM attempts WHERE state = 'settled'")[0]
-    assert lowest >= 0
-    (left,) = made.ledger("SELECT COUNT(*) FROM attempts WHERE state != 'settled'")[0]
-    assert left == 0
-
-
-def test_what_is_read_of_a_strange_reply_is_its_text_and_what_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
-    reasons = {}
-    for name in ("a list of texts", "a number", "half of a surrogate pair", "a page of HTML", "a stream"):
-        folder = tmp_path / name.replace(" ", "-")
-        folder.mkdir()
-        made, _ = one_of_twenty(folder, STRANGE[name])
-        labels = {line["id"]: line["answer"] for line in made.lines("labels")}
-        reasons[name] = labels.get("row-7") or next(line["reason"] for line in made.lines("rejected"))
-    assert reasons == {
-        "a list of texts": "no", "a number": "unreadable", "half of a surrogate pair": "malformed",
-        "a page of HTML": "unreadable", "a stream": "unreadable",
+    assert sorted(row for row in rows if row.startswith("row-")) == sorted(f"row-{n}" for n in range(2 * len(STRANGE)))
+    answers = {line["id"]: line["answer"] for line in made.lines("labels")}
+    assert all(answers[f"row-{2 * n + 1}"] == "yes" for n in range(len(STRANGE)))
+    assert made.ledger("SELECT COUNT(*) FROM attempts WHERE cost < 0 OR state != 'settled'") == [(0,)]
+    reasons = {line["id"]: line["reason"] for line in made.lines("rejected")}
+    outcome = {name: answers.get(f"row-{2 * n}") or reasons[f"row-{2 * n}"] for n, name in enumerate(STRANGE)}
+    assert outcome == {
+        "half of a surrogate pair": "malformed", "a number": "unreadable", "a list of texts": "no",
+        "an object": "unreadable", "nothing": "malformed", "an end that is an object": "unreadable",
+        "usage past all belief": "yes", "usage below nothing": "yes", "usage in words": "yes", "no usage": "yes",
+        "a list as usage": "yes", "more cached than asked": "yes", "no choice": "unanswered",
+        "choices that are nothing": "unreadable", "a list": "unreadable", "a page of HTML": "unreadable",
+        "a stream": "unreadable", "half of a JSON text": "unanswered", "nesting without end": "unanswered",
+        "a busy upstream": "unanswered", "a failed upstream": "unanswered", "a name of a megabyte": "yes",
+        "usage that is no number": "yes",
     }  # fmt: skip
 
 
@@ -131,21 +130,24 @@ def lies(usage: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda body: completion("yes", usage=usage)
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [
-        None, {}, {"prompt_tokens": -5_000, "completion_tokens": -9}, {"prompt_tokens": 0, "completion_tokens": 0},
-        {"prompt_tokens": float("nan"), "completion_tokens": "3"}, {"prompt_tokens": 1e30, "completion_tokens": 1e30},
-        {"prompt_tokens": True, "completion_tokens": 0.5}, "none",
-    ],
+FALSE_USAGE: tuple[Any, ...] = (
+    None, {}, {"prompt_tokens": -5_000, "completion_tokens": -9}, {"prompt_tokens": 0, "completion_tokens": 0},
+    {"prompt_tokens": float("nan"), "completion_tokens": "3"}, {"prompt_tokens": 1e30, "completion_tokens": 1e30},
+    {"prompt_tokens": True, "completion_tokens": 0.5}, "none",
 )  # fmt: skip
-def test_a_usage_that_cannot_be_is_replaced_by_a_count_of_the_words(tmp_path: Path, usage: Any) -> None:
-    with odd_teacher(lies(usage)) as server:
-        made = project(tmp_path, [f"{'word ' * 50}{n}?" for n in range(5)], server.url)
+
+
+def test_a_usage_that_cannot_be_is_replaced_by_a_count_of_the_words(tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        case = CASE.search(json.dumps(body["messages"]))
+        return completion("yes", usage=FALSE_USAGE[int(case[1])] if case else None)
+
+    with odd_teacher(reply) as server:
+        made = project(tmp_path, [f"{'word ' * 50}Case {n}." for n in range(len(FALSE_USAGE))], server.url)
         assert made.label().returncode == 0
-        rows = made.ledger(
-            "SELECT tokens_in, tokens_cached, tokens_out, cost, assumed FROM attempts WHERE kind='online'"
-        )
+        columns = "tokens_in, tokens_cached, tokens_out, cost, assumed"
+        rows = made.ledger(f"SELECT {columns} FROM attempts WHERE row LIKE 'row-%'")
+        assert len(rows) == len(FALSE_USAGE)
         for tokens_in, cached, out, cost, assumed in rows:
             assert tokens_in >= 50, "five bytes a word, one token a word"
             assert (cached, assumed) == (0, 1)

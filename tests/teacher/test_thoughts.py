@@ -32,17 +32,24 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_thoughts_are_parted_from_the_answer_and_kept_beside_it(tmp_path: Path, layout: str) -> None:
-    with odd_teacher(lambda body: LAYOUTS[layout]) as server:
-        made = project(tmp_path, questions(3), server.url)
+def test_thoughts_are_parted_from_the_answer_and_kept_beside_it(tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        layout = next((name for name in LAYOUTS if f"({name})" in json.dumps(body["messages"])), None)
+        return LAYOUTS[layout] if layout else completion("yes")
+
+    prompts = [f"Where does it go? ({name})" for name in LAYOUTS]
+    with odd_teacher(reply) as server:
+        made = project(tmp_path, prompts, server.url)
         done = made.label()
         assert done.returncode == 0, done.stderr
-        assert {(line["answer"], line["reasoning"]) for line in made.lines("labels")} == {("billing", THOUGHT)}
-        asked = len(server.bodies)
+        lines = [line for line in made.lines("labels") if line["id"].startswith("row-")]
+        assert len(lines) == len(LAYOUTS)
+        assert {(line["answer"], line["reasoning"]) for line in lines} == {("billing", THOUGHT)}
+        count = len(server.bodies)
         assert made.label("fresh=true").returncode == 0
-        assert {line["reasoning"] for line in made.lines("labels")} == {THOUGHT}, "from the ledger too"
-        assert len(server.bodies) == asked
+        again = [line for line in made.lines("labels") if line["id"].startswith("row-")]
+        assert {line["reasoning"] for line in again} == {THOUGHT}, "from the ledger too"
+        assert len(server.bodies) == count
 
 
 @pytest.mark.parametrize(
@@ -128,20 +135,20 @@ DECLINING = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("words", DECLINING)
-def test_a_refusal_in_words_is_set_aside_with_its_reason(tmp_path: Path, words: str) -> None:
+def test_refusals_in_words_are_set_aside_with_their_reason(tmp_path: Path) -> None:
     def reply(body: dict[str, Any]) -> Any:
-        return completion(words if "item 3 of" in json.dumps(body["messages"]) else "It is in stock.")
+        text = json.dumps(body["messages"])
+        return completion(next((w for n, w in enumerate(DECLINING) if f"item {n} of" in text), "It is in stock."))
 
     with odd_teacher(reply) as server:
-        made = project(tmp_path, questions(6), server.url)
+        made = project(tmp_path, questions(20), server.url)
         done = made.label()
         assert done.returncode == 0, done.stderr
-        assert "1 refusal" in done.stderr
-        (rejected,) = made.lines("rejected")
-        assert (rejected["id"], rejected["reason"]) == ("row-3", "refusal")
-        assert made.label("teacher.refusals=keep", "fresh=true").returncode == 0
-        assert (tmp_path / "experiments").is_dir()
+        assert f"{len(DECLINING)} refusal" in done.stderr
+        assert [(line["id"], line["reason"]) for line in made.lines("rejected")] == [
+            (f"row-{n}", "refusal") for n in range(len(DECLINING))
+        ]
+        assert all(repr(words)[1:40] in line["details"] for words, line in zip(DECLINING, made.lines("rejected")))
 
 
 def test_many_answers_that_are_all_the_same_are_worth_a_line(tmp_path: Path) -> None:

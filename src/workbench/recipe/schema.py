@@ -121,6 +121,13 @@ class Teacher:
     attempts: int = key(6, "tries of one request", at_least=1, at_most=20, makes_weights=False)
     timeout_s: float = key(120.0, "for one request", unit="seconds", above=0, makes_weights=False)
     prompts: str | None = key(None, "rows whose prompts are asked; null: data.train's")
+    review: str | None = key(None, "labels that people have read, corrected and signed: rows with id, answer, by, at")
+    documents: str | None = key(
+        None, "a folder of text, Markdown or PDF: the teacher makes the rows, from its passages; then no data.train"
+    )
+    passage_chars: int = key(1_200, "longest passage of a document", unit="characters", at_least=200)
+    questions: int = key(2, "of each passage, at most", at_least=1, at_most=20)
+    with_passage: bool = key(True, "a row from documents shows its passage before the question")
     limit: int | None = key(None, "at most so many prompts, drawn by the seed", unit="rows", at_least=1)
     limit_key: str = key(
         "max_tokens",

@@ -66,7 +66,8 @@ class Rejected:
 class Rules:
     """What the stage hands in: what the endpoint can do, how placeholders go back, how an answer is scored.
 
-    `answers` is how many different ones are kept a prompt; `refuses` tells whether a text declines in words.
+    `answers` is how many different ones are kept a prompt; `refuses` tells whether a text declines in words,
+    `fault` why an answer to a prompt is not what is wanted ("" where it is).
     """
 
     able: Mapping[str, Any]
@@ -76,6 +77,7 @@ class Rules:
     seed: int = 0
     answers: int = 1
     refuses: Callable[[str], bool] = lambda text: False
+    fault: Callable[[Prompt, str], str] = lambda prompt, answer: ""
 
 
 async def label_all(desk: Desk, prompts: Iterable[Prompt], rules: Rules) -> AsyncIterator[Label | Rejected]:
@@ -276,6 +278,8 @@ def reading(teacher: Teacher, reply: Reply, rules: Rules, prompt: Prompt) -> tup
         if reply.tool_calls:
             return "ok", with_calls(reply.text, reply.tool_calls, prompt.tools), ""
         parsed = parse(teacher, reply.text)
+        if why := rules.fault(prompt, parsed.answer):
+            raise MalformedError(why)
     except MalformedError as error:
         return "malformed", None, str(error)
     free = not (teacher.labels or teacher.fields) and teacher.refusals == "set_aside"
