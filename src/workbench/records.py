@@ -128,6 +128,7 @@ class Another:
     rationale: str = ""
     agreement: float = 1.0
     logprobs: bytes | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Label:
     """What a teacher answered to one row, with what it cost and the hashes of the requests that bought it.
 
     `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
-    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`.
+    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`. `reasoning`
+    is what the teacher thought before it spoke, `tool_calls` what it calls.
     """
 
     id: str
@@ -147,6 +149,8 @@ class Label:
     requests: tuple[str, ...] = ()
     logprobs: bytes | None = None
     others: tuple[Another, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def other_id(row: str, number: int) -> str:

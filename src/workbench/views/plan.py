@@ -18,11 +18,22 @@ from workbench.errors import RequestError
 from workbench.files import free_bytes
 from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
-from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
+from workbench.recipe import (
+    Model,
+    Recipe,
+    Teach,
+    Teacher,
+    has_open_teacher,
+    has_teacher,
+    makes_rows,
+    sources_of,
+    weights_of,
+)
 from workbench.recipe.methods import distilled, learned_by
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
+from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import estimate, pricing_of
 from workbench.teacher.reach import require_way
@@ -37,6 +48,8 @@ CHARACTERS_A_TOKEN = 4.0
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
     teacher = recipe.teacher
+    if makes_rows(recipe):
+        return plan_documents(recipe)
     questions = (
         gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
         if teacher.api != "none"
@@ -69,6 +82,26 @@ def run(recipe: Recipe) -> int:
     for verdict in verdicts:
         if not verdict.ok:
             raise RequestError(f"{verdict.format}: {verdict.why}", where="quantize", remedy=verdict.remedy)
+    return 0
+
+
+def plan_documents(recipe: Recipe) -> int:
+    """The plan of rows that a teacher has yet to make from documents: what would be asked, and what it costs."""
+    passages, notes = passages_of(recipe.teacher, recipe.seed)
+    prompts, _ = prompts_of(recipe.teacher, passages, recipe.data.privacy, "raw")
+    examples = [Example(p.id, (*p.messages, Message("assistant", ""))) for p in prompts]
+    with_fields = replace(recipe, teacher=asking(recipe.teacher))
+    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    sections = {
+        "run": about_run(recipe),
+        "model": about_model(recipe.model, base),
+        **unpinned(recipe),
+        "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
+                      "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
+        "bundles": about_bundles(recipe),
+        "teacher": about_teacher(with_fields, Asked(examples, Splits([], [], [], [], [], []), [], [])),
+    }  # fmt: skip
+    show(f"plan of {recipe.name}", sections, recipe.output)
     return 0
 
 
