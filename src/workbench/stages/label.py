@@ -21,7 +21,7 @@ from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
-from workbench.stages.common import is_done, log_datasets, say
+from workbench.stages.common import is_done, log_datasets, refuse_base, say
 from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
 from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
@@ -46,6 +46,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     terms.require(teacher)
     if is_done(run, "label", run.digest):
         return False
+    refuse_base(recipe)
     rule = rule_for(teacher, recipe.data.privacy)
     owed = inherited(teacher)
     verdict = terms.require(teacher, owed)
