@@ -23,7 +23,7 @@ from workbench.recipe import Recipe, Teacher
 from workbench.records import Label, other_id
 from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
-from workbench.stages.common import is_done, log_datasets, say
+from workbench.stages.common import is_done, log_datasets, refuse_base, say
 from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
 from workbench.stages.reviewed import FILE as REVIEW
 from workbench.stages.reviewed import Review, reviews_of, signers, write_line
@@ -55,6 +55,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     terms.require(teacher)
     if is_done(run, "label", run.digest):
         return False
+    refuse_base(recipe)
     rule = rule_for(teacher, recipe.data.privacy)
     owed = inherited(teacher)
     verdict = terms.require(teacher, owed)

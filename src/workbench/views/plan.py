@@ -32,13 +32,25 @@ from workbench.recipe import (
 from workbench.recipe.methods import distilled, learned_by
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
-from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
+from workbench.sources import (
+    content_digests,
+    is_here,
+    is_pinned,
+    left_unread,
+    model_folder,
+    model_is_here,
+    pinned_commit,
+    quantized_by_name,
+    refuse_rows_beyond,
+    refuse_untrainable,
+    unused_tokens,
+)
 from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
-from workbench.training.model import estimate_memory
+from workbench.training.model import estimate_memory, refuse_dtype
 from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -56,10 +68,13 @@ def run(recipe: Recipe) -> int:
         else None
     )
     splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=learned_by(recipe.method))
-    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    refuse_dtype(recipe.model.dtype)
+    base = base_here(recipe.model)
     verdicts = format_verdicts(recipe, base)
     learned = [blank_filled(e) for e in questions.examples] if questions else splits.train
     counted = tokens, _ = count_tokens(recipe, learned, base, splits.notes)
+    if base is not None:
+        refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
     dropped = len(learned) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(learned))
     sections = {
@@ -91,7 +106,7 @@ def plan_documents(recipe: Recipe) -> int:
     prompts, _ = prompts_of(recipe.teacher, passages, recipe.data.privacy, "raw")
     examples = [Example(p.id, (*p.messages, Message("assistant", ""))) for p in prompts]
     with_fields = replace(recipe, teacher=asking(recipe.teacher))
-    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    base = base_here(recipe.model)
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
@@ -103,6 +118,15 @@ def plan_documents(recipe: Recipe) -> int:
     }  # fmt: skip
     show(f"plan of {recipe.name}", sections, recipe.output)
     return 0
+
+
+def base_here(model: Model) -> Path | None:
+    """The base's folder where it is here already; refused when it could not be tuned."""
+    if not model_is_here(model.source):
+        return None
+    base = model_folder(model.source, model.sha256, key="model.source")
+    refuse_untrainable(base, f"model.source={model.source}")
+    return base
 
 
 def blank_filled(example: Example) -> Example:
@@ -181,6 +205,13 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
     return {
         "source": model.source,
         "here": "yes" if base else "no, it would be fetched" + (" (HF_TOKEN needed)" if model.gated else ""),
+        **({"doubt": quantized_by_name(model.source)} if base is None and quantized_by_name(model.source) else {}),
+        **(
+            {"unread": f"{', '.join(left_unread(base))}: the safetensors are taken"}
+            if base and left_unread(base)
+            else {}
+        ),
+        **({"tokens": unused_tokens(base)} if base and unused_tokens(base) else {}),
         "parameters": model.parameters or None,
         **({"student": student_line(model, base)} if model.shrink.layers is not None else {}),
         "licence": model.licence or "UNKNOWN: read it before you ship",
@@ -216,7 +247,10 @@ def count_tokens(
         drop = recipe.method.too_long == "drop"
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
-        tokens = [len(row.input_ids) for row in render_all(examples, tokenizer, recipe.method, notes)]
+        rows = render_all(examples, tokenizer, recipe.method, notes)
+        if base is not None:
+            refuse_rows_beyond(base, examples, rows, f"model.source={recipe.model.source}")
+        tokens = [len(row.input_ids) for row in rows]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""

@@ -35,7 +35,7 @@ def run(recipe: Recipe) -> int:
         questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
         examples = [blank_filled(e) for e in questions.examples]
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
-    base = model_folder(recipe.model.source, recipe.model.sha256)
+    base = model_folder(recipe.model.source, recipe.model.sha256, key="model.source")
     thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
     tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
     rows = render_all(examples, tokenizer, recipe.method, notes)
