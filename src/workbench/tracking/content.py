@@ -26,23 +26,43 @@ if TYPE_CHECKING:
 METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
 DATASET_DIGEST, DATASET_SOURCE = 36, 2000
 TABLES_TAG = "mlflow.loggedArtifacts"
+MOST_METRICS = 40  # of a run: more of them, and nobody finds the curve
+INTERVAL_ENDS = ("_ci_low", "_ci_high")
+REPORT = "evaluate/report.html"
 
 
-def feed_metrics(store: Store, fed: Fed, new: Sequence[Line]) -> int:
-    """Log the new metric events with their step and time. The same point twice is one point in MLflow."""
+def home_of(fed: Fed, stage: str | None) -> str:
+    """The MLflow run that shows what a stage tells: the parent for training, whose curves are looked at first."""
+    return fed.parent if stage == "train" else fed.stages.get(stage or "", fed.parent)
+
+
+def feed_metrics(store: Store, fed: Fed, events: Sequence[Line]) -> int:
+    """Log the metric events after those that were fed, with their step and time. Gives how many they are.
+
+    At most MOST_METRICS names a run. Ends of intervals are no metrics: they stand in the report's tables.
+    """
     from mlflow.entities import Metric
 
+    names: dict[str, set[str]] = {}
     runs: dict[str, list[Metric]] = {}
-    for line in new:
-        value = run_record.number(line.body.get("value")) if line.kind == "metric" else None
-        if value is not None:
-            point = Metric(
-                run_record.metric_name(line.body["name"]), value, line.at_ms, int(line.body.get("step") or 0)
-            )
-            runs.setdefault(fed.stages.get(line.stage or "", fed.parent), []).append(point)
+    for line, value in run_record.points(events):
+        run_id, name = home_of(fed, line.stage), run_record.metric_name(str(line.body["name"]))
+        known = names.setdefault(run_id, set())
+        if name.endswith(INTERVAL_ENDS) or (name not in known and len(known) >= MOST_METRICS):
+            continue
+        known.add(name)
+        if line.end > fed.offset:
+            point = Metric(name, value, line.at_ms, int(line.body.get("step") or 0))
+            runs.setdefault(run_id, []).append(point)
     for run_id, metrics in runs.items():
         log_metrics(store, run_id, metrics)
     return sum(map(len, runs.values()))
+
+
+def room_on_parent(events: Sequence[Line]) -> int:
+    """How many metrics the parent run can still hold beside those that the events give it."""
+    names = {str(line.body["name"]) for line, _ in run_record.points(events) if line.stage in ("train", None)}
+    return max(0, MOST_METRICS - len(names))
 
 
 def log_metrics(store: Store, run_id: str, metrics: Sequence[Any]) -> None:
@@ -104,7 +124,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
     if out.rule == "withheld":
         return
     for run_id in {*fed.stages.values(), fed.parent}:
-        here = [line for line in events if fed.stages.get(line.stage or "", fed.parent) == run_id]
+        here = [line for line in events if home_of(fed, line.stage) == run_id]
         samples = [line for line in here if line.kind == "sample"]
         if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
             # Swapped before they are cut: half an address would not be known for one.
@@ -144,13 +164,14 @@ def feed_parent(
 def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:
     """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one.
 
+    The report's page stands on top, in no folder.
     Of internal rows only JSON and the recipe leave for another machine: in a page, which marks texts up word by word,
     nobody could find what is personal. Of restricted rows none does.
     """
     notes, stay = [], []
     named = dict.fromkeys(["recipe.yaml", *(str(line.body.get("path")) for line in events if line.kind == "file")])
     for name in named:
-        path = folder / name
+        path, shown_as = folder / name, "report.html" if name == REPORT else name
         if not path.resolve().is_relative_to(folder.resolve()):
             notes.append(f"{name} lies outside the run's folder and was not logged")
         elif path.is_file():
@@ -160,7 +181,7 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
                 stay.append(name)
             elif out.whole:
                 out.file(name, file_sha256(path), path.stat().st_size)
-                log_whole(store, fed.parent, path, name)
+                log_whole(store, fed.parent, path, shown_as)
             else:
                 store.client.log_text(fed.parent, redacted_file(path, name, out), name)
         elif name != "recipe.yaml":
@@ -201,6 +222,7 @@ class Fed:
     offset: int = 0
     once: dict[str, str] = field(default_factory=dict)
     rule: str = "raw"
+    at_rest: bool = False  # nobody was at work on the run when it was fed last
 
     def is_new(self, what: str, content: object) -> bool:
         """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""
