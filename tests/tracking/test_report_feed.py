@@ -96,7 +96,7 @@ def test_no_run_has_more_than_forty_metrics(run: HandMade) -> None:
 def test_slices_confusion_and_checks_are_tables_that_mlflow_offers(run: HandMade, report: dict[str, Any]) -> None:
     stored, folder = feed(run)
     told = [entry["path"] for entry in json.loads(stored.data.tags["mlflow.loggedArtifacts"])]
-    assert told == [f"evaluate/{name}.json" for name in
+    assert told == ["samples.json"] + [f"evaluate/{name}.json" for name in
                     ("arms", "comparisons", "slices", "slice_differences", "gate", "confusion_macro_f1")]  # fmt: skip
     slices = json.loads((folder / "evaluate/slices.json").read_text())
     assert slices["columns"] == ["field", "slice", "n", "arm", "value", "ci_low", "ci_high"]
@@ -139,6 +139,6 @@ def test_the_description_has_the_verdict_first_and_the_next_commands_last(run: H
 
 
 def test_the_report_stands_on_top_of_the_artefacts(run: HandMade) -> None:
-    stored, folder = feed(run)
+    _, folder = feed(run)
     assert (folder / "report.html").read_text() == "<h1>report</h1>"
     assert not (folder / "evaluate/report.html").exists()

@@ -39,23 +39,28 @@ class Feed:
         self.run = run
         self.uri = store_uri(recipe.tracking, experiments)
         self.away = self.ended = False
-        wanted = {"folder": str(run.folder), "experiments": str(experiments), "tracking": asdict(recipe.tracking)}
-        # A session of its own: Ctrl-C and what ends a whole group reach the run, which ends this.
+        self.wanted = json.dumps({
+            "folder": str(run.folder), "experiments": str(experiments), "tracking": asdict(recipe.tracking),
+        })  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, in a session of its own: Ctrl-C and what ends a whole group reach the run, not this."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workbench.stages.feeding", json.dumps(wanted)],
+            [sys.executable, "-m", "workbench.stages.feeding", self.wanted],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | isolated(),
             start_new_session=True,
         )
-        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener = threading.Thread(target=self.listen, args=(self.process,), daemon=True)
         self.listener.start()
 
-    def listen(self) -> None:
+    def listen(self, process: subprocess.Popen[bytes]) -> None:
         """Show what the feeder has to say, until it ends."""
-        assert self.process.stdout
-        for line in self.process.stdout:
+        assert process.stdout
+        for line in process.stdout:
             with contextlib.suppress(ValueError):
                 self.hear(json.loads(line))
 
@@ -80,6 +85,8 @@ class Feed:
         if self.ended:
             return
         self.ended = True
+        if self.process.poll() is not None and not self.away:  # something has killed it
+            self.start()
         assert self.process.stdin
         try:
             with contextlib.suppress(OSError):

@@ -23,6 +23,7 @@ from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import is_done, log_datasets, say
 from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
+from workbench.stages.review_rows import write_labels
 from workbench.stages.rows import asked_rows, keep_prepared
 from workbench.teacher.batch import collect_unfinished, fill
 from workbench.teacher.calls import Desk, Pace
@@ -153,6 +154,7 @@ async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: 
         await by_batches(desk, to_ask, recipe.data.privacy, rule, rules, hear)
         prompts = (prompt_of(e, recipe.data.privacy, rule, to_ask.judging) for e in to_ask.examples)
         kept, reasons, size, others = await written(desk, prompts, len(to_ask.examples), rules, staging.folder)
+        write_labels(to_ask.examples, staging.folder, recipe.seed)
         total = kept + sum(reasons.values())
         hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
             f"; {n:,} {reason}" for reason, n in reasons.most_common())

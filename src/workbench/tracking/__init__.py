@@ -9,6 +9,7 @@ from workbench.tracking.feeder import follow
 from workbench.tracking.outbound import Egress
 from workbench.tracking.registry import register
 from workbench.tracking.store import free_port, is_server, probe_store, serve_ui, shown, store_uri
+from workbench.tracking.traces import reviewed
 from workbench.tracking.versions import resolve_source
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "probe_store",
     "register",
     "resolve_source",
+    "reviewed",
     "serve_ui",
     "shown",
     "store_uri",

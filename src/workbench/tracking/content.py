@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from workbench.files import file_sha256, read_json, write_whole
+from workbench.privacy.secrets import masked
 from workbench.records import digest
 from workbench.tracking import outbound as leaving
 from workbench.tracking import run_record
 from workbench.tracking.outbound import Outbound
 from workbench.tracking.run_record import Line
 from workbench.tracking.store import Store
-from workbench.urls import without_passwords
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -29,6 +29,18 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 MOST_METRICS = 40  # of a run: more of them, and nobody finds the curve
 INTERVAL_ENDS = ("_ci_low", "_ci_high")
 REPORT = "evaluate/report.html"
+TEXTS = (".yaml", ".json", ".jsonl", ".html", ".svg", ".txt", ".md", ".csv")
+
+
+def find_parent(store: Store, fed: Fed) -> str | None:
+    """The id of the parent run, if there is one."""
+    return search(store, f"tags.run = '{fed.run}' AND tags.stage = 'all'").get("all")
+
+
+def search(store: Store, query: str) -> dict[str, str]:
+    """Stage → run id of the runs a filter finds; the oldest where a kill left two."""
+    runs = store.client.search_runs([store.experiment_id], query, max_results=1000, order_by=["attributes.start_time"])
+    return {run.data.tags.get("stage", ""): run.info.run_id for run in reversed(runs)}
 
 
 def home_of(fed: Fed, stage: str | None) -> str:
@@ -75,11 +87,10 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags, as many at once as MLflow takes; None is left out."""
     from mlflow.entities import RunTag
 
-    kept = [
-        RunTag(k[:250], without_passwords(run_record.text_of(v, run_record.MAX_TAG)))
-        for k, v in tags.items()
-        if v is not None
-    ]
+    # Masked before they are cut: half a secret would not be known for one.
+    known = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in tags.items()}
+    texts = {masked(k): masked(v) for k, v in known.items() if tags[k] is not None}
+    kept = [RunTag(k[:250], run_record.text_of(v, run_record.MAX_TAG)) for k, v in texts.items()]
     for start in range(0, len(kept), TAGS_A_BATCH):
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 
@@ -100,7 +111,7 @@ def feed_datasets(store: Store, fed: Fed, events: Sequence[Line], out: Outbound)
         return
     for line in known:
         name, source = out.texts("data set", [str(line.body.get(key, "")) for key in ("name", "source")]) or ("", "")
-        body = {**line.body, "name": name or str(line.body.get("role", "rows")), "source": without_passwords(source)}
+        body = {**line.body, "name": name or str(line.body.get("role", "rows")), "source": source}
         for run_id in {fed.parent, fed.stages.get(line.stage or "", fed.parent)}:
             store.client.log_inputs(run_id, datasets=[dataset_input(body)])
 
@@ -133,7 +144,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
     lines = [line for line in events if line.kind == "said"]
     if lines and fed.is_new("said", [line.end for line in lines]):
         texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in lines]
-        text = without_passwords("\n".join(out.texts("said.txt", texts)))
+        text = "\n".join(out.texts("said.txt", texts))
         store.client.log_text(fed.parent, text + "\n", "said.txt")
 
 
@@ -183,7 +194,7 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
                 out.file(name, file_sha256(path), path.stat().st_size)
                 log_whole(store, fed.parent, path, shown_as)
             else:
-                store.client.log_text(fed.parent, redacted_file(path, name, out), name)
+                store.client.log_text(fed.parent, redacted_file(path, name, out), masked(name))
         elif name != "recipe.yaml":
             notes.append(f"{name} is not there and was not logged")
     if stay:
@@ -192,11 +203,14 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
 
 
 def log_whole(store: Store, run_id: str, path: Path, name: str) -> None:
-    """A file as it stands, but for a password that an older recipe may hold in a URL."""
-    text = path.read_text(encoding="utf-8") if name == "recipe.yaml" else ""
-    clean = without_passwords(text)
+    """A file as it stands, but for a secret in its text or in its name."""
+    name = masked(name)
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.suffix in TEXTS else ""
+    clean = masked(text)
     if clean != text:
         store.client.log_text(run_id, clean, name)
+    elif Path(name).name != path.name:
+        store.client.log_text(run_id, path.read_text(encoding="utf-8", errors="replace"), name)
     else:
         store.client.log_artifact(run_id, str(path), Path(name).parent.as_posix().strip("."))
 

@@ -20,6 +20,7 @@ from workbench.tracking.outbound import Egress, Outbound
 from workbench.tracking.report_feed import feed_description, feed_report
 from workbench.tracking.run_record import Line, StageState, number
 from workbench.tracking.store import Store, open_store, shown
+from workbench.tracking.traces import feed_traces
 
 
 def catch_up(
@@ -42,7 +43,7 @@ def catch_up(
         recipe, name = run_record.recipe_of(folder, events), name_of(folder)
         at_work = run_record.is_live(folder) if live is None else live
         stages = run_record.fold_stages(events, live=at_work)
-        fed = content.remembered(folder, store.uri, identity(folder, events))
+        fed = content.remembered(folder, store.uri, run_record.identity(folder, events))
         out = leaving.outbound(store.uri, store.artefacts, recipe, f"{name}/{folder.name}", egress)
         content.under(fed, out.rule)
         find_runs(store, fed, f"{name}/{manifest.get('digest') or folder.name}", events, stages)
@@ -60,6 +61,7 @@ def catch_up(
             notes.append(f"texts of {out.privacy} rows go over plain http to {out.to}: who is on the way can read them")
         feed_report(store, fed, folder, manifest, events, out)
         feed_description(store, fed, folder, name, events, out)
+        feed_traces(store, fed, folder, out, max((line.at_ms for line in events), default=0))
         for stage, state in stages.items():
             feed_stage(store, fed, stage, state, out)
         status = "RUNNING" if at_work else run_record.run_status(stages)
@@ -82,20 +84,14 @@ def name_of(folder: Path) -> str:
     return str(manifest.get("recipe") or folder.parent.name)
 
 
-def identity(folder: Path, events: Sequence[Line]) -> str:
-    """What tells this run from one that was started over in the same folder: its first event's time."""
-    run = f"{folder.parent.name}/{folder.name}@{events[0].at_ms if events else 0}"
-    return run.replace("'", "")  # it is quoted in MLflow's filters
-
-
 def find_runs(store: Store, fed: Fed, name: str, events: Sequence[Line], stages: Mapping[str, StageState]) -> None:
     """Find the parent run and the nested ones by their tags, and create those that are missing.
 
     A remembered run that the store no longer has makes the memory blank, so that all is fed again.
     """
     start = events[0].at_ms if events else None
-    parent = search(store, f"tags.run = '{fed.run}' AND tags.stage = 'all'").get("all")
-    nested = search(store, f"tags.`mlflow.parentRunId` = '{parent}'") if parent else {}
+    parent = content.find_parent(store, fed)
+    nested = content.search(store, f"tags.`mlflow.parentRunId` = '{parent}'") if parent else {}
     if parent != fed.parent or any(nested.get(stage) != known for stage, known in fed.stages.items()):
         fed.offset, fed.once = 0, {}
     if not parent:
@@ -107,12 +103,6 @@ def find_runs(store: Store, fed: Fed, name: str, events: Sequence[Line], stages:
             tags = {"mlflow.parentRunId": parent, "run": fed.run, "stage": stage}
             run = store.client.create_run(store.experiment_id, state.started_ms, tags, stage)
             fed.stages[stage] = run.info.run_id
-
-
-def search(store: Store, query: str) -> dict[str, str]:
-    """Stage → run id of the runs a filter finds; the oldest where a kill left two."""
-    runs = store.client.search_runs([store.experiment_id], query, max_results=1000, order_by=["attributes.start_time"])
-    return {run.data.tags.get("stage", ""): run.info.run_id for run in reversed(runs)}
 
 
 def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbound) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.tracking import content
-from workbench.tracking.feed import catch_up, identity
+from workbench.tracking.feed import catch_up
 from workbench.tracking.outbound import Egress
-from workbench.tracking.run_record import read_events
+from workbench.tracking.run_record import identity, read_events
 from workbench.tracking.store import is_server, shown, store_uri
 
 # Seconds between two looks. Feeding takes at most a sixth of the time, and a server that is away is asked ever less.

@@ -20,6 +20,7 @@ import yaml
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import artefact, read_json
 from workbench.names import check_arm
+from workbench.privacy.secrets import masked_values
 from workbench.recipe import Tracking
 from workbench.records import digest
 from workbench.tracking import content, run_record
@@ -109,7 +110,7 @@ def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
     """A model's tags as they may leave: of restricted rows those that no person wrote."""
     if out.rule == "withheld":
         return {name: value for name, value in tags.items() if name in PLAIN_TAGS}
-    return dict(tags) if out.whole else dict(out.tree("model's tags", tags))
+    return masked_values(dict(tags)) if out.whole else dict(out.tree("model's tags", tags))
 
 
 def refuse_personal(part: Part, out: Outbound) -> None:

@@ -227,4 +227,4 @@ def feed_pictures(store: Store, fed: Fed, folder: Path, out: Outbound) -> None:
         if fed.is_new(f"picture {path.stem}", file_sha256(path)):
             if out.whole:
                 out.file(path.name, file_sha256(path), path.stat().st_size)
-            store.client.log_artifact(fed.parent, str(path))
+            content.log_whole(store, fed.parent, path, path.name)

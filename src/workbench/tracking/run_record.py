@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.privacy.secrets import masked
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 MAX_PARAM, MAX_TAG = 6000, 5000
@@ -66,6 +67,12 @@ def torn_lines(path: Path, events: Sequence[Line]) -> int:
 def millis(at: str) -> int:
     """An ISO 8601 time in milliseconds since 1970."""
     return round(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def identity(folder: Path, events: Sequence[Line]) -> str:
+    """What tells this run from one that was started over in the same folder: its first event's time."""
+    run = f"{folder.parent.name}/{folder.name}@{events[0].at_ms if events else 0}"
+    return run.replace("'", "")  # it is quoted in MLflow's filters
 
 
 def is_live(folder: Path) -> bool:
@@ -137,7 +144,7 @@ def text_of(value: object, longest: int) -> str:
 
 def metric_name(name: str) -> str:
     """A name MLflow takes: letters, digits, `_ - . / : ` and spaces, at most 250."""
-    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
+    return re.sub(r"[^\w\-./: ]", "_", masked(name))[:250]
 
 
 def number(value: object) -> float | None:
