@@ -28,7 +28,7 @@ from workbench.stages.common import SCREEN, say, tracking_egress
 from workbench.tracking import GIVEN_UP, follow, is_server, store_uri
 
 # What the end of a command waits for: a server that answers gets the last of it now, one that is slow gets it later.
-SERVER_S, FILE_S = 15.0, 120.0
+SERVER_S, FILE_S, AWAY_S = 15.0, 120.0, 4.0
 NICE = 5  # beside training it comes second
 
 
@@ -61,8 +61,10 @@ class Feed:
         """Show what the feeder has to say, until it ends."""
         assert process.stdout
         for line in process.stdout:
-            with contextlib.suppress(ValueError):
-                self.hear(json.loads(line))
+            with contextlib.suppress(ValueError, OSError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    self.hear(message)
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """One message: where the run is shown, what was not fed and why, that the store is away or back."""
@@ -92,7 +94,7 @@ class Feed:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
             try:
-                self.process.wait(0.5 if self.away else SERVER_S if is_server(self.uri) else FILE_S)
+                self.process.wait(AWAY_S if self.away else SERVER_S if is_server(self.uri) else FILE_S)
             except subprocess.TimeoutExpired:
                 if not self.away:
                     SCREEN.print("  MLflow is slow: it gets the rest later (`python -m workbench ui`)", markup=False)
@@ -102,9 +104,13 @@ class Feed:
             self.listener.join(1.0)
 
 
-def start_feeding(recipe: Recipe, run: Run) -> Feed:
-    """Start the process that feeds MLflow from this run."""
-    return Feed(recipe, run, Path(recipe.launch.experiments).resolve())
+def start_feeding(recipe: Recipe, run: Run) -> Feed | None:
+    """Start the process that feeds MLflow from this run; where it cannot be started, that is said, and no more."""
+    try:
+        return Feed(recipe, run, Path(recipe.launch.experiments).resolve())
+    except OSError as error:
+        say(run, "run", f"MLflow is not fed now: {error}")
+        return None
 
 
 # In the process itself.

@@ -35,19 +35,21 @@ def follow(
     """
     uri = store_uri(tracking, experiments)
     known = size_of(folder) if is_fed(folder, uri) else -1
-    again, wait, away, linked, over = AGAIN_S, 0.0, False, False, False
+    again, wait, away, linked, over, failed = AGAIN_S, 0.0, False, False, False, 0.0
     while not over:
         over = ended(wait)
         size, wait = size_of(folder), LOOK_S
         if size == known and not away and not (over and linked):
             continue  # nothing is new, nor is it that the run has ended
         started = time.monotonic()
+        if over and away and started - failed < AGAIN_S:
+            return  # it has just been asked
         try:
             fed = catch_up(folder, tracking, experiments, egress, live=not over)
         except WorkbenchError as error:
             if not away:
                 tell({"away": str(error)})
-            away, wait, again = True, again, min(MOST_AGAIN_S, again * 2)
+            away, wait, again, failed = True, again, min(MOST_AGAIN_S, again * 2), time.monotonic()
             continue
         if away:
             tell({"back": True})

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from workbench.files import file_sha256
 from workbench.privacy.redact import restore
@@ -27,7 +27,8 @@ from workbench.tracking.outbound import Egress, Outbound
 from workbench.tracking.store import Store, is_here, open_store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Assessment, Trace, TraceInfo
+    from mlflow.entities import Assessment, Span, Trace, TraceInfo
+    from mlflow.tracing.client import TracingClient
 
 FILE, STAGES = "review.jsonl", ("label", "evaluate")
 WANTED = "expected_response"  # the name of the right answer, where there is one, and where a person writes one
@@ -95,15 +96,15 @@ def feed_traces(store: Store, fed: Fed, folder: Path, out: Outbound, at_ms: int)
             client.delete_traces(store.experiment_id, trace_ids=stale[start : start + PAGE])
 
 
-def tracing(store: Store) -> Any:
+def tracing(store: Store) -> TracingClient:
     """MLflow's client for traces, bounded as the other is."""
     from mlflow.tracing.client import TracingClient
 
     client = TracingClient(store.uri)
-    return client if is_here(store.uri) else Bounded(client, store.uri)
+    return client if is_here(store.uri) else cast("TracingClient", Bounded(client, store.uri))
 
 
-def traces_of(client: Any, store: Store, run_id: str) -> Iterator[TraceInfo]:
+def traces_of(client: TracingClient, store: Store, run_id: str) -> Iterator[TraceInfo]:
     """What is known of each trace of a run, without what was asked and answered."""
     token = None
     while True:
@@ -116,7 +117,7 @@ def traces_of(client: Any, store: Store, run_id: str) -> Iterator[TraceInfo]:
             return
 
 
-def span_of(item: Item, at_ms: int) -> Any:
+def span_of(item: Item, at_ms: int) -> Span:
     """The one span of a trace: what was asked and what was answered."""
     from mlflow.entities import Span
 
