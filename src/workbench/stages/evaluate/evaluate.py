@@ -44,6 +44,7 @@ from workbench.stages.evaluate.arms import (
 )
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
+from workbench.stages.review_rows import write_answers
 from workbench.stages.rows import keep_questions, question_contents, question_file, rows
 
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
@@ -197,6 +198,7 @@ def written(
     }
     write_page(report, collected.free, folder / "report.html", title=run.recipe_name, context=context)
     drop_stale(folder / "predictions", list(collected.free))
+    write_answers(recipe.evaluate, items, collected.free.get(STUDENT, ()), folder)
     staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
     log_scores(run, report)
 
