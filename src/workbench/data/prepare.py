@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.load import BadRow, Loaded, load
+from workbench.data.raw_text import raw_text
 from workbench.data.split import drop_overlaps, drop_repeats, split, words_of
 from workbench.errors import RequestError
 from workbench.recipe import Data
@@ -81,6 +82,30 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mappin
             describe(parts[part], part, sources[part] or data.train, data) for part in ("train", "validation", "test")
         ],
     )
+
+
+def documents(data: Data, seed: int, tests: Sequence[Example], contents: Mapping[str, str] | None = None) -> Splits:
+    """The raw text of `data.documents`, parted by document into what is learned and what is held out.
+
+    Near copies are never parted. A document that shares a run of words with a test row is left out, as a training row
+    would be: what is judged by it must not have been read before. `Splits.test` is empty.
+    """
+    path = resolve(data.documents or "", key="data.documents")
+    with unchanged(path, (contents or {}).get(data.documents or ""), f"data.documents={data.documents}"):
+        loaded = raw_text(path, data)
+    if not loaded.examples:
+        raise RequestError("there is no document with text in it", where=f"data.documents={data.documents}")
+    notes = [f"documents: {line}" for line in loaded.notes]
+    whole, repeats = drop_repeats(loaded.examples)
+    if repeats:
+        notes.append(f"dropped {repeats:,} documents that repeat another one word for word")
+    whole = without_overlaps("document", whole, "test", tests, data.overlap_words, notes)
+    learned, held, _ = split(whole, data.validation_share, 0.0, seed)
+    notes.append(f"split the documents by near copies: {len(learned):,} to learn, {len(held):,} held out")
+    described = [
+        describe(part, role, data.documents or "", data) for part, role in ((learned, "train"), (held, "validation"))
+    ]
+    return Splits(learned, held, [], loaded.bad, notes, described)
 
 
 def readable(

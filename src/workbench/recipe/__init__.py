@@ -1,5 +1,6 @@
 """The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
 
+from workbench.recipe.learning import Prefer, Reward
 from workbench.recipe.read import (
     has_open_teacher,
     has_teacher,
@@ -7,6 +8,7 @@ from workbench.recipe.read import (
     read,
     refuse_secrets,
     register_schema,
+    rewarded_by,
     sources_of,
     to_dict,
     weights_of,
@@ -38,9 +40,11 @@ __all__ = [
     "Launch",
     "Method",
     "Model",
+    "Prefer",
     "Price",
     "Quantize",
     "Recipe",
+    "Reward",
     "Shrink",
     "Teach",
     "Teacher",
@@ -51,6 +55,7 @@ __all__ = [
     "read",
     "refuse_secrets",
     "register_schema",
+    "rewarded_by",
     "sources_of",
     "to_dict",
     "weights_of",

@@ -31,11 +31,17 @@ from workbench.sources import (
     pinned_commit,
     resolve,
 )
-from workbench.stages.common import PREPARED, has_rows, need
+from workbench.stages.common import PREPARED, has_rows, log_datasets, need, say
 from workbench.stages.prompts import Lessons, labelled
 
-SOURCES = ("data.train", "data.validation", "data.test", "teacher.prompts")  # the keys of sources that hold rows
-LEARNED, QUESTIONS = "learned", "questions"  # further folders of the run's `data/`
+SOURCES = (
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.documents",
+    "teacher.prompts",
+)  # the keys of sources that hold rows
+LEARNED, QUESTIONS, DOCUMENTS = "learned", "questions", "documents"  # further folders of the run's `data/`
 FACTS, QUARANTINE = "facts.json", "quarantine.jsonl"
 PARTS = ("train", "validation", "test")
 
@@ -164,6 +170,22 @@ def read_prepared(recipe: Recipe, run: Run) -> Asked:
         return Asked([], splits, splits.notes, [])
     examples = read_rows(run, PREPARED, "prompts.jsonl")
     return Asked(examples, splits, prompts["said"], named(prompts["datasets"], recipe), frozenset(prompts["judging"]))
+
+
+def documents(recipe: Recipe, run: Run) -> tuple[list[Example], list[Example]]:
+    """The documents that are learned, and those held out; the first who wants them writes `data/documents/`."""
+    parts = ("train.jsonl", "validation.jsonl")
+    if kept_data(run, DOCUMENTS) is None:
+        tests = rows(recipe, run).test
+        split = prepare.documents(recipe.data, recipe.seed, tests, row_contents(recipe, run))
+        with keep_data(run, DOCUMENTS) as folder:
+            for file, examples in zip(parts, (split.train, split.validation), strict=True):
+                write_rows(folder / file, map(line_of, examples))
+        for line in split.notes:
+            say(run, "train", line)
+        log_datasets(run, "train", split.datasets, ("training", "validation"))
+    learned, held = (read_rows(run, DOCUMENTS, file) for file in parts)
+    return learned, held
 
 
 def part(recipe: Recipe, run: Run, name: str) -> list[Example]:

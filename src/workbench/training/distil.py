@@ -1,7 +1,8 @@
 """The loss of answers, a teacher's word among them: weighted text, likeliest tokens, chunks of bytes, soft labels.
 
 A row's loss is (1−w) × cross entropy + w × the teacher's term, both in nats, summed over its answer; positions that the
-teacher says nothing of keep the whole cross entropy. The loop divides by the whole step's trained tokens.
+teacher says nothing of keep the whole cross entropy. The loop divides by the whole step's trained tokens, each counted
+as often as its row's weight says: a step of rows that all weigh one half is the same step.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def answers(job: Job, student: Student) -> Loss:
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
         targets = job.targets if moment[0] == "step" else {}
         made = [collate([(number, rows[number]) for number in cut], student.pad, targets) for cut in cuts]
-        items = [int(batch["trained"].sum()) for batch in made]
+        counts = [batch["trained"].tolist() for batch in made]
+        items = [sum(rows[n].weight * k for n, k in zip(*both, strict=True)) for both in zip(cuts, counts, strict=True)]
         # The router's loss is a mean over a batch: of a step it is the mean of its micro-batches' means.
         scale = router * sum(items) / len(made) if moment[0] == "step" else 0.0
         return [on_device(b | {"router": scale}, student.device, n) for b, n in zip(made, items, strict=True)]
