@@ -18,6 +18,8 @@ from workbench.stages.common import base_model
 from workbench.training.job import Job
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from workbench.training.development import Development
 
 WRITTEN = "written.json"  # the hash of every file of a kind that another goes on from
@@ -149,8 +151,20 @@ def weights_digest(folder: Path | None) -> str:
 
 
 def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[TokenRow]:
-    """Every row as the model will see it; the first row that cannot be trained on as asked is an error."""
-    return render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
+    """Every row as the model will see it; the first row that cannot be trained on as asked is an error.
+
+    Raw text is no conversation: of it the beginning is shown, and what `pretrain` makes of it is its own.
+    """
+    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    if examples and not any(example.prompt for example in examples):
+        return [as_text(example, tokenizer, recipe.method.max_length) for example in examples]
+    return render_all(examples, tokenizer, recipe.method)
+
+
+def as_text(example: Example, tokenizer: PreTrainedTokenizerBase, most: int) -> TokenRow:
+    """The beginning of a document, `most` tokens, as a model reads it: every token but the first follows from others."""
+    ids = tuple(tokenizer(example.answer)["input_ids"])[:most]
+    return TokenRow(example.id, ids, (False, *[True] * (len(ids) - 1)), example.where)
 
 
 def token_line(training: Sequence[TokenRow], max_length: int) -> str:
