@@ -43,7 +43,7 @@ def go(base: Path, out: Path, events: list[dict[str, Any]] | None = None, *, rew
 def unsure_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model, taught a little of the plain rows: it says token 10 now and then."""
     folder = tmp_path_factory.mktemp("unsure")
-    how = method(kind="full", learning_rate=3e-3, max_steps=14, evaluations=1, sample_answers=0)
+    how = method(kind="full", learning_rate=5e-3, max_steps=18, evaluations=1, sample_answers=0)
     train(Job(tiny_model, how, rows(40), folder, seed=1, dtype="float32", device="cpu", threads=1))
     return folder / "model"
 
@@ -152,7 +152,7 @@ def test_a_planted_reward_hack_is_stopped_and_the_best_checkpoint_is_kept(unsure
 
 def test_the_start_that_the_distance_is_taken_to_is_the_student_s_own(unsure_model: Path, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    go(unsure_model, tmp_path, events, max_steps=3, reward={"kl": 0.5}, warmup_share=0.0)
+    go(unsure_model, tmp_path, events, max_steps=4, reward={"kl": 0.5}, warmup_share=0.0)
     kl = [e["value"] for e in events if e.get("name") == "train/kl"]
     assert kl[0] == pytest.approx(0.0, abs=1e-6)
     assert kl[-1] > 1e-5

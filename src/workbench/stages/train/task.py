@@ -162,7 +162,7 @@ def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[To
 
 
 def as_text(example: Example, tokenizer: PreTrainedTokenizerBase, most: int) -> TokenRow:
-    """The beginning of a document, `most` tokens, as a model reads it: every token but the first follows from others."""
+    """The beginning of a document, `most` tokens, as a model reads it: all but the first token is predicted."""
     ids = tuple(tokenizer(example.answer)["input_ids"])[:most]
     return TokenRow(example.id, ids, (False, *[True] * (len(ids) - 1)), example.where)
 
