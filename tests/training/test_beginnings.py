@@ -65,7 +65,7 @@ def test_a_step_of_rows_that_all_weigh_one_half_is_the_same_step(tiny_model: Pat
 def test_the_loss_of_rows_with_weights_is_their_weighted_mean_a_token(tiny_model: Path, tmp_path: Path) -> None:
     made = [replace(row, weight=0.25 if n % 2 else 2.0) for n, row in enumerate(rows(8))]
     events: list[dict[str, Any]] = []
-    go(tiny_model, tmp_path, events, made=made, max_steps=2, warmup_share=0.0)
+    go(tiny_model, tmp_path, events, made=made, max_steps=2, warmup_share=0.0, evaluations=1)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     total = count = 0.0
     for row in made:
@@ -102,7 +102,7 @@ def test_training_goes_on_from_an_adapter_and_another_make_is_refused_with_the_k
 
 
 def test_a_run_s_folder_stands_for_its_adapter(tiny_model: Path, tmp_path: Path) -> None:
-    go(tiny_model, tmp_path / "run" / "train", max_steps=2, warmup_share=0.0)
+    go(tiny_model, tmp_path / "run" / "train", max_steps=2, warmup_share=0.0, evaluations=1)
     (tmp_path / "run" / "run.json").write_text("{}")
     recipe = Recipe(method=method())
     recipe.model.adapter, recipe.method.alpha = f"dir:{tmp_path / 'run'}", 32
@@ -118,7 +118,7 @@ def test_a_pissa_adapter_starts_as_the_base_moves_and_is_written_for_the_whole_b
     from peft import PeftModel
 
     plain: list[dict[str, Any]] = []
-    go(tiny_model, tmp_path / "zero", plain, max_steps=2, warmup_share=0.0)
+    go(tiny_model, tmp_path / "zero", plain, learning_rate=3e-3)
     events: list[dict[str, Any]] = []
     summary = go(tiny_model, tmp_path / "pissa", events, adapter_init="pissa", learning_rate=3e-3)
     assert losses(events)[0] == pytest.approx(losses(plain)[0], abs=1e-4), "nothing has moved yet"

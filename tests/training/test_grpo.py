@@ -152,7 +152,7 @@ def test_a_planted_reward_hack_is_stopped_and_the_best_checkpoint_is_kept(unsure
 
 def test_the_start_that_the_distance_is_taken_to_is_the_student_s_own(unsure_model: Path, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    go(unsure_model, tmp_path, events, max_steps=4, reward={"kl": 0.5}, warmup_share=0.0)
+    go(unsure_model, tmp_path, events, max_steps=4, reward={"kl": 0.5}, warmup_share=0.0, evaluations=1)
     kl = [e["value"] for e in events if e.get("name") == "train/kl"]
     assert kl[0] == pytest.approx(0.0, abs=1e-6)
     assert kl[-1] > 1e-5
