@@ -78,13 +78,17 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss."""
+    """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss.
+
+    `scales` are each token's own factor, beside it, where trained turns differ in weight; else there are none.
+    """
 
     id: str
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     where: str = ""
     weight: float = 1.0
+    scales: tuple[float, ...] = ()
 
     @property
     def answer_start(self) -> int:

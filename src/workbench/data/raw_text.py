@@ -38,7 +38,7 @@ def raw_text(path: Path, data: Data) -> Loaded:
             bad.append(BadRow(name, "it is empty", ""))
     if texts:
         notes.append(f"{len(examples):,} text files of {path.name}")
-    as_text = replace(data, format="text", columns=Columns(), system=None, instruction=None)
+    as_text = replace(data, format="text", columns=Columns(), prompt=None, answer=None)
     for file in files:
         if file.suffix.lower() in ROWS:
             loaded = load(file, as_text)

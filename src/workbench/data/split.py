@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from workbench.errors import RequestError
-from workbench.records import Example, Message
+from workbench.records import Example, canonical
 
 WORD = re.compile(r"\w+")
 
@@ -197,8 +197,12 @@ def overlap_finder(evaluation: Sequence[Example], words: int) -> Callable[[str],
 
 
 def drop_repeats(examples: Sequence[Example]) -> tuple[list[Example], int]:
-    """The rows without those whose whole conversation stood there before, and how many those were."""
-    first: dict[tuple[Message, ...], Example] = {}
+    """The rows without those whose whole conversation stood there before, and how many those were.
+
+    Rows that differ in what may be called, in the answer not to give or in a person's word are no repeats.
+    """
+    first: dict[tuple[object, ...], Example] = {}
     for example in examples:
-        first.setdefault(example.messages, example)
+        tools = canonical(example.tools) if example.tools else ""
+        first.setdefault((example.messages, tools, example.rejected, example.good), example)
     return list(first.values()), len(examples) - len(first)

@@ -296,7 +296,9 @@ class Model:
         None, "a LoRA adapter of that model to go on from: a folder (dir:) or models:/NAME@ALIAS; null: a fresh one"
     )
     dtype: str = key("bfloat16", "weights in memory", choices=("bfloat16", "float16", "float32"))
-    chat_template: str | None = key(None, "a Jinja file that replaces the model's own template")
+    chat_template: str | None = key(
+        None, "what replaces the model's own template: a Jinja file, or chatml or plain, which are shipped"
+    )
     parameters: int = key(0, "parameters, for `plan`", at_least=0, makes_weights=False)
     layers: int = key(0, "decoder layers, for `plan`", at_least=0, makes_weights=False)
     hidden_size: int = key(0, "width, for `plan`", at_least=0, makes_weights=False)
@@ -320,6 +322,7 @@ class Columns:
     system: str | None = key(None, "column with a system prompt")
     id: str | None = key(None, "column with the row's id")
     group: str | None = key(None, "column whose equal values are never parted by a split")
+    weight: str | None = key(None, "column with how much a row counts; layouts with names of their own have `weight`")
 
 
 @dataclass
@@ -336,9 +339,14 @@ class Data:
     format: str = key(
         "auto",
         "how a row is laid out",
-        choices=("auto", "messages", "prompt_completion", "alpaca", "sharegpt", "columns"),
-    )
+        choices=(
+            "auto", "messages", "prompt_completion", "alpaca", "sharegpt", "columns", "preference", "kto", "chosen",
+            "text",
+        ),
+    )  # fmt: skip
     columns: Columns = field(default_factory=Columns)
+    prompt: str | None = key(None, "the user's text, made of several columns: any text with {column} in it")
+    answer: str | None = key(None, "the wanted answer, likewise")
     system: str | None = key(None, "system prompt put before every row that has none")
     instruction: str | None = key(None, "text put before every row's prompt, on lines of its own")
     validation_share: float = key(0.1, "of the rows, when split here", above=0.0, at_most=0.5)
@@ -396,6 +404,9 @@ class Method:
         "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")
     )
     train_on: str = key("last_answer", "which assistant turns carry loss", choices=("last_answer", "all_answers"))
+    reasoning: str = key(
+        "train", "thoughts before an answer: trained, read without loss, or left out", choices=("train", "mask", "drop")
+    )
     checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
     compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)
     evaluations: int = key(4, "times the evaluation loss is taken", unit="times", at_least=1)

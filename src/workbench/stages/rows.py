@@ -20,6 +20,7 @@ from workbench.data.load import BadRow, write_quarantine
 from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Recipe, has_teacher, sources_of
+from workbench.recipe.methods import material_of
 from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
@@ -102,7 +103,7 @@ def from_sources(recipe: Recipe, run: Run) -> Asked:
         return prepare.gather(
             recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents
         )
-    splits = prepare.prepare(recipe.data, recipe.seed, contents=contents)
+    splits = prepare.prepare(recipe.data, recipe.seed, contents=contents, learns=material_of(recipe))
     return Asked([], splits, splits.notes, [])
 
 

@@ -16,6 +16,7 @@ import torch
 
 from workbench.errors import RequestError
 from workbench.recipe import Teach
+from workbench.records import TokenRow
 from workbench.training.batches import CHUNKS, LABELS, PLAIN, TOKENS, Batch, by_length, collate, on_device
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import (
@@ -55,7 +56,7 @@ def answers(job: Job, student: Student) -> Loss:
     targets, whose router's loss belongs to the model's own cross entropy.
     """
     rows, teach, router = [*job.rows, *job.validation], job.method.teach, router_coefficient(student.decoder)
-    if router and (job.targets or any(row.weight != 1.0 for row in job.rows)):
+    if router and (job.targets or any(row.weight != 1.0 or row.scales for row in job.rows)):
         raise RequestError(
             "a mixture of experts is trained on plain text alone here: rows have no weights, tokens no targets",
             where="method.distil",
@@ -65,8 +66,7 @@ def answers(job: Job, student: Student) -> Loss:
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
         targets = job.targets if moment[0] == "step" else {}
         made = [collate([(number, rows[number]) for number in cut], student.pad, targets) for cut in cuts]
-        counts = [batch["trained"].tolist() for batch in made]
-        items = [sum(rows[n].weight * k for n, k in zip(*both, strict=True)) for both in zip(cuts, counts, strict=True)]
+        items = [sum(counted(rows[number]) for number in cut) for cut in cuts]
         # The router's loss is a mean over a batch: of a step it is the mean of its micro-batches' means.
         scale = router * sum(items) / len(made) if moment[0] == "step" else 0.0
         return [on_device(b | {"router": scale}, student.device, n) for b, n in zip(made, items, strict=True)]
@@ -84,6 +84,13 @@ def answers(job: Job, student: Student) -> Loss:
 
     looks = by_length([len(row.input_ids) for row in job.validation], student.batch_tokens)
     return Loss(batches, summed_loss, [[len(job.rows) + number for number in cut] for cut in looks])
+
+
+def counted(row: TokenRow) -> float:
+    """The row's trained tokens, each as often as its row's weight and its turn's say."""
+    if not row.scales:
+        return row.weight * sum(row.trained[1:])
+    return row.weight * sum(scale for scale, on in zip(row.scales[1:], row.trained[1:], strict=True) if on)
 
 
 class LogitRows(torch.autograd.Function):
@@ -149,6 +156,8 @@ def distillation_loss(
     mask, target = trained_positions(inputs["labels"])
     head = (plain_head if plain else own_head)(model, inputs, mask, vocabulary)
     scale = inputs["weights"][:, None].expand(mask.shape)[mask]
+    if "scales" in inputs:
+        scale = scale * inputs["scales"]
     part, w, t = inputs["targets"], teach.weight, teach.temperature
     kind = part["kind"]
     total = target.new_zeros((), dtype=torch.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import has_thoughts, load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
@@ -19,7 +19,7 @@ from workbench.files import free_bytes
 from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
 from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
-from workbench.recipe.methods import distilled, guard_of, learned
+from workbench.recipe.methods import distilled, guard_of, learned, material_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
@@ -43,11 +43,11 @@ def run(recipe: Recipe) -> int:
         if teacher.api != "none"
         else None
     )
-    splits = questions.splits if questions else prepare(recipe.data, recipe.seed)
+    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=material_of(recipe))
     base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
     verdicts = format_verdicts(recipe, base)
     lessons = [blank_filled(e) for e in questions.examples] if questions else conversations(recipe, splits)
-    counted = tokens, _ = count_tokens(recipe, lessons, base)
+    counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
     dropped = len(lessons) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     if base is not None:
@@ -172,19 +172,26 @@ def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str, drop
     }
 
 
-def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None) -> tuple[list[int], str]:
-    """Tokens of each row that is trained on, exact where the tokenizer can be read here, else by characters (≈)."""
+def count_tokens(
+    recipe: Recipe, examples: Sequence[Example], base: Path | None, notes: list[str]
+) -> tuple[list[int], str]:
+    """Tokens of each row that is trained on, exact where the tokenizer can be read here, else by characters (≈).
+
+    What a user should hear of their rendering is added to `notes`.
+    """
     tokenizer = None
     if base is not None:
         with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
-            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
+            thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
+            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
     if tokenizer is None:
         counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
         drop = recipe.method.too_long == "drop"
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
         raw = [e for e in examples if not e.prompt]
-        tokens = [len(row.input_ids) for row in render_all([e for e in examples if e.prompt], tokenizer, recipe.method)]
+        asking = [e for e in examples if e.prompt]
+        tokens = [len(row.input_ids) for row in render_all(asking, tokenizer, recipe.method, notes)]
         tokens += [len(tokenizer(e.answer)["input_ids"]) + 1 for e in raw]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import has_thoughts, load_tokenizer, render_all
 from workbench.data.prepare import gather, prepare
 from workbench.recipe import Recipe
+from workbench.recipe.methods import material_of
 from workbench.records import TokenRow
 from workbench.sources import model_folder
 from workbench.views.plan import blank_filled
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 
 def run(recipe: Recipe) -> int:
     """Show `rows` training rows as they are rendered, and count tokens over all of them."""
-    teacher, notes = recipe.teacher, []
+    teacher = recipe.teacher
     if teacher.api == "none":
-        splits = prepare(recipe.data, recipe.seed)
-        examples, notes = splits.train, splits.notes
+        splits = prepare(recipe.data, recipe.seed, learns=material_of(recipe))
+        examples, notes = splits.train, list(splits.notes)
     else:
         questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
         examples = [blank_filled(e) for e in questions.examples]
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256)
-    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
-    rows = render_all(examples, tokenizer, recipe.method)
+    thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
+    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
+    rows = render_all(examples, tokenizer, recipe.method, notes)
     counts = {
         "rows": len(rows),
         "tokens": sum(len(r.input_ids) for r in rows),

@@ -117,9 +117,7 @@ def tokens_of(task: Task, examples: Sequence[Example]) -> dict[str, TokenRow]:
     """The rows as the student reads them, by id, with their last answer trained: earlier turns are in both halves."""
     method = replace(task.recipe.method, train_on="last_answer")
     tokenizer = load_tokenizer(task.base, task.recipe.model.chat_template)
-    weights = {example.id: example.weight for example in examples}
-    rows = render_all(examples, tokenizer, method)
-    return {row.id: replace(row, weight=weights[row.id]) for row in rows}
+    return {row.id: row for row in render_all(examples, tokenizer, method)}
 
 
 def groups_of(task: Task, rows: Sequence[TokenRow]) -> list[str]:

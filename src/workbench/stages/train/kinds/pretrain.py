@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.data.chat import load_tokenizer
+from workbench.data.lossless import special_ids
 from workbench.errors import RequestError
 from workbench.recipe.methods import TEXT, Kind
 from workbench.records import Example
@@ -60,9 +61,15 @@ def tokens_of(task: Task, examples: Sequence[Example]) -> list[Document]:
     from workbench.training.documents import Document
 
     tokenizer = load_tokenizer(task.base, task.recipe.model.chat_template)
-    ends = (tokenizer.eos_token_id,)
+    ends, special = (tokenizer.eos_token_id,), special_ids(tokenizer)
     made = []
     for example in examples:
         ids = tuple(tokenizer(example.answer)["input_ids"])
+        if marks := special.intersection(ids[1:]):
+            raise RequestError(
+                f"the text holds {', '.join(sorted(map(tokenizer.decode, marks)))}, which the model reads as a mark",
+                where=example.where or example.id,
+                remedy="clean the document, or leave it out",
+            )
         made.append(Document(example.id, ids if ids[-1:] == ends else (*ids, *ends)))
     return made
