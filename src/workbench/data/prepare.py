@@ -146,8 +146,10 @@ def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> Non
     if loaded.material in learns:
         return
     remedies = {
-        PAIRS: "method.learn=[dpo], [orpo], [kto] or [sft, dpo] learns from both; data.format=chosen learns the chosen answers and leaves the rejected ones out",
-        JUDGED: "method.learn=[kto] learns from both sorts; data.format=chosen learns the answers that were judged good and leaves the others out",
+        PAIRS: "method.learn=[dpo], [orpo], [kto] or [sft,dpo] learns from both; data.format=chosen learns the chosen "
+        "answers and leaves the rejected ones out",
+        JUDGED: "method.learn=[kto] learns from both sorts; data.format=chosen learns the answers that were judged "
+        "good and leaves the others out",
         TEXT: "method.learn=[pretrain] reads it as it stands; to learn answers, name columns with prompts and answers",
     }
     raise RequestError(
