@@ -1,6 +1,6 @@
 """Make preference rows of the notices: the right answer against one with another category, for dpo, orpo and kto.
 
-    python data/licence_notices/pairs.py FOLDER   # pairs.jsonl and judged.jsonl, and …_validation.jsonl of each
+    python data/licence_notices/pairs.py FOLDER   # pairs.jsonl, judged.jsonl, …_validation.jsonl of each, pairs_test.jsonl
 
 In `judged` every second notice has its right answer, called good, and the others a wrong one, called bad.
 """
@@ -14,17 +14,18 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(folder: Path) -> None:
-    """Write the four files."""
+    """Write the five files."""
     folder.mkdir(parents=True, exist_ok=True)
-    train, validation = (
+    train, validation, test = (
         [json.loads(line) for line in (HERE / f"{part}.jsonl").read_text("utf-8").splitlines()]
-        for part in ("train", "validation")
+        for part in ("train", "validation", "test")
     )
     categories = sorted({row["category"] for row in train})
-    for mark, rows in (("", train), ("_validation", validation)):
+    for mark, rows in (("", train), ("_validation", validation), ("_test", test)):
         pairs = [pair_of(row, categories) for row in rows]
         write(folder / f"pairs{mark}.jsonl", pairs)
-        write(folder / f"judged{mark}.jsonl", [judged_of(pair, n % 2 == 0) for n, pair in enumerate(pairs)])
+        if mark != "_test":
+            write(folder / f"judged{mark}.jsonl", [judged_of(pair, n % 2 == 0) for n, pair in enumerate(pairs)])
 
 
 def pair_of(row: dict[str, str], categories: list[str]) -> dict[str, str]:
