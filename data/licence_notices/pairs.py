@@ -1,6 +1,6 @@
 """Make preference rows of the notices: the right answer against one with another category, for dpo, orpo and kto.
 
-    python data/licence_notices/pairs.py FOLDER   # pairs.jsonl, judged.jsonl, …_validation.jsonl of each, pairs_test.jsonl
+    python data/licence_notices/pairs.py FOLDER   # pairs.jsonl, judged.jsonl, …_validation.jsonl, and pairs_test.jsonl
 
 In `judged` every second notice has its right answer, called good, and the others a wrong one, called bad.
 """
