@@ -40,6 +40,7 @@ VERBS: dict[str, str] = {
     "export": "a proven bundle to a folder or an object store: export from=models:/NAME@champion to=FOLDER_OR_URL",
     "compare": "runs side by side, paired item by item: compare runs=NAME/DIGEST,NAME/DIGEST",
     "ui": "the MLflow UI on this project's store, loopback only",
+    "review": "answers that people have corrected in MLflow, as a file: review recipe=NAME to=reviewed.jsonl",
     "doctor": "versions, devices, disk, store, and which keys are set",
 }
 WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
@@ -71,6 +72,7 @@ WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
     },
     "serve": {"bundle": "", "engine": "auto", "key": "", "port": 8000, "context": 0, "debug": False},
     "export": {"from": "", "to": "", "key": "", "debug": False},
+    "review": {"recipe": "", "to": "", "uri": "", "experiments": "experiments", "debug": False},
     "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
     "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
 }
@@ -199,7 +201,7 @@ def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
 
 def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
     """The verbs that need no recipe: they look at what is already there, or hand it on."""
-    from workbench.views import compare, doctor, serve, ui, verify
+    from workbench.views import compare, doctor, review, serve, ui, verify
 
     extras.require(verb, WITHOUT_RECIPE_EXTRAS.get(verb, ()))
     match verb:
@@ -217,6 +219,8 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
             return compare.run(values["runs"], values["metric"], values["experiments"], values["output"], values["out"])
         case "verify":
             return verify.run(values)
+        case "review":
+            return review.run(values["recipe"], values["to"], values["experiments"], values["uri"])
         case "ui":
             return ui.run(values["experiments"], values["uri"], values["port"])
         case _:

@@ -11,11 +11,12 @@ from typing import Any
 from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
 from workbench.data.raw_text import raw_text
-from workbench.data.split import drop_overlaps, drop_repeats, split, words_of
+from workbench.data.split import drop_overlaps, drop_repeats, split
 from workbench.errors import RequestError
 from workbench.recipe import Data
 from workbench.records import Example, digest, message_dicts
 from workbench.sources import resolve, unchanged
+from workbench.words import at_a_word, word_count
 
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
 
@@ -170,7 +171,7 @@ def without_shared_words(parts: dict[str, list[Example]], notes: list[str]) -> d
         return parts
     head = at_a_word(common_start(texts))
     tail = at_a_word(common_start([text[len(head) :][::-1] for text in texts]))
-    counts = {"begins": len(words_of(head)), "ends": len(words_of(tail))}
+    counts = {"begins": word_count(head), "ends": word_count(tail)}
     if max(counts.values()) < SHARED_WORDS:
         return parts
     shared = " and ".join(f"{verb} with the same {count} words" for verb, count in counts.items() if count)
@@ -185,11 +186,6 @@ def common_start(texts: Sequence[str]) -> str:
     """The longest text that all of them begin with."""
     low, high = min(texts), max(texts)  # what the two furthest apart share, all between them share
     return low[: next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
-
-
-def at_a_word(shared: str) -> str:
-    """A shared beginning cut back to its last white space, so that no word is cut in two."""
-    return shared[: max((i + 1 for i, character in enumerate(shared) if character.isspace()), default=0)]
 
 
 def without_overlaps(

@@ -90,6 +90,13 @@ class Teacher:
     attempts: int = key(6, "tries of one request", at_least=1, at_most=20, makes_weights=False)
     timeout_s: float = key(120.0, "for one request", unit="seconds", above=0, makes_weights=False)
     prompts: str | None = key(None, "rows whose prompts are asked; null: data.train's")
+    review: str | None = key(None, "labels that people have read, corrected and signed: rows with id, answer, by, at")
+    documents: str | None = key(
+        None, "a folder of text, Markdown or PDF: the teacher makes the rows, from its passages; then no data.train"
+    )
+    passage_chars: int = key(1_200, "longest passage of a document", unit="characters", at_least=200)
+    questions: int = key(2, "of each passage, at most", at_least=1, at_most=20)
+    with_passage: bool = key(True, "a row from documents shows its passage before the question")
     limit: int | None = key(None, "at most so many prompts, drawn by the seed", unit="rows", at_least=1)
     limit_key: str = key(
         "max_tokens",
@@ -107,6 +114,7 @@ class Teacher:
     labels: list[str] = key(list, "the answer is one of these labels")
     rationale: bool = key(False, "ask for a reason together with the answer")
     repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
+    refusals: str = key("set_aside", "answers in free text that decline in words", choices=("set_aside", "keep"))
     logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)
     gold_scorer: str | None = key(None, "keep an answer only where this scorer gives the row's own answer full marks")
     judge_at_least: float | None = key(
@@ -207,6 +215,7 @@ class Judge:
         0.4, "with such pairs: least agreement with people (Cohen's kappa)", at_least=-1, at_most=1
     )
     least_consistency: float = key(0.6, "least share of pairs judged alike in both orders", at_least=0, at_most=1)
+    controls: bool = key(True, "ask control questions, too, which show whether an answer speaks to the judge")
 
 
 @dataclass
@@ -234,6 +243,9 @@ class Evaluate:
     constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
+    acceptable: str | None = key(
+        None, "tool_calls: column with the further values that arguments may have: a list, an object a call"
+    )
     slices: list[str] = key(list, "columns of the rows to look at one value at a time; length and label always are")
     slice_rows: int = key(20, "fewest rows of a slice that is told", unit="rows", at_least=5)
     general: str | None = key("file:data/general/questions.jsonl", "questions that show what tuning broke; null: none")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench import errors, extras
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
@@ -14,6 +15,9 @@ from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_o
 from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
 from workbench.sources import content_digests, is_missing
 from workbench.stages.common import SCREEN, has_rows, refuse_other_bytes, say, tracking_egress
+
+if TYPE_CHECKING:
+    from workbench.stages.feeding import Feed
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
@@ -44,22 +48,26 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         from workbench.stages.disk_space import refuse_full_disk  # late: it loads what a refused word must not wait for
 
         worked = []
-        for name in stages:
-            refuse_changed(recipe, run, contents)
-            refuse_full_disk(recipe, run, name)
-            started = time.monotonic()
-            SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
-            with telling_of_a_stop(recipe, run):
-                done_now = stage_function(name)(recipe, run)
-            if done_now:
-                SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
-                worked.append(name)
-            else:
-                SCREEN.print("  done already")
-        if not worked:
-            SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
-        elif "register" not in worked:
-            feed_tracking(recipe, run)
+        with fed_tracking(recipe, run) as end_feed:
+            for name in stages:
+                refuse_changed(recipe, run, contents)
+                refuse_full_disk(recipe, run, name)
+                started = time.monotonic()
+                SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
+                if name == "register":  # it feeds the store itself
+                    end_feed()
+                with not_stopped_by_a_server(run, name, only):
+                    if stage_function(name)(recipe, run):
+                        SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
+                        worked.append(name)
+                    else:
+                        SCREEN.print("  done already")
+            if not worked:
+                SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
+            elif run.done("evaluate") is not None:
+                run.event("next", commands=next_commands(recipe, run))
+        if "register" in worked:
+            feed_the_end(recipe, run)
         return finish(recipe, run, judged="evaluate" in stages)
 
 
@@ -155,29 +163,56 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
 
 
 @contextmanager
-def telling_of_a_stop(recipe: Recipe, run: Run) -> Iterator[None]:
-    """Have MLflow know of a stage that is stopped by Ctrl-C or SIGTERM: it says KILLED then, not RUNNING for ever.
+def fed_tracking(recipe: Recipe, run: Run) -> Iterator[Callable[[], None]]:
+    """Have MLflow fed while the run is at work, by a process of its own; gives the function that ends that.
 
-    All that the stage has is on disk by then; whoever cannot wait stops once more.
+    It ends here at the latest, also when a stage is stopped by Ctrl-C or SIGTERM: MLflow says KILLED then, not RUNNING
+    for ever. Whoever cannot wait for it stops once more.
     """
+    feed = feed_tracking(recipe, run)
+    end = feed.end if feed else lambda: None
     try:
-        yield
-    except KeyboardInterrupt:
-        feed_tracking(recipe, run)
-        raise
+        yield end
+    finally:
+        end()
 
 
-def feed_tracking(recipe: Recipe, run: Run) -> None:
-    """Bring MLflow up to date; a store that is away is said, never a failure of the work."""
+def feed_tracking(recipe: Recipe, run: Run) -> Feed | None:
+    """Start the process that feeds MLflow."""
+    from workbench.stages.feeding import start_feeding
+
+    return start_feeding(recipe, run)
+
+
+def feed_the_end(recipe: Recipe, run: Run) -> None:
+    """Feed how a run ended, in this process, which has just spoken to the store; what fails is said, and no failure."""
     from workbench.tracking import catch_up
 
+    experiments = Path(recipe.launch.experiments).resolve()
     try:
-        experiments = Path(recipe.launch.experiments).resolve()
-        fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments))
+        fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments), live=False)
         for line in fed["said"]:
             SCREEN.print(f"  {line}", markup=False, soft_wrap=True)
     except WorkbenchError as error:
         say(run, "register", str(error))
+
+
+@contextmanager
+def not_stopped_by_a_server(run: Run, name: str, only: str | None) -> Iterator[None]:
+    """Let a life that has come to `register` end without it where MLflow does not answer: all else is done.
+
+    No alias has moved, which is said; the same command, or `register` alone, goes on from there. Who asks for
+    `register` alone has a failure.
+    """
+    from workbench.tracking import AwayError
+
+    try:
+        yield
+    except AwayError as error:
+        if name != "register" or only == "register":
+            raise
+        say(run, "register", f"not registered, no alias has moved: {error}")
+        say(run, "register", f"python -m workbench register recipe={run.recipe_name} goes on with it")
 
 
 def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:

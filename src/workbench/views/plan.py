@@ -18,17 +18,40 @@ from workbench.errors import RequestError
 from workbench.files import free_bytes
 from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
-from workbench.recipe import Model, Recipe, Teach, Teacher, has_open_teacher, has_teacher, sources_of, weights_of
+from workbench.recipe import (
+    Model,
+    Recipe,
+    Teach,
+    Teacher,
+    has_open_teacher,
+    has_teacher,
+    makes_rows,
+    sources_of,
+    weights_of,
+)
 from workbench.recipe.methods import distilled, guard_of, learned, material_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
-from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
+from workbench.sources import (
+    content_digests,
+    is_here,
+    is_pinned,
+    left_unread,
+    model_folder,
+    model_is_here,
+    pinned_commit,
+    quantized_by_name,
+    refuse_rows_beyond,
+    refuse_untrainable,
+    unused_tokens,
+)
+from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
 from workbench.training.adapter import start_adapter
-from workbench.training.model import check_targets, estimate_memory
+from workbench.training.model import check_targets, estimate_memory, refuse_dtype
 from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -38,22 +61,26 @@ CHARACTERS_A_TOKEN = 4.0
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
     teacher = recipe.teacher
+    if makes_rows(recipe):
+        return plan_documents(recipe)
     questions = (
         gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
         if teacher.api != "none"
         else None
     )
     splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=material_of(recipe))
-    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    refuse_dtype(recipe.model.dtype)
+    base = base_here(recipe.model)
     verdicts = format_verdicts(recipe, base)
     lessons = [blank_filled(e) for e in questions.examples] if questions else conversations(recipe, splits)
     counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
-    dropped = len(lessons) - len(tokens)
-    learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     if base is not None:
+        refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
         check_targets(base, recipe.method)
     if recipe.model.adapter and is_here(recipe.model.adapter):
         start_adapter(recipe.model, recipe.method)
+    dropped = len(lessons) - len(tokens)
+    learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
@@ -76,6 +103,35 @@ def run(recipe: Recipe) -> int:
         if not verdict.ok:
             raise RequestError(f"{verdict.format}: {verdict.why}", where="quantize", remedy=verdict.remedy)
     return 0
+
+
+def plan_documents(recipe: Recipe) -> int:
+    """The plan of rows that a teacher has yet to make from documents: what would be asked, and what it costs."""
+    passages, notes = passages_of(recipe.teacher, recipe.seed)
+    prompts, _ = prompts_of(recipe.teacher, passages, recipe.data.privacy, "raw")
+    examples = [Example(p.id, (*p.messages, Message("assistant", ""))) for p in prompts]
+    with_fields = replace(recipe, teacher=asking(recipe.teacher))
+    base = base_here(recipe.model)
+    sections = {
+        "run": about_run(recipe),
+        "model": about_model(recipe.model, base),
+        **unpinned(recipe),
+        "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
+                      "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
+        "bundles": about_bundles(recipe),
+        "teacher": about_teacher(with_fields, Asked(examples, Splits([], [], [], [], [], []), [], [])),
+    }  # fmt: skip
+    show(f"plan of {recipe.name}", sections, recipe.output)
+    return 0
+
+
+def base_here(model: Model) -> Path | None:
+    """The base's folder where it is here already; refused when it could not be tuned."""
+    if not model_is_here(model.source):
+        return None
+    base = model_folder(model.source, model.sha256, key="model.source")
+    refuse_untrainable(base, f"model.source={model.source}")
+    return base
 
 
 def blank_filled(example: Example) -> Example:
@@ -154,6 +210,13 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
     return {
         "source": model.source,
         "here": "yes" if base else "no, it would be fetched" + (" (HF_TOKEN needed)" if model.gated else ""),
+        **({"doubt": quantized_by_name(model.source)} if base is None and quantized_by_name(model.source) else {}),
+        **(
+            {"unread": f"{', '.join(left_unread(base))}: the safetensors are taken"}
+            if base and left_unread(base)
+            else {}
+        ),
+        **({"tokens": unused_tokens(base)} if base and unused_tokens(base) else {}),
         "parameters": model.parameters or None,
         **({"student": student_line(model, base)} if model.shrink.layers is not None else {}),
         "licence": model.licence or "UNKNOWN: read it before you ship",
@@ -190,8 +253,11 @@ def count_tokens(
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
         raw = [e for e in examples if not e.prompt]
-        asking = [e for e in examples if e.prompt]
-        tokens = [len(row.input_ids) for row in render_all(asking, tokenizer, recipe.method, notes)]
+        talks = [e for e in examples if e.prompt]
+        rows = render_all(talks, tokenizer, recipe.method, notes)
+        if base is not None:
+            refuse_rows_beyond(base, talks, rows, f"model.source={recipe.model.source}")
+        tokens = [len(row.input_ids) for row in rows]
         tokens += [len(tokenizer(e.answer)["input_ids"]) + 1 for e in raw]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
