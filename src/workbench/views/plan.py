@@ -258,7 +258,7 @@ def count_tokens(
         if base is not None:
             refuse_rows_beyond(base, talks, rows, f"model.source={recipe.model.source}")
         tokens = [len(row.input_ids) for row in rows]
-        tokens += [len(tokenizer(e.answer)["input_ids"]) + 1 for e in raw]
+        tokens += [len(tokenizer(e.answer, add_special_tokens=False)["input_ids"]) + 1 for e in raw]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""
