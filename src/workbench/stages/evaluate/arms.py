@@ -143,7 +143,8 @@ def weights_digest(path: Path) -> str:
 
 def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:
     """Training rows for the few-shot baseline: short ones, each with another answer where there are enough."""
-    pool = sorted(splits.train, key=shown_length)[: max(50, len(splits.train) // 3)]
+    known = [e for e in splits.train if e.prompt and e.good is not False]  # no raw text, and no answer called bad
+    pool = sorted(known, key=shown_length)[: max(50, len(known) // 3)]
     random.Random(recipe.seed).shuffle(pool)
     first_of_answer = {e.answer: e for e in reversed(pool)}
     chosen = sorted(first_of_answer.values(), key=pool.index) + pool

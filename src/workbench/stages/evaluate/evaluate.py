@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.data.prepare import Splits
 from workbench.engines import Ask
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
 from workbench.evaluation.attribution import joints
@@ -67,7 +67,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
         staging.scratch = [FETCHED]
         splits = rows(recipe, run)
-        items = splits.test[: recipe.evaluate.limit]
+        items = answerable(splits, run)[: recipe.evaluate.limit]
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
@@ -84,6 +84,24 @@ def run(recipe: Recipe, run: Run) -> bool:
         refuse_changed(recipe, run, questions)
         written(recipe, run, report, collected, splits, items, staging)
     return True
+
+
+def answerable(splits: Splits, run: Run) -> list[Example]:
+    """The test rows that an arm can be right about: without those whose answer a person has called bad, aloud.
+
+    RequestError where they are raw text, or none is left.
+    """
+    items = [item for item in splits.test if item.good is not False]
+    raw = next((item for item in items if not item.prompt), None)
+    if raw or not items:
+        raise RequestError(
+            "the test rows are raw text, which asks nothing" if raw else "every test row's answer is called bad",
+            where=(raw.where or raw.id) if raw else "data.test",
+            remedy="name rows of the task with right answers (data.test=FILE), or end before: until=merge",
+        )
+    if len(items) < len(splits.test):
+        say(run, "evaluate", f"{len(splits.test) - len(items):,} test rows are not asked: their answer is called bad")
+    return items
 
 
 def refuse_changed(recipe: Recipe, run: Run, questions: Mapping[str, str]) -> None:
