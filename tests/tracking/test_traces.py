@@ -105,6 +105,20 @@ def test_a_corrected_answer_comes_back_by_its_row_with_who_and_when(
     assert "1 corrected answers of 1 runs" in capfd.readouterr().err
 
 
+def test_a_right_answer_that_is_changed_in_place_is_a_correction_too(experiments: Path) -> None:
+    from mlflow.entities import Expectation
+    from mlflow.tracing.client import TracingClient
+
+    run = answered(experiments)
+    catch_up(run.folder, Tracking(), experiments)
+    trace = traces(experiments)[1]
+    (wanted,) = [a for a in trace.info.assessments if a.name == "expected_response"]
+    client = TracingClient(store_uri(Tracking(), experiments))
+    client.update_assessment(trace.info.trace_id, wanted.assessment_id, Expectation("expected_response", "GPL"))
+    (row,) = reviewed(run.folder, Tracking(), experiments)
+    assert (row["id"], row["answer"], row["reviewer"]) == ("7", "GPL", "not named in MLflow")
+
+
 def test_of_internal_rows_traces_hold_placeholders_and_corrections_get_the_originals_back(
     experiments: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ def feed_traces(store: Store, fed: Fed, folder: Path, out: Outbound, at_ms: int)
             client.start_trace(trace_info(item, store.experiment_id, fed.parent, at_ms))
         current = {item.trace for item in items}
         stale = [
-            t.trace_id for t in there.values() if t.trace_id not in current and not any(map(is_human, t.assessments))
+            t.trace_id for t in there.values() if t.trace_id not in current and not any(map(by_person, t.assessments))
         ]
         for start in range(0, len(stale), PAGE):
             client.delete_traces(store.experiment_id, trace_ids=stale[start : start + PAGE])
@@ -167,9 +167,11 @@ def trace_info(item: Item, experiment_id: str, run_id: str, at_ms: int) -> Trace
 # Review comes back: what people have written on the traces of a run, by the ids of its rows.
 
 
-def is_human(assessment: Assessment) -> bool:
-    """Whether a person has written it."""
-    return str(assessment.source.source_type) == "HUMAN" and assessment.valid is not False
+def by_person(assessment: Assessment) -> bool:
+    """Whether a person has written it, or has changed in MLflow what the workbench wrote."""
+    human = str(assessment.source.source_type) == "HUMAN"
+    changed = (assessment.last_update_time_ms or 0) > (assessment.create_time_ms or 0)
+    return (human or changed) and assessment.valid is not False
 
 
 def reviewed(folder: Path, tracking: Tracking, experiments: Path, egress: Egress | None = None) -> list[dict[str, str]]:
@@ -197,7 +199,7 @@ def reviewed(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
                 row = {
                     "id": str(line["id"]),
                     "answer": put_back(text, line, out),
-                    "reviewer": str(assessment.source.source_id or ""),
+                    "reviewer": reviewer_of(assessment),
                     "reviewed_at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
                 }
                 if at_ms >= newest.get(row["id"], (0, {}))[0]:
@@ -205,9 +207,15 @@ def reviewed(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
     return [row for _, row in newest.values()]
 
 
+def reviewer_of(assessment: Assessment) -> str:
+    """Who has written it; MLflow does not note who changes what another wrote."""
+    human = str(assessment.source.source_type) == "HUMAN"
+    return str(assessment.source.source_id or "") if human else "not named in MLflow"
+
+
 def correction(assessment: Assessment) -> str | None:
     """The answer that a person has written in an assessment; None where it is none."""
-    if not is_human(assessment) or assessment.name not in CORRECTIONS:
+    if not by_person(assessment) or assessment.name not in CORRECTIONS:
         return None
     part = assessment.expectation or assessment.feedback
     value = part.value if part else None
