@@ -79,7 +79,9 @@ def prompts_of(teacher: Teacher, passages: Sequence[Passage], privacy: str, rule
     """A prompt for each question that is wanted of each passage, about sentences spread over it, and their grounds."""
     prompts, behind, sent = [], {}, {}
     for passage in passages:
-        text, originals, counts = passage.text, {}, {}
+        text = passage.text
+        originals: Mapping[str, str] = {}
+        counts: Mapping[str, int] = {}
         if rule == "redacted":
             (text,), originals, counts = redact([passage.text])
         sentences = replace(passage, text=text).sentences or [text]
