@@ -100,7 +100,7 @@ def row_of(label: Label, prompt: Prompt, passage: Passage, with_passage: bool) -
     """A label as a row, the texts behind placeholders put back."""
     made = {name: restore(text, prompt.originals).strip() for name, text in json.loads(label.answer).items()}
     shown = f"{passage.text}\n\n{made['question']}" if with_passage else made["question"]
-    return {"id": label.id, "prompt": shown, "document": passage.document, **made}
+    return {"id": label.id, "prompt": shown, "document": passage.document, **made, "quote": bare(made["quote"])}
 
 
 async def written_rows(
