@@ -25,6 +25,7 @@ from workbench.data.lossless import (
 )
 from workbench.data.templates import (
     load_tokenizer,
+    recipe_tokenizer,
     template_notes,
     template_switches,
     template_text,
@@ -43,11 +44,12 @@ __all__ = [
     "TooLongError",
     "answer_span",
     "few_shot",
-    "has_thoughts",
     "load_tokenizer",
     "prompt_ids",
+    "recipe_tokenizer",
     "render",
     "render_all",
+    "rendering_notes",
     "special_ids",
     "template_notes",
     "template_switches",
@@ -80,13 +82,18 @@ class Rendering:
 
 
 def render(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, train_on: str, max_length: int, reasoning: str = "train"
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on: str,
+    max_length: int,
+    reasoning: str | None = None,
 ) -> TokenRow:
     """The row as the model will see it, up to and including the last stop token that is trained.
 
     `train_on` is `last_answer` (what the assistant said and called since the last user's turn) or `all_answers`; a
-    turn's own weight goes before it. `reasoning`: thoughts are trained (`train`), read without loss (`mask`) or left
-    out (`drop`). Raises RequestError naming the row when nothing or everything would be trained, no stop token
+    turn's own weight goes before it. `reasoning`: thoughts are trained (`train`, and None), read without loss
+    (`mask`) or left out (`drop`). Raises RequestError naming the row when nothing or everything would be trained, no stop token
     ends an answer, a text is lost, or the template cannot render it; SpecialTokenError when a text holds a mark of the
     template's; TooLongError when `max_length` (tokens) would cut it.
     """
@@ -204,18 +211,13 @@ def render_all(
     return rows
 
 
-def has_thoughts(examples: Sequence[Example]) -> bool:
-    """Whether any assistant's turn brings its reasoning."""
-    return any(m.reasoning for e in examples for m in e.messages)
-
-
 def rendering_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[str]:
     """What a user should hear of how the rows are rendered: what was pinned, and what becomes of thoughts."""
     notes = template_notes(tokenizer, system=any(m.role == "system" for e in examples for m in e.messages[:1]))
     thinking = [e for e in examples if any(m.reasoning for m in e.messages)]
     if thinking:
-        fate = {"train": "trained", "mask": "read, not trained", "drop": "left out"}[method.reasoning]
-        notes.append(f"{len(thinking):,} rows have thoughts: {fate} (method.reasoning={method.reasoning})")
+        fate = {"mask": "read, not trained", "drop": "left out"}.get(method.reasoning or "train", "trained")
+        notes.append(f"{len(thinking):,} rows have thoughts: {fate} (method.reasoning)")
     if thinking and method.reasoning != "drop":
         earlier = [e for e in thinking if earlier_thoughts_lost(e, tokenizer)]
         if earlier:
@@ -287,8 +289,8 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
         raise RequestError(
             "the row has thoughts, and the chat template writes none where the model would think",
             where=where,
-            remedy="method.reasoning=drop learns the answers alone; or set model.chat_template to one that keeps "
-            "<think> blocks",
+            remedy="method.reasoning=train lets it think where its template has a switch for that; "
+            "method.reasoning=drop learns the answers alone; or set model.chat_template to one that keeps <think> blocks",
         )
     prompt = whole.part(turn, True)
     start = len(prompt)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.data.tokenizer import light_tokenizer
 from workbench.errors import RequestError
+from workbench.recipe import Method, Model
 from workbench.records import Message, message_dicts
 
 if TYPE_CHECKING:
@@ -67,13 +68,14 @@ FOLD = (
 
 
 def load_tokenizer(
-    base: Path, chat_template: str | None, *, light: bool = False, day: date | None = None, thoughts: bool = False
+    base: Path, chat_template: str | None, *, light: bool = False, day: str | None = None, thoughts: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, with `chat_template` (a Jinja file, or a name of ours) in place of its own.
 
-    What prompts and answers need to agree is pinned in its template: a switch, the date (`day`; None: today), a system
-    text's place. With `thoughts` the rows bring reasoning, and none is switched off. A `light` one gives the same ids
-    and text without importing transformers, where that can be known; it can render, encode and decode, no more.
+    What prompts and answers need to agree is pinned in its template: a switch, the date (`day`, by ISO 8601; None:
+    today), a system text's place. With `thoughts` the model is to think, and a switch of its template says so. A `light`
+    one gives the same ids and text without importing transformers, where that can be known; it can render, encode and
+    decode, no more.
 
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
@@ -92,11 +94,25 @@ def load_tokenizer(
         )
     tokenizer._workbench_notes = []
     if isinstance(tokenizer.chat_template, str):
-        pin_date(tokenizer, day or date.today(), str(base))
+        pin_date(tokenizer, day_of(day), str(base))
         pin_system(tokenizer, str(base))
         # Written into the template itself, the switch holds in every engine that the student is ever served by.
         pin_switches(tokenizer, thoughts, str(base))
     return tokenizer
+
+
+def recipe_tokenizer(base: Path, model: Model, method: Method, *, light: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base's folder as the recipe wants it: its template, its day, and whether the model thinks."""
+    thoughts = method.reasoning in ("train", "mask")
+    return load_tokenizer(base, model.chat_template, light=light, day=model.date, thoughts=thoughts)
+
+
+def day_of(text: str | None) -> date:
+    """A day as a recipe writes it; today where it names none."""
+    try:
+        return date.fromisoformat(text) if text else date.today()
+    except ValueError:
+        raise RequestError(f"{text!r} is no day", where="model.date", remedy="write YYYY-MM-DD") from None
 
 
 def template_named(chat_template: str, tokenizer: PreTrainedTokenizerBase) -> str:

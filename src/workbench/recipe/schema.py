@@ -312,6 +312,9 @@ class Model:
     chat_template: str | None = key(
         None, "what replaces the model's own template: a Jinja file, or chatml or plain, which are shipped"
     )
+    date: str | None = key(
+        None, "the day that a dated chat template is held to, YYYY-MM-DD; null: the day on which the run began"
+    )
     parameters: int = key(0, "parameters, for `plan`", at_least=0, makes_weights=False)
     layers: int = key(0, "decoder layers, for `plan`", at_least=0, makes_weights=False)
     hidden_size: int = key(0, "width, for `plan`", at_least=0, makes_weights=False)
@@ -417,8 +420,11 @@ class Method:
         "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")
     )
     train_on: str = key("last_answer", "which assistant turns carry loss", choices=("last_answer", "all_answers"))
-    reasoning: str = key(
-        "train", "thoughts before an answer: trained, read without loss, or left out", choices=("train", "mask", "drop")
+    reasoning: str | None = key(
+        None,
+        "thoughts before an answer: trained, read without loss, or left out; null: trained where the chat template "
+        "writes them as it stands, with train and mask also where it must be switched to thinking",
+        choices=("train", "mask", "drop"),
     )
     checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
     compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         hold_contents(run, contents)
         refuse_other_bytes(run)
         tell_missing(recipe, run)
+        recipe = of_its_day(recipe, run)
         from workbench.stages.disk_space import refuse_full_disk  # late: it loads what a refused word must not wait for
 
         worked = []
@@ -92,6 +94,12 @@ def run_of(recipe: Recipe, experiments: Path) -> tuple[str, dict[str, str]]:
             return runs[0]
     contents = content_digests(sources)
     return run_digest(weights, contents), contents
+
+
+def of_its_day(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe whose chat template writes the day on which the run began, whenever it is gone on with."""
+    day = recipe.model.date or str(run.manifest()["created"])[:10]
+    return replace(recipe, model=replace(recipe.model, date=day))
 
 
 def tell_missing(recipe: Recipe, run: Run) -> None:

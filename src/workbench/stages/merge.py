@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from workbench.data.chat import load_tokenizer
+from workbench.data.chat import recipe_tokenizer
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
@@ -26,6 +26,8 @@ def run(recipe: Recipe, run: Run) -> bool:
     with stage(run, "merge", fingerprint) as staging:
         if recipe.method.kind == "full":
             shutil.copytree(run.folder / "train" / "model", staging.folder / "model")
+            # Training saves the base's own template: served is the one that was trained with.
+            recipe_tokenizer(base, recipe.model, recipe.method).save_pretrained(staging.folder / "model")
             say(run, "merge", "nothing to merge: every weight was trained")
         else:
             from workbench.compress.merge_adapter import merge
@@ -35,7 +37,7 @@ def run(recipe: Recipe, run: Run) -> bool:
                 base,
                 run.folder / "train" / "adapter",
                 staging.folder / "model",
-                tokenizer=load_tokenizer(base, recipe.model.chat_template),
+                tokenizer=recipe_tokenizer(base, recipe.model, recipe.method),
                 probe=probe,
                 dtype=recipe.model.dtype,
                 kind=recipe.method.kind,

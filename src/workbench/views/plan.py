@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
-from workbench.data.chat import has_thoughts, load_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
@@ -246,8 +246,7 @@ def count_tokens(
     tokenizer = None
     if base is not None:
         with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
-            thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
-            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
+            tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
     if tokenizer is None:
         counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
         drop = recipe.method.too_long == "drop"

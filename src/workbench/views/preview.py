@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from workbench.data.chat import has_thoughts, load_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all
 from workbench.data.prepare import gather, prepare
 from workbench.errors import RequestError
 from workbench.recipe import Data, Recipe, makes_rows, sources_of, weights_of
@@ -36,8 +36,7 @@ def run(recipe: Recipe) -> int:
         examples = [blank_filled(e) for e in questions.examples]
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256, key="model.source")
-    thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
-    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
+    tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
     rows = render_all(examples, tokenizer, recipe.method, notes)
     counts = {
         "rows": len(rows),

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from workbench.bundles.prove import HERE, choose_engine
-from workbench.data.chat import few_shot, load_tokenizer
+from workbench.data.chat import few_shot, recipe_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
@@ -69,7 +69,7 @@ def arms_of(recipe: Recipe, run: Run) -> list[Arm]:
     served = partial(served_engine, parallel=evaluate.parallel, threads=launch.threads)
     base, merged = base_model(recipe, run), merged_model(run)
     # The base model is asked by the very template that the student was trained with, or the comparison is unfair.
-    template = load_tokenizer(base, recipe.model.chat_template).chat_template
+    template = recipe_tokenizer(base, recipe.model, recipe.method).chat_template
     shown = template if isinstance(template, str) else None
     of_base = partial(plain, base, chat_template=shown)
     base_digest = digest({"source": recipe.model.source, "sha256": recipe.model.sha256, "template": template}, 16)

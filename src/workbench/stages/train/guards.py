@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.chat import load_tokenizer
+from workbench.data.chat import recipe_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import transformers_engine
 from workbench.errors import GateError
@@ -87,7 +87,7 @@ def base_key(recipe: Recipe) -> dict[str, Any]:
 
 def base_answers(recipe: Recipe, base: Path, items: Sequence[Example]) -> list[str]:
     """What the model as it was downloaded says to the rows, by the template that the student is trained with."""
-    template = load_tokenizer(base, recipe.model.chat_template).chat_template
+    template = recipe_tokenizer(base, recipe.model, recipe.method).chat_template
     answers = [""] * len(items)
     with transformers_engine(
         base,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all
 from workbench.files import changed_since, file_sha256, hashes_of, read_json, read_sealed, write_sealed
 from workbench.recipe import Recipe
 from workbench.recipe.methods import learned
@@ -155,7 +155,7 @@ def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[To
 
     Raw text is no conversation: of it the beginning is shown, and what `pretrain` makes of it is its own.
     """
-    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    tokenizer = recipe_tokenizer(base, recipe.model, recipe.method)
     if examples and not any(example.prompt for example in examples):
         return [as_text(example, tokenizer, recipe.method.max_length) for example in examples]
     return render_all(examples, tokenizer, recipe.method)

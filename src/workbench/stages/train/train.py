@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
+from workbench.data.chat import recipe_tokenizer, rendering_notes
 from workbench.errors import RequestError
 from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
@@ -142,6 +143,9 @@ def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
             run.event(kind, stage="train", **fields)
 
     learned, most = material.lessons, recipe.method.validation_rows
+    tokenizer = recipe_tokenizer(start, recipe.model, recipe.method, light=True)
+    for line in rendering_notes(learned.splits.train, tokenizer, recipe.method):
+        event("said", text=line)
     validation = learned.splits.validation
     return Task(
         recipe,

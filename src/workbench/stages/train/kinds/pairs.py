@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all
 from workbench.errors import RequestError
 from workbench.recipe.methods import JUDGED, PAIRS, Kind
 from workbench.records import Example, TokenRow
@@ -116,7 +116,7 @@ def judged_of(task: Task, examples: Sequence[Example], mark: str = "") -> list[J
 def tokens_of(task: Task, examples: Sequence[Example]) -> dict[str, TokenRow]:
     """The rows as the student reads them, by id, with their last answer trained: earlier turns are in both halves."""
     method = replace(task.recipe.method, train_on="last_answer")
-    tokenizer = load_tokenizer(task.base, task.recipe.model.chat_template)
+    tokenizer = recipe_tokenizer(task.base, task.recipe.model, task.recipe.method)
     return {row.id: row for row in render_all(examples, tokenizer, method)}
 
 

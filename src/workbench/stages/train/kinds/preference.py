@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.chat import load_tokenizer, render
+from workbench.data.chat import recipe_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
 from workbench.progress_bar import progress
 from workbench.recipe import Evaluate, Recipe
@@ -54,7 +54,7 @@ def job(task: Task, start: Start, out: Path) -> Job:
     if not task.examples:
         raise RequestError("there are no training rows", where="data.train")
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(task.base, recipe.model.chat_template)
+    tokenizer = recipe_tokenizer(task.base, recipe.model, recipe.method)
     learned = questions(task.examples, task.weights, tokenizer, method.max_length)
     judged = questions(task.judges, {}, tokenizer, method.max_length, "validation:")
     longest = max(len(item.prompt) for item in (*learned, *judged)) + teach.max_new_tokens

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.chat import load_tokenizer
+from workbench.data.chat import recipe_tokenizer
 from workbench.data.lossless import special_ids
 from workbench.errors import RequestError
 from workbench.recipe.methods import TEXT, Kind
@@ -60,7 +60,7 @@ def tokens_of(task: Task, examples: Sequence[Example]) -> list[Document]:
     """Each document's tokens, with the token that ends it: else the student would never learn that one ends."""
     from workbench.training.documents import Document
 
-    tokenizer = load_tokenizer(task.base, task.recipe.model.chat_template)
+    tokenizer = recipe_tokenizer(task.base, task.recipe.model, task.recipe.method)
     ends, special = (tokenizer.eos_token_id,), special_ids(tokenizer)
     made = []
     for example in examples:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.chat import load_tokenizer, render
+from workbench.data.chat import recipe_tokenizer, render
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe.methods import ANSWERS, JUDGED, PAIRS, PLAIN, Kind
 from workbench.records import Example, Message, TokenRow
@@ -113,7 +113,7 @@ def stored_targets(task: Task, rows: Sequence[TokenRow]) -> dict[str, Target]:
     from workbench.training.targets import answer_ids, targets_of, told_ways
 
     recipe = task.recipe
-    tokenizer = load_tokenizer(task.base, recipe.model.chat_template)
+    tokenizer = recipe_tokenizer(task.base, recipe.model, recipe.method)
     first = task.examples[0]
     labels = {
         label: answer_ids(
