@@ -30,11 +30,12 @@ from workbench.data.templates import (
     template_switches,
     template_text,
     thought_form,
+    ways_with_thoughts,
 )
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import learned
-from workbench.records import Example, Message, TokenRow
+from workbench.records import Example, Message, TokenRow, ToolCall
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # the light one has its interface
@@ -93,9 +94,11 @@ def render(
 
     `train_on` is `last_answer` (what the assistant said and called since the last user's turn) or `all_answers`; a
     turn's own weight goes before it. `reasoning`: thoughts are trained (`train`, and None), read without loss
-    (`mask`) or left out (`drop`). Raises RequestError naming the row when nothing or everything would be trained, no stop token
-    ends an answer, a text is lost, or the template cannot render it; SpecialTokenError when a text holds a mark of the
-    template's; TooLongError when `max_length` (tokens) would cut it.
+    (`mask`) or left out (`drop`).
+
+    Raises RequestError naming the row when nothing or everything would be trained, no stop token ends an answer, a text
+    is lost, or the template cannot render it; SpecialTokenError when a text holds a mark of the template's;
+    TooLongError when `max_length` (tokens) would cut it.
     """
     where = example.where or example.id
     messages = example.messages
@@ -115,6 +118,7 @@ def render(
             remedy="method.train_on=all_answers, or give the row a turn that is trained",
         )
     spans = [answer_span(whole, turn, masked=reasoning == "mask") for turn in turns]
+    refuse_other_ends(whole, turns, spans)
     end = spans[-1][1]
     if end > max_length:
         raise TooLongError(
@@ -230,13 +234,18 @@ def rendering_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerB
 
 def earlier_thoughts_lost(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether thoughts of a turn before the last are not in the rendered text."""
-    thoughts = [m.reasoning.strip() for m in example.messages[:-1] if m.reasoning]
-    if not thoughts:
+    if not any(m.reasoning for m in example.messages[:-1]):
         return False
     where = example.where or example.id
     switches = template_switches(tokenizer, where)
     text = template_text(tokenizer, example.messages, False, switches, where, example.tools)
-    return any(thought not in text for thought in thoughts)
+    at = 0
+    for message in example.messages:
+        place = text.find(message.reasoning.strip(), at)
+        if place < 0:
+            return True
+        at = place + len(message.reasoning.strip())
+    return False
 
 
 def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int, key: str = "method.teach.max_new_tokens") -> None:
@@ -289,8 +298,7 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
         raise RequestError(
             "the row has thoughts, and the chat template writes none where the model would think",
             where=where,
-            remedy="method.reasoning=train lets it think where its template has a switch for that; "
-            "method.reasoning=drop learns the answers alone; or set model.chat_template to one that keeps <think> blocks",
+            remedy=" or ".join(ways_with_thoughts(tokenizer)),
         )
     prompt = whole.part(turn, True)
     start = len(prompt)
@@ -299,7 +307,7 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
             f"the prompt before message {turn + 1} is rendered differently once the answer follows it",
             where=where,
             remedy="use method.train_on=last_answer"
-            if turn < len(whole.messages) - 1
+            if any(m.role == "user" for m in whole.messages[turn:])
             else "set model.chat_template to one whose generation prompt ends where the answer begins",
         )
     special = special_ids(tokenizer)
@@ -328,18 +336,11 @@ def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tu
     """
     message, ids, tokenizer, where = whole.messages[turn], whole.ids, whole.tokenizer, whole.where
     last = turn == len(whole.messages) - 1
-    special = special_ids(tokenizer)
-    until = list(ids) if last else whole.part(turn + 1, False)
-    stop = next((i for i in range(len(until) - 1, start - 1, -1) if until[i] in special), None)
+    stop = stop_of(whole, turn, start)
     if stop is None:
         refuse_no_stop(where)
-    if list(ids[: stop + 1]) != until[: stop + 1]:
-        raise RequestError(
-            f"message {turn + 1} is rendered differently once others follow it", where=where,
-            remedy="use method.train_on=last_answer",
-        )  # fmt: skip
     text = decoded(tokenizer, ids[start:stop])
-    if no_generation_prompt(whole, turn) and not text.lstrip().startswith(first_words(message)):
+    if no_generation_prompt(whole, turn) and not after_mark(text).startswith(first_words(message)):
         raise RequestError(
             "the chat template writes no generation prompt (add_generation_prompt changes nothing): the model would be "
             "asked without the words its answers begin after",
@@ -362,6 +363,46 @@ def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tu
             begins = closed.end() if closed else begins
         start = first_token_after(tokenizer, ids, start, stop, begins)
     return start, stop + 1
+
+
+def refuse_other_ends(whole: Rendering, turns: Sequence[int], spans: Sequence[tuple[int, int]]) -> None:
+    """An earlier answer that ends with another token than the last would teach the model not to stop there."""
+    ends = {turn: whole.ids[stop - 1] for turn, (_, stop) in zip(turns, spans)}
+    last = ends.get(len(whole.messages) - 1)
+    for turn, end in ends.items():
+        if last is not None and end != last and not whole.messages[turn].tool_calls:
+            raise RequestError(
+                f"message {turn + 1} ends with {whole.tokenizer.decode([end])!r}, the last with "
+                f"{whole.tokenizer.decode([last])!r}: the model would learn to go on where it should stop",
+                where=whole.where,
+                remedy="use method.train_on=last_answer",
+            )
+
+
+def stop_of(whole: Rendering, turn: int, start: int) -> int | None:
+    """The last special token that the template writes for a turn which begins at `start`; None where there is none."""
+    ids, special = list(whole.ids), special_ids(whole.tokenizer)
+    until = ids if turn == len(whole.messages) - 1 else whole.part(turn + 1, False)
+    stop = next((i for i in range(len(until) - 1, start - 1, -1) if until[i] in special), None)
+    if stop is None or ids[: stop + 1] == until[: stop + 1]:
+        return stop
+    # The last turn is written otherwise than one that others follow: what follows is what another turn has after it.
+    other = replace(
+        whole.messages[turn],
+        content="Workbench" if whole.messages[turn].content.strip() else "",
+        tool_calls=tuple(ToolCall("workbench", '{"a": 1}', call.id) for call in whole.messages[turn].tool_calls),
+    )
+    messages = [*whole.messages[:turn], other, *whole.messages[turn + 1 :]]
+    theirs = replace(whole, messages=messages).part(len(messages), False)
+    shared = 0
+    while shared < min(len(ids), len(theirs)) - start and ids[-1 - shared] == theirs[-1 - shared]:
+        shared += 1
+    return next((i for i in range(max(start, len(ids) - shared), len(ids)) if ids[i] in special), None)
+
+
+def after_mark(text: str) -> str:
+    """The text of a turn after the mark that opens its thoughts, where there is one."""
+    return text.lstrip().removeprefix("<think>").lstrip()
 
 
 def first_words(message: Message) -> str:

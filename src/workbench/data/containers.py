@@ -201,13 +201,14 @@ def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     names = {k: feature.names for k, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
     for raw in table_rows(dataset.with_format("arrow")[:], path.name):
         for column, labels in names.items():
-            if raw.row and raw.row[column] is not None:
+            if raw.row and isinstance(raw.row[column], int):
                 raw.row[column] = labels[raw.row[column]] if raw.row[column] >= 0 else None
         yield raw
 
 
 def table_rows(table: Any, name: str) -> Iterator[Raw]:
     """Rows of an Arrow table, numbered from 1."""
+    names = class_names(table)
     try:
         rows: Iterable[Any] = table.to_pylist()
     except UnicodeDecodeError:  # one bad byte fails the whole column: go row by row to lose only that row
@@ -215,9 +216,27 @@ def table_rows(table: Any, name: str) -> Iterator[Raw]:
     for number, row in enumerate(rows, 1):
         where = f"{name}:{number}"
         try:
-            yield checked(where, row if isinstance(row, dict) else row.to_pylist()[0], "")
+            values = row if isinstance(row, dict) else row.to_pylist()[0]
+            for column, labels in names.items():
+                if isinstance(label := values[column], int):
+                    values[column] = labels[label] if 0 <= label < len(labels) else None
+            yield checked(where, values, "")
         except UnicodeDecodeError as error:
             yield Raw(where, None, f"not UTF-8: {first_line(error)}", repr(error.object))
+
+
+def class_names(table: Any) -> dict[str, list[str]]:
+    """The names of classes that are stored as numbers, by column, as `datasets` writes them into Parquet and Arrow."""
+    written = (table.schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(written or b"{}")["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and column in table.column_names
+    }
 
 
 def checked(where: str, row: object, text: str) -> Raw:

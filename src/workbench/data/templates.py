@@ -73,9 +73,9 @@ def load_tokenizer(
     """The tokenizer of a model folder, with `chat_template` (a Jinja file, or a name of ours) in place of its own.
 
     What prompts and answers need to agree is pinned in its template: a switch, the date (`day`, by ISO 8601; None:
-    today), a system text's place. With `thoughts` the model is to think, and a switch of its template says so. A `light`
-    one gives the same ids and text without importing transformers, where that can be known; it can render, encode and
-    decode, no more.
+    today), a system text's place. With `thoughts` the model is to think, and a switch of its template says so.
+    A `light` one gives the same ids and text without importing transformers, where that can be known; it can render,
+    encode and decode, no more.
 
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
@@ -273,11 +273,26 @@ def thought_form(tokenizer: PreTrainedTokenizerBase) -> str | None:
         except Exception:  # a form that the template cannot take is no form of it
             continue
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        if 0 <= rest.find("Workbench") < rest.find("Answer"):
+        marked_twice = candidate == AS_TEXT and whole.count("<think>") > 1  # the template writes a block of its own
+        if 0 <= rest.find("Workbench") < rest.find("Answer") and not marked_twice:
             form = candidate
             break
     tokenizer._workbench_thoughts = (tokenizer.chat_template, form)
     return form
+
+
+def ways_with_thoughts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a recipe can do with thoughts that the template as it stands does not write."""
+    ways = []
+    if str(tokenizer.chat_template).startswith("{% set enable_thinking = false %}"):
+        ways.append("method.reasoning=train (or mask), for the template is switched not to think")
+    whole, prompt = (
+        tokenizer.apply_chat_template(message_dicts(turns), tokenize=False, add_generation_prompt=len(turns) == 1)
+        for turns in (PROBE, PROBE[:1])
+    )
+    if whole.startswith(prompt):
+        ways.append("method.reasoning=drop, which learns the answers alone")
+    return [*ways, f"model.chat_template={' or '.join(usable(tokenizer))}, which keeps thoughts"]
 
 
 def template_switches(tokenizer: PreTrainedTokenizerBase, where: str) -> dict[str, Any]:
