@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,11 @@ def test_a_hundred_rows_of_a_layout_train_the_answers_and_calls_and_nothing_else
         rendered = render(example, chatml, train_on="last_answer", max_length=4096)
         learned = chatml.decode([t for t, on in zip(rendered.input_ids, rendered.trained, strict=True) if on])
         assert learned == f"{call}{thought}At home.<|im_end|>"
+
+
+def test_the_documents_table_lists_the_layouts_that_can_be_read() -> None:
+    text = (Path(__file__).parents[2] / "configs" / "data" / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| layout |")[2].partition("\n\n")[0]
+    listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    choices = next(f.metadata["choices"] for f in fields(Data) if f.name == "format")
+    assert sorted(listed) == sorted(set(choices) - {"auto"})

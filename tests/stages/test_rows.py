@@ -26,6 +26,7 @@ from workbench.runs import Run, keep_data, kept_data, open_run
 from workbench.sources import shipped_folder
 from workbench.stages import rows as run_rows
 from workbench.stages.evaluate.arms import choose_shots
+from workbench.stages.lifecycle import of_its_day
 from workbench.stages.prompts import Lessons
 
 RECIPE = """\
@@ -211,6 +212,16 @@ ODD = Example(
     {"kind": "x", "nested": {"a": [1, 2.5, None, True]}},
     "own \ufeff text",
 )
+
+
+def test_a_run_keeps_the_day_on_which_it_began_for_a_chat_template_that_writes_one(empty: Run) -> None:
+    manifest = empty.folder / "run.json"
+    began = json.loads(manifest.read_text()) | {"created": "2026-03-05T23:59:59.000Z"}
+    manifest.write_text(json.dumps(began))
+    recipe = notices()
+    assert of_its_day(recipe, empty).model.date == "2026-03-05"
+    named = replace(recipe, model=replace(recipe.model, date="2025-01-01"))
+    assert of_its_day(named, empty).model.date == "2025-01-01"
 
 
 def test_what_was_learned_is_read_back_with_weights_reasons_and_what_the_teacher_said(empty: Run) -> None:
