@@ -9,9 +9,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow
 
 PARTS = {"validation": ("validation", "valid", "val", "dev", "eval")}  # as folders and files call a split
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -206,7 +209,7 @@ def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
         yield raw
 
 
-def table_rows(table: Any, name: str) -> Iterator[Raw]:
+def table_rows(table: pyarrow.Table, name: str) -> Iterator[Raw]:
     """Rows of an Arrow table, numbered from 1."""
     names = class_names(table)
     try:
@@ -225,7 +228,7 @@ def table_rows(table: Any, name: str) -> Iterator[Raw]:
             yield Raw(where, None, f"not UTF-8: {first_line(error)}", repr(error.object))
 
 
-def class_names(table: Any) -> dict[str, list[str]]:
+def class_names(table: pyarrow.Table) -> dict[str, list[str]]:
     """The names of classes that are stored as numbers, by column, as `datasets` writes them into Parquet and Arrow."""
     written = (table.schema.metadata or {}).get(b"huggingface")
     try:

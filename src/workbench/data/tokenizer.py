@@ -52,7 +52,7 @@ class LightTokenizer:
         """`{"input_ids": …}` of a text."""
         return {"input_ids": self.backend.encode(text, add_special_tokens=add_special_tokens).ids}
 
-    def decode(self, ids: int | Sequence[int], skip_special_tokens: bool = False, **_: Any) -> str:
+    def decode(self, ids: int | Sequence[int], skip_special_tokens: bool = False, **_: object) -> str:
         """The text of an id or of several."""
         return self.backend.decode([ids] if isinstance(ids, int) else list(ids), skip_special_tokens)
 
@@ -63,7 +63,7 @@ class LightTokenizer:
         tokenize: bool,
         add_generation_prompt: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-        **values: Any,
+        **values: object,
     ) -> str:
         """The messages as the template writes them; jinja2's errors and the template's own come through."""
         if tokenize or not messages:
