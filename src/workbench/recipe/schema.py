@@ -113,6 +113,7 @@ class Teacher:
     )
     labels: list[str] = key(list, "the answer is one of these labels")
     rationale: bool = key(False, "ask for a reason together with the answer")
+    thoughts: bool = key(False, "what it thinks before it speaks is learned with its answers, as method.reasoning says")
     repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
     refusals: str = key("set_aside", "answers in free text that decline in words", choices=("set_aside", "keep"))
     logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)

@@ -148,6 +148,7 @@ def about_teacher(recipe: Recipe, questions: Asked) -> dict[str, Any]:
         [e.prompt for e in questions.examples],
         [e.answer for e in questions.examples],
         Path(recipe.launch.experiments) / "ledger.db",
+        [e.tools for e in questions.examples],
     )
     verdict = policy.judge(teacher)
     way = require_way(teacher, recipe.data.privacy, look_up=False)

@@ -26,7 +26,7 @@ from workbench.files import read_json, remove, write_whole
 from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
-from workbench.records import Answer, Example, Message, Tools
+from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
@@ -165,7 +165,8 @@ def report_of(
     if collected.harmful:
         report["refusals"] = behaviours.refusals_report(evaluate, collected.harmful, seed)
     own = {arm: predictions for arm, predictions in collected.free.items() if arm in (STUDENT, *recipe.quantize)}
-    prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
+    # An answer may repeat what it was given, and that is the functions that it calls, too.
+    prompts = {e.id: "\n".join([*(answer_text(m) for m in e.prompt), canonical(e.tools)]) for e in items}
     public = recipe.data.privacy == "public"
     learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
     report["memorised"] = behaviours.memorised(own, prompts, learned, quote=public, confidence=evaluate.confidence)
