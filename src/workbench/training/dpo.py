@@ -152,7 +152,11 @@ def rejected_of(job: Job, row: TokenRow) -> TokenRow:
 
 
 def kept_reference(
-    job: Job, student: Student, rows: Sequence[TokenRow], lengths: Sequence[int], logprobs: Any
+    job: Job,
+    student: Student,
+    rows: Sequence[TokenRow],
+    lengths: Sequence[int],
+    logprobs: Callable[[Sequence[int]], torch.Tensor],
 ) -> dict[str, list[float]]:
     """Both answers' log-likelihoods under the student as it starts, by pair: read, or taken once and written."""
     path = job.out / REFERENCE

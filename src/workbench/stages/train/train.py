@@ -249,7 +249,7 @@ def unguarded(development: Development) -> Development:
 def spoken_only(event: Callable[..., None]) -> Callable[..., None]:
     """Events without the metrics and samples, which belong to the run's own training."""
 
-    def quiet(kind: str, **fields: Any) -> None:
+    def quiet(kind: str, **fields: object) -> None:
         if kind == "said":
             event(kind, **fields)
 
