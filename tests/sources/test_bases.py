@@ -256,6 +256,7 @@ def test_a_folder_that_holds_something_else_says_what_and_the_way_out(plan: Plan
     code, shown = plan()
     assert code == 2
     assert "model.source=dir:base: this is an adapter of org/seven, not a model → name the base, org/seven" in shown
+    assert "name it as model.adapter" in shown
     for path in base.iterdir():
         path.unlink()
     (base / "pytorch_model.bin").write_bytes(b"")

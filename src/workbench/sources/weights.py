@@ -79,7 +79,8 @@ def other_contents_of(path: Path) -> tuple[str, str]:
             base = "its base"
         return (
             f"this is an adapter of {base}, not a model",
-            f"name the base, {base}; or merge them first (peft: merge_and_unload, save_pretrained) and name the result",
+            f"name the base, {base}, as model.source, and to go on from this adapter name it as model.adapter; or "
+            "merge them first (peft: merge_and_unload, save_pretrained) and name the result",
         )
     whole = sorted(p.parent.name for p in path.glob("*/config.json") if list(p.parent.glob("*.safetensors")))
     if whole:
