@@ -14,14 +14,7 @@ and `whole` takes the page from top to end. The MLflow UI is shown for model tra
     python tests/support/screenshots.py http://127.0.0.1:5000/#/models/legal_lora versions.png
     python tests/support/screenshots.py experiments/legal_lora/1a2b3c4d/evaluate/report.html report.png \
         1200x1600 whole dark
-    python tests/support/screenshots.py 'http://127.0.0.1:5000/#/compare-runs?runs=["ID","ID","ID"]&experiments=["1"]' \
-        mlflow_compare.png 1800x1240 Visualizations Parameters forest.svg \
-        "css=[data-component-id='mlflow_header.toggle_sidebar_button']" \
-        "js=document.querySelectorAll('.ReactVirtualized__Grid')[1].scrollTop=7650" \
-        "js=document.querySelectorAll('.ReactVirtualized__Grid')[0].scrollTop=7650"
-
-The last is MLflow's comparison of runs: two sections folded, a picture chosen among the artefacts, and the metrics
-scrolled to the student's, 45 pixels a row, their names after their values.
+    python tests/support/screenshots.py http://127.0.0.1:5000/#/experiments/1/runs/ID mlflow_live.png 1440x1000
 """
 
 from __future__ import annotations

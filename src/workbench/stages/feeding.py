@@ -87,21 +87,26 @@ class Feed:
         if self.ended:
             return
         self.ended = True
-        if self.process.poll() is not None and not self.away:  # something has killed it
-            self.start()
-        assert self.process.stdin
         try:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-            try:
-                self.process.wait(AWAY_S if self.away else SERVER_S if is_server(self.uri) else FILE_S)
-            except subprocess.TimeoutExpired:
-                if not self.away:
-                    SCREEN.print("  MLflow is slow: it gets the rest later (`python -m workbench ui`)", markup=False)
+            self.wait_for_it()
+            if self.process.returncode and not self.away:  # something has killed it
+                self.start()
+                self.wait_for_it()
         finally:
             self.process.kill()
             self.process.wait()
             self.listener.join(1.0)
+
+    def wait_for_it(self) -> None:
+        """Let it hear that the run has ended, and wait as long as its store may take."""
+        assert self.process.stdin
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(AWAY_S if self.away else SERVER_S if is_server(self.uri) else FILE_S)
+        except subprocess.TimeoutExpired:
+            if not self.away:
+                SCREEN.print("  MLflow is slow: it gets the rest later (`python -m workbench ui`)", markup=False)
 
 
 def start_feeding(recipe: Recipe, run: Run) -> Feed | None:
