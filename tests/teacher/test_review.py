@@ -15,7 +15,7 @@ LABELS = {"labels": ["yes", "no"]}
 
 
 def reviewed(made: Project) -> list[dict[str, Any]]:
-    return made.lines("review")
+    return made.lines("to_review")
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -52,7 +52,7 @@ def test_what_a_person_has_corrected_and_signed_is_the_label_of_the_next_run(tmp
         assert [labels[row]["answer"] for row in ("row-3", "row-4")] == ["yes", "yes"]
         (rejected,) = map(json.loads, (second / "rejected.jsonl").read_text().splitlines())
         assert (rejected["id"], rejected["reason"]) == ("row-2", "struck_out")
-        again = {row["id"]: row for row in map(json.loads, (second / "review.jsonl").read_text().splitlines())}
+        again = {row["id"]: row for row in map(json.loads, (second / "to_review.jsonl").read_text().splitlines())}
         assert (again["row-1"]["by"], again["row-2"]["answer"]) == ("A. Reader", None)
 
 

@@ -1,6 +1,6 @@
 """Labels that people have read: written out to be looked at, and read back corrected and signed.
 
-`label/review.jsonl` has a line a row: its id, the prompt as it was sent, the teacher's answer. A person corrects
+`label/to_review.jsonl` has a line a row: its id, the prompt as it was sent, the teacher's answer. A person corrects
 `answer` (or sets it to null: the row is struck out), signs with `by` and `at`, and names the file in `teacher.review`.
 What is signed is not asked again: in the next run it is the row's label.
 """
@@ -23,7 +23,7 @@ from workbench.sources import resolve
 from workbench.teacher.labeller import Prompt, Rejected
 from workbench.teacher.replies import MalformedError, parse
 
-KEY, FILE = "teacher.review", "review.jsonl"
+KEY, FILE = "teacher.review", "to_review.jsonl"
 STRUCK = "struck_out"
 
 

@@ -90,7 +90,7 @@ def has_half(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def refuse_error(payload: Any, usage: Usage | None) -> None:
+def refuse_error(payload: object, usage: Usage | None) -> None:
     """ErrorInReply where an aggregator has put an error into a reply of status 200, whole or in its choice."""
     if not isinstance(payload, dict):
         return
@@ -209,7 +209,7 @@ def since(tokens: Sequence[Mapping[str, Any]], begins: int) -> Sequence[Mapping[
 # Tokens, as they are stated and as they are believed.
 
 
-def usage_in(api: str, payload: Any) -> dict[str, int | None] | None:
+def usage_in(api: str, payload: object) -> dict[str, int | None] | None:
     """{"in", "cached", "out", "reasoning"} as the reply states them; None where it states no usage at all.
 
     A figure that is no count (negative, no whole number, a text, past what any call takes) is None.
