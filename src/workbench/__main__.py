@@ -171,8 +171,8 @@ def needs_recipe(verb: str, words: list[str]) -> bool:
 
 def is_shipped(words: list[str]) -> bool:
     """Whether `chat` means a bundle or a registered model, and no recipe's run."""
-    named = any("=" not in word and not word.startswith("-") or word.startswith("recipe=") for word in words)
-    return not named and bool({"model", "bundle"} & {word.partition("=")[0] for word in words})
+    named = any(("=" not in word and not word.startswith("-")) or word.startswith("recipe=") for word in words)
+    return not named
 
 
 def is_recheck(words: list[str]) -> bool:
@@ -244,10 +244,10 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
 
             return listing.run(values["what"], recipes(), options, values["experiments"], values["output"])
         case "init":
-            from workbench.compose import checked, options
+            from workbench.compose import composed_file, options
             from workbench.views import init
 
-            return init.run(values, options("model"), checked)
+            return init.run(values, options("model"), composed_file)
         case "chat":
             from workbench.views import chat
 

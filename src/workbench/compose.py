@@ -74,6 +74,11 @@ def checked(path: Path, overrides: list[str]) -> Recipe:
     return read(composed(path, overrides), path.stem)
 
 
+def composed_file(name: str) -> Recipe:
+    """The recipe of a file, looked at, composed and checked as a command would."""
+    return checked(find_recipe(name), [])
+
+
 def with_recipe_named(words: list[str]) -> list[str]:
     """The words with `recipe=` before a recipe's bare name: `train legal_lora` is `train recipe=legal_lora`."""
     if any(word.startswith("recipe=") for word in words):

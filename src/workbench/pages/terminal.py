@@ -19,7 +19,8 @@ LOG_WIDTH = 116  # characters of a line where there is no terminal: the table of
 ROOM_FOR_ENDS, ROOM_FOR_MORE, CELL = 100, 60, 15  # characters
 HIDDEN = (  # in report.json and report.html
     "cut_short", "field_share", "tokens_per_answer", "tokens_in_per_answer", "latency_p50", "latency_p95",
-    "batch_seconds_p50", "batch_seconds_p95", "batch_first_token_p50", "answers_per_second", "peak_memory_bytes", "kwh_per_1000",
+    "batch_seconds_p50", "batch_seconds_p95", "batch_first_token_p50", "answers_per_second",
+    "peak_memory_bytes", "kwh_per_1000",
 )  # fmt: skip
 
 
@@ -122,8 +123,8 @@ def verdict(report: Mapping[str, Any], arm: str) -> str:
 def gate_lines(report: Mapping[str, Any]) -> list[Text]:
     """Findings first, one line a check with its reason, a person's override last; no line when no gate was asked.
 
-    ! look, ✓ it holds, ✗ it does not, · no limit is set, so it is only told. What holds for a format beside its place against
-    the student stands in the report alone.
+    ! look, ✓ it holds, ✗ it does not, · no limit is set, so it is only told. What holds for a format beside
+    its place against the student stands in the report alone.
     """
     lines = []
     gate = report.get("gate", {})
@@ -207,7 +208,9 @@ def megabytes(count: float) -> str:
 MOST_ANSWERS = 3
 
 
-def most_telling(student: Sequence[Prediction], base: Sequence[Prediction]) -> list[tuple[Prediction, Prediction | None]]:
+def most_telling(
+    student: Sequence[Prediction], base: Sequence[Prediction]
+) -> list[tuple[Prediction, Prediction | None]]:
     """Up to three of the student's answers beside the base's: what it has learned, then what it has not."""
     of_base = {row.id: row for row in base}
     pairs = [(row, of_base.get(row.id)) for row in student]
@@ -220,7 +223,9 @@ def most_telling(student: Sequence[Prediction], base: Sequence[Prediction]) -> l
     ordered = sorted(pairs, key=kind)
     # Of the last row on, which the student has wrong if it has any wrong: a choice of successes would mislead.
     wrong = [pair for pair in ordered if pair[0].answer.strip() != pair[0].expected.strip()]
-    return list({pair[0].id: pair for pair in [*ordered[: MOST_ANSWERS - 1], *wrong[:1], *ordered]}.values())[:MOST_ANSWERS]
+    return list({pair[0].id: pair for pair in [*ordered[: MOST_ANSWERS - 1], *wrong[:1], *ordered]}.values())[
+        :MOST_ANSWERS
+    ]
 
 
 def answer_lines(

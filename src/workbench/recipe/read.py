@@ -151,8 +151,10 @@ def meant_by(path: str, keys: Sequence[str]) -> str:
     section = parent or difflib.get_close_matches(path, [k for k in keys if "." not in k], n=1, cutoff=NEAR)
     section = section if isinstance(section, str) else (section or [""])[0]
     known = ", ".join(sorted(siblings)) if parent and siblings else ""
-    return (f"known: {known}; " if known else "") + "what each key is: python -m workbench train --help " + (
-        section if section in keys else ""
+    return (
+        (f"known: {known}; " if known else "")
+        + "what each key is: python -m workbench train --help "
+        + (section if section in keys else "")
     )
 
 

@@ -35,7 +35,12 @@ def run(source: str, to: str, key: str, experiments: str = "experiments", uri: s
         folder = Path(source).expanduser()
         if source.startswith(MODELS):
             folder = resolve_source(
-                f"mlflow:{source.removeprefix('mlflow:')}", temporary / "bundle", trusted_key(key), Path(experiments), uri)
+                f"mlflow:{source.removeprefix('mlflow:')}",
+                temporary / "bundle",
+                trusted_key(key),
+                Path(experiments),
+                uri,
+            )
         refuse_failed(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)

@@ -266,7 +266,9 @@ def next_commands(recipe: Recipe, run: Run, report: Mapping[str, Any]) -> list[s
     lines = [f"open {home / 'evaluate' / 'report.html'}"]
     lines.append(next_command("chat", recipe.name, "beside=base"))
     lines.append(command("ui", *store_words(recipe)))
-    lines += [command("serve", f"bundle={home / name}") for name in made]
+    for name in made:  # one that no server could load here can still be talked to
+        verb = "chat" if verified_in(run, name) == "transformers" else "serve"
+        lines.append(command(verb, f"bundle={home / name}"))
     if run.done("register") and made:
         model = recipe.tracking.registered_model or recipe.name
         alias = "champion" if report["gate"]["passed"] else "challenger"
@@ -288,6 +290,12 @@ def store_words(recipe: Recipe) -> list[str]:
 def bundles(run: Run) -> list[str]:
     """The bundles that are made, as the manifest names them."""
     return [name for name in run.manifest()["stages"] if name.startswith("bundle/")]
+
+
+def verified_in(run: Run, bundle: str) -> str:
+    """The engine that loaded a bundle here."""
+    facts = (run.done(bundle) or {}).get("facts", {})
+    return str(facts.get("verified_in", {}).get("engine", ""))
 
 
 def shown(folder: Path) -> Path:

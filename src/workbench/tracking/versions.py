@@ -74,15 +74,13 @@ def folder_digest(folder: Path) -> str:
     return artefact(folder, folder).sha256
 
 
-def resolve_source(
-    source: str, into: Path, key: Path | None = None, experiments: Path = HERE, uri: str = ""
-) -> Path:
+def resolve_source(source: str, into: Path, key: Path | None = None, experiments: Path = HERE, uri: str = "") -> Path:
     """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and prove its bytes.
 
     They must have the version's hash and be vouched for by what the store does not hold: the signature of a trusted
     key (`key`, when one is named), or the manifest of a run in `experiments`. The store is `uri`, else
-    `MLFLOW_TRACKING_URI`, else the sqlite store in `experiments`. Raises RequestError for a source that cannot be read or found,
-    WorkbenchError when the bytes are not proven.
+    `MLFLOW_TRACKING_URI`, else the sqlite store in `experiments`. Raises RequestError for a source that cannot be
+    read or found, WorkbenchError when the bytes are not proven.
     """
     match = SOURCE.match(source)
     if not match:
@@ -94,7 +92,7 @@ def resolve_source(
         raise RequestError(
             f"there is no MLflow store at {uri}",
             where=source,
-            remedy="name its folder or store: experiments=FOLDER, uri=URI or MLFLOW_TRACKING_URI; or register a run first",
+            remedy="name where it is (experiments=FOLDER, uri=URI, MLFLOW_TRACKING_URI), or register a run first",
         )
     with connect(uri) as client:
         version = find_version(client, match, source)
@@ -168,7 +166,7 @@ def version_named(source: str, experiments: Path = HERE, uri: str = "") -> Versi
         raise RequestError(
             f"there is no MLflow store at {uri}",
             where=source,
-            remedy="name its folder or store: experiments=FOLDER, uri=URI or MLFLOW_TRACKING_URI; or register a run first",
+            remedy="name where it is (experiments=FOLDER, uri=URI, MLFLOW_TRACKING_URI), or register a run first",
         )
     with connect(uri) as client:
         version = find_version(client, match, source)
@@ -195,7 +193,7 @@ def tag(version: Version, tags: Mapping[str, str], experiments: Path = HERE, uri
 
 
 def here(experiments: Path = HERE, uri: str = "") -> str:
-    """The store that a command without a recipe speaks to, as `export` does: `uri`, the environment's, or the folder's."""
+    """The store that a command without a recipe speaks to: `uri`, the environment's, or the folder's."""
     return store_uri(Tracking(uri=uri or os.environ.get("MLFLOW_TRACKING_URI") or None), experiments)
 
 

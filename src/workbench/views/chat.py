@@ -113,7 +113,9 @@ def of_recipe(recipe: Recipe, words: Mapping[str, Any]) -> Iterator[tuple[list[S
     with ExitStack() as stack:
         speakers = []
         if words["beside"] == "base":
-            speakers.append(Speaker("base", stack.enter_context(transformers_engine(base, chat_template=shown, **options))))
+            speakers.append(
+                Speaker("base", stack.enter_context(transformers_engine(base, chat_template=shown, **options)))
+            )
         if arm != "student":
             folder = format_of(recipe, run, arm)
             engine = choose_engine(folder, recipe.quantize[arm].format, words["engine"])
@@ -162,7 +164,9 @@ def standing(run: Run, arm: str) -> str:
         return "not proven (no verdict yet)"
     gate = read_json(path)["gate"]
     if arm in gate["shipped"]:
-        return ("shipped against the gate, on a person's word. " if gate.get("overridden") else "proven. ") + gate["sentence"]
+        return ("shipped against the gate, on a person's word. " if gate.get("overridden") else "proven. ") + gate[
+            "sentence"
+        ]
     return f"not proven: the gate refused it. {gate['sentence']}"
 
 
@@ -200,5 +204,7 @@ def open_folder(folder: Path, engine: str, *, base: Path | None = None, **option
             return transformers_engine(base, adapter_dir=folder, **options)
         return transformers_engine(folder, **options)
     if base is not None:
-        raise WorkbenchError(f"{engine} is not asked an unmerged adapter here", where="engine", remedy="engine=transformers")
+        raise WorkbenchError(
+            f"{engine} is not asked an unmerged adapter here", where="engine", remedy="engine=transformers"
+        )
     return served_engine(folder, engine, parallel=1, threads=options.get("threads"))

@@ -68,7 +68,9 @@ def print_verb(screen: Console, name: str, verb: Verb) -> None:
         screen.print(keys_table(rows))
     if verb.recipe:
         named = [*verb.sections, *(section for section in sections() if section not in verb.sections)]
-        screen.print("\na recipe's keys, by section (… --help SECTION lists one; those that matter most here come first):")
+        screen.print(
+            "\na recipe's keys, by section (… --help SECTION lists one; those that matter most here come first):"
+        )
         screen.print(keys_table((section, "", meaning_of(section)) for section in named))
     screen.print("\nexamples:")
     for example in verb.examples:
@@ -82,7 +84,9 @@ def print_topic(screen: Console, topic: str) -> None:
     keys = {path: row for section in sections() for path, row in keys_of(section).items()}
     chosen = keys_of(topic) if topic in sections() else {k: v for k, v in keys.items() if k.startswith(topic)}
     if not chosen:
-        raise RequestError(f"there is no help on {topic!r}", where="--help", remedy=nearest(topic, [*sections(), *keys]))
+        raise RequestError(
+            f"there is no help on {topic!r}", where="--help", remedy=nearest(topic, [*sections(), *keys])
+        )
     screen.print(Text(topic, style="bold") + Text(f"  {meaning_of(topic)}" if topic in sections() else ""))
     screen.print(keys_table((path, default, meaning) for path, (default, meaning) in chosen.items()))
 
@@ -156,7 +160,9 @@ def completion(shell: str, nouns: Mapping[str, Sequence[str]], recipes: Sequence
     every = sorted({f"{key}=" for key in keys} | set(values))
     lines = []
     for name, verb in VERBS.items():
-        own = [f"{key}=" for key in verb.words] + [choice for w in verb.words.values() for choice in w.choices if choice]
+        own = [f"{key}=" for key in verb.words] + [
+            choice for w in verb.words.values() for choice in w.choices if choice
+        ]
         words = sorted({*own, *(every if verb.recipe else ()), *(recipes if verb.recipe else ()), "--help"})
         lines.append(f"    {name}) words='{' '.join(words)}' ;;")
     cases = "\n".join(f"      {key}*) values='{' '.join(found)}' ;;" for key, found in sorted(values.items()) if found)

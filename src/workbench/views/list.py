@@ -63,6 +63,8 @@ def shown(key: str, value: object) -> str:
         return f"{value / 1e9:.1f}B" if value >= 1e9 else f"{value / 1e6:.0f}M"
     if key == "primary_share" and isinstance(value, float):
         return percent(value)
+    if key == "source":
+        return str(value).partition("@")[0]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -77,13 +79,12 @@ def noun(group: str, name: str) -> dict[str, Any]:
 
 
 def recipe_row(name: str, path: Path) -> Row:
-    """A recipe with the first sentence of its comment."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return {"name": name, "says": re.split(r"(?<=[.:])\s", " ".join(lines))[0]}
+    """A recipe with the first sentence of its comment, below the command."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = [line.lstrip("# ") for line in lines[: next(i for i, s in enumerate([*lines, ""]) if s[:1] != "#")]]
+    if "" in comment:  # above the blank line is the command
+        comment = comment[comment.index("") + 1 :]
+    return {"name": name, "says": re.split(r"(?<=[.:])\s", " ".join(comment))[0].rstrip(":")}
 
 
 def model_row(name: str, content: Mapping[str, Any]) -> Row:
