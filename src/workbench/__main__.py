@@ -249,9 +249,9 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
 
             return init.run(values, options("model"), composed_file)
         case "chat":
-            from workbench.views import chat
+            from workbench.views import talk
 
-            return chat.run(values)
+            return talk.run(values)
         case "completion":
             from workbench.compose import groups, options, recipes
             from workbench.views import help
@@ -277,9 +277,9 @@ def task_for(verb: str, own: dict[str, Any]) -> Callable[[Any], int]:
 
             return plan.run(recipe)
         if verb == "chat":
-            from workbench.views import chat
+            from workbench.views import talk
 
-            return chat.run(own, recipe)
+            return talk.run(own, recipe)
         from workbench.views import preview
 
         return preview.run(recipe)

@@ -165,7 +165,7 @@ def completion(shell: str, nouns: Mapping[str, Sequence[str]], recipes: Sequence
         ]
         words = sorted({*own, *(every if verb.recipe else ()), *(recipes if verb.recipe else ()), "--help"})
         lines.append(f"    {name}) words='{' '.join(words)}' ;;")
-    cases = "\n".join(f"      {key}*) values='{' '.join(found)}' ;;" for key, found in sorted(values.items()) if found)
+    cases = "\n".join(f"      {key}*) values='{' '.join(names)}' ;;" for key, names in sorted(values.items()) if names)
     script = SCRIPT.replace("@VERBS@", " ".join(VERBS)).replace("@WORDS@", "\n".join(lines)).replace("@VALUES@", cases)
     return ("autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "") + script
 
