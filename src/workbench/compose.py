@@ -7,7 +7,9 @@ or a command may set is asked before, by `workbench.hydra_guard`.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -319,6 +321,16 @@ def translated(error: Exception, path: Path) -> RequestError:
     """One clear line for what Hydra or OmegaConf could not compose."""
     if isinstance(error, yaml.YAMLError):  # OmegaConf refuses a key that is there twice, which `yaml_of` does not
         return RequestError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path))
+    unquoted = re.search(r"Ambiguous value for argument '(?s:(.*?)=(.*))'", str(error).partition("\n1.")[0])
+    if unquoted or isinstance(error, OverrideParseException):
+        word = unquoted[0].partition("'")[2][:-1] if unquoted else str(getattr(error, "override", ""))
+        key, _, value = word.partition("=")
+        return RequestError(
+            "a comma parts several values here" if unquoted else "this value cannot be read",
+            where=key,
+            remedy="quote what holds a comma, a bracket or the like: "
+            + shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}"),
+        )
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)

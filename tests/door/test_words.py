@@ -59,6 +59,8 @@ MISTAKES = [
     ("train legal_lora until=eval", "'evaluate'"),
     ("train legal_lora HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz", "environment variable"),
     ("train legal_lora method.rank = 16", "key=value"),
+    ("train legal_lora 'data.system=One word, please.'", 'data.system="One word, please."'),
+    ("train legal_lora 'data.columns.answer=Antwort (neu)'", 'data.columns.answer="Antwort (neu)"'),
     ("serve", "bundle"),
     ("export from=models:/legal_lora@champion", "to=FOLDER_OR_URL"),
     ("compare runs=legal_lora", "two runs or more"),

@@ -19,7 +19,7 @@ from page_reader import Page
 from workbench.__main__ import main
 
 # Typed on purpose: a recipe by its path, a folder of runs elsewhere, a value of its own, and a name with blanks.
-TYPED = ["./mine.yaml", "launch.experiments=my runs", "data.system=Say one word, please."]
+TYPED = ["./mine.yaml", "launch.experiments=my runs", 'data.system="Say one word, please."']
 
 
 @dataclass(frozen=True)

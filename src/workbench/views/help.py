@@ -31,7 +31,7 @@ def usage() -> str:
     """The help text of the whole: every verb with what it does."""
     width = max(map(len, VERBS))
     room = 80 - width - 4
-    lines = ["workbench VERB RECIPE [key=value …]        (or: python -m workbench VERB …)", ""]
+    lines = ["workbench VERB RECIPE [key=value …]    (or: python -m workbench VERB …)", ""]
     for verb, about in VERBS.items():
         first, *rest = textwrap.wrap(about.does, room)
         lines += [f"  {verb:<{width}}  {first}", *(" " * (width + 4) + line for line in rest)]
@@ -39,8 +39,8 @@ def usage() -> str:
         [
             *lines,
             "",
-            "  VERB --help tells a verb's keys and examples; train --help method those of a section.",
-            "  until=STAGE stops early, fresh=true starts over, output=json prints one JSON object,",
+            "  VERB --help tells a verb's keys; train --help method those of a section.",
+            "  until=STAGE stops early, fresh=true starts over, output=json prints one object,",
             "  debug=true shows tracebacks, -m sweeps: method.learning_rate=1e-4,3e-4 -m",
         ]
     )
@@ -219,7 +219,7 @@ _workbench() {
     *) words='' ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
-  case "${COMPREPLY[0]}" in *=) type compopt >/dev/null 2>&1 && compopt -o nospace ;; esac
+  case "${COMPREPLY[0]}" in *=) compopt -o nospace 2>/dev/null ;; esac
 }
 complete -F _workbench workbench
 """
