@@ -324,12 +324,12 @@ def translated(error: Exception, path: Path) -> RequestError:
     unquoted = re.search(r"Ambiguous value for argument '(?s:(.*?)=(.*))'", str(error).partition("\n1.")[0])
     if unquoted or isinstance(error, OverrideParseException):
         word = unquoted[0].partition("'")[2][:-1] if unquoted else str(getattr(error, "override", ""))
-        key, _, value = word.partition("=")
+        name, _, value = word.partition("=")
         return RequestError(
             "a comma parts several values here" if unquoted else "this value cannot be read",
-            where=key,
+            where=name,
             remedy="quote what holds a comma, a bracket or the like: "
-            + shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}"),
+            + shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"),
         )
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
