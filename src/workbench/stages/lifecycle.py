@@ -215,7 +215,13 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
             screen.print(line, markup=False)
         if not passed:
             print_answers(recipe, run, screen)
-        for line in ["", "next:", *(f"  {line}" for line in next_commands(recipe, run, report))]:
+        report_page = shown(run.folder) / "evaluate" / "report.html"
+        for line in [
+            "",
+            f"report: {report_page}",
+            "next:",
+            *(f"  {line}" for line in next_commands(recipe, run, report)),
+        ]:
             screen.print(line, markup=False, soft_wrap=True)
     if judged and not passed:
         missed = dict.fromkeys(check["name"] for check in report["gate"]["checks"] if not check["passed"])
@@ -263,9 +269,7 @@ def next_commands(recipe: Recipe, run: Run, report: Mapping[str, Any]) -> list[s
     """What a user types next, with real paths; each line works as it stands."""
     home = shown(run.folder)
     made = bundles(run)
-    lines = [f"open {home / 'evaluate' / 'report.html'}"]
-    lines.append(next_command("chat", recipe.name, "beside=base"))
-    lines.append(command("ui", *store_words(recipe)))
+    lines = [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
     for name in made:  # one that no server could load here can still be talked to
         verb = "chat" if verified_in(run, name) == "transformers" else "serve"
         lines.append(command(verb, f"bundle={home / name}"))
@@ -294,8 +298,7 @@ def bundles(run: Run) -> list[str]:
 
 def verified_in(run: Run, bundle: str) -> str:
     """The engine that loaded a bundle here."""
-    facts = (run.done(bundle) or {}).get("facts", {})
-    return str(facts.get("verified_in", {}).get("engine", ""))
+    return str((run.done(bundle) or {}).get("facts", {}).get("engine", ""))
 
 
 def shown(folder: Path) -> Path:
