@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,39 @@ def keys_of_this_test_alone() -> Iterator[None]:
     """A key that one test has used is masked in its own texts, not in those of the tests after it."""
     yield
     READ.clear()
+
+
+class FedAtTheEnd:
+    """Feeds MLflow in the test's own process, once, when the command ends."""
+
+    def __init__(self, recipe: Any, run: Any):
+        self.recipe, self.run, self.before = recipe, run, self.size()
+
+    def size(self) -> int:
+        return (self.run.folder / "events.jsonl").stat().st_size
+
+    def end(self) -> None:
+        from workbench.stages.lifecycle import feed_the_end
+
+        if self.size() != self.before:
+            feed_the_end(self.recipe, self.run)
+            self.before = self.size()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fed_in_this_process() -> Iterator[None]:
+    """No process of its own feeds MLflow: it takes three seconds to start, and most tests do not look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.stages.lifecycle.feed_tracking", FedAtTheEnd)
+        yield
+
+
+@pytest.fixture
+def own_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow is fed by a process of its own, as a user's run is."""
+    from workbench.stages.feeding import start_feeding
+
+    monkeypatch.setattr("workbench.stages.lifecycle.feed_tracking", start_feeding)
 
 
 @pytest.fixture

@@ -234,6 +234,10 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
             from workbench.views import verify
 
             return verify.run(values)
+        case "review":
+            from workbench.views import review
+
+            return review.run(values["recipe"], values["to"], values["experiments"], values["uri"])
         case "ui":
             from workbench.views import ui
 

@@ -30,6 +30,7 @@ from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
 from workbench.recipe.read import bad_key, check_recipe_name, refuse_resolvers, walk
+from workbench.recipe.typed_text import refuse_retyped, refuse_retyped_word
 from workbench.sources import shipped_folder
 
 Task = Callable[[Recipe], int]
@@ -128,8 +129,8 @@ def find_recipe(name: str) -> Path:
     return path
 
 
-def yaml_of(path: Path) -> Any:
-    """A YAML file's content, with nothing in it that Hydra would act upon while it composes."""
+def yaml_of(path: Path, group: str = "") -> Any:
+    """A YAML file's content, with nothing in it that Hydra would act upon while it composes, and its text as typed."""
     try:
         if path.stat().st_size > LONGEST_FILE:
             raise RequestError(f"it is longer than {LONGEST_FILE:,} bytes", where=str(path), remedy="is it a recipe?")
@@ -141,6 +142,7 @@ def yaml_of(path: Path) -> Any:
         raise RequestError(f"its YAML cannot be read: {error}", where=str(path)) from None
     refuse_expanding(content, path)
     hydra_guard.check_text(text, content, path)
+    refuse_retyped(text, str(path), group)
     return content
 
 
@@ -181,7 +183,7 @@ def check_noun(group: str, name: str, folders: list[Path], seen: set[Path]) -> N
         if path in seen or not path.is_file():
             continue
         seen.add(path)
-        content = yaml_of(path)
+        content = yaml_of(path, group)
         if isinstance(content, dict) and "hydra" in content:  # a sweep is the recipe's own, where it is looked at
             hydra_guard.refuse(f"{path}: hydra")
         defaults = content.get("defaults", []) if isinstance(content, dict) else []
@@ -247,6 +249,7 @@ def check_words(overrides: list[str]) -> None:
         if name.startswith("hydra"):
             hydra_guard.check_word(key, value)
             continue
+        refuse_retyped_word(name, word)
         if "@" in key:
             raise RequestError("a noun has its own place in the recipe", where=name, remedy=f"write {name}={value}")
         if name.rsplit(".", 1)[-1].startswith("_") or not is_key(name):

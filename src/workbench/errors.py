@@ -42,7 +42,8 @@ class GateError(WorkbenchError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """A remedy naming the known word closest to `word`, or all of them when none is close."""
     options = sorted(known)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    close = [o for o in reversed(options) if word.startswith(f"{o}_")]  # cosine_with_restarts → cosine
+    close = close or difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     close = close or [o for o in options if "".join(part[:1] for part in o.split("_")) == word]  # lr → learning_rate
     if close:
         return f"did you mean {close[0]!r}?"

@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "quantize": ("llmcompressor", "auto_round", "compressed_tensors"),
     "teacher": ("pyarrow", "phonenumbers", "stdnum", "tldextract"),
+    "documents": ("pypdf",),
     "llamacpp": ("xllamacpp",),
     "energy": ("codecarbon",),
 }  # fmt: skip

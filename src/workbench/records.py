@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+Tools = Sequence[Mapping[str, Any]]  # functions that may be called, in OpenAI's layout
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The final assistant message: what an arm is asked for and scored against."""
-        return self.messages[-1].content
+        """The final assistant message, its calls written out: what an arm is asked for and scored against."""
+        return answer_text(self.messages[-1])
 
     @property
     def text(self) -> str:
@@ -78,13 +79,17 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss."""
+    """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss.
+
+    `scales` are each token's own factor, beside it, where trained turns differ in weight; else there are none.
+    """
 
     id: str
     input_ids: tuple[int, ...]
     trained: tuple[bool, ...]
     where: str = ""
     weight: float = 1.0
+    scales: tuple[float, ...] = ()
 
     @property
     def answer_start(self) -> int:
@@ -99,7 +104,8 @@ class Answer:
     `seconds` is wall time, shared evenly among the answers made at once: what an answer costs. `latency` is the wall
     time until the last token of all that was made at once was there, `first_token` until its first ones were (seconds;
     None where the engine does not tell): with a batch or requests beside it, neither is what one asker waits.
-    `logprob` is the natural log-probability of the tokens it said, the stop token included.
+    `logprob` is the natural log-probability of the tokens it said, the stop token included. `text` is the answer, its
+    calls written out; what was thought before it is `thoughts`, which took `tokens_thought` of the `tokens_out`.
     """
 
     text: str
@@ -111,6 +117,8 @@ class Answer:
     first_token: float | None = None
     logprob: float | None = None
     usd: float = 0.0
+    thoughts: str = ""
+    tokens_thought: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class Another:
     rationale: str = ""
     agreement: float = 1.0
     logprobs: bytes | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,8 @@ class Label:
     """What a teacher answered to one row, with what it cost and the hashes of the requests that bought it.
 
     `agreement` is the share of the samples that gave this answer; `logprobs` are packed, when they were asked for.
-    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`.
+    `others` are the next commonest answers, where they were wanted; the n-th is called `other_id(id, n)`. `reasoning`
+    is what the teacher thought before it spoke, `tool_calls` what it calls.
     """
 
     id: str
@@ -140,6 +150,8 @@ class Label:
     requests: tuple[str, ...] = ()
     logprobs: bytes | None = None
     others: tuple[Another, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def other_id(row: str, number: int) -> str:
@@ -166,6 +178,29 @@ def digest(value: object, length: int = 64) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
+def answer_text(message: Message) -> str:
+    """What a turn says, as one text: its content, and the calls that it makes."""
+    return "\n".join(filter(None, [message.content, calls_text(message.tool_calls)]))
+
+
+def calls_text(calls: Sequence[ToolCall], acceptable: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Calls as Hermes and Qwen write them: a `<tool_call>` block each, with name and arguments as JSON.
+
+    `acceptable` are, call by call, the further values that arguments may have; they are written beside.
+    """
+    blocks = []
+    for at, call in enumerate(calls):
+        try:
+            arguments = json.loads(call.arguments)
+        except ValueError:  # a server hands on what the model wrote, and that may be no JSON
+            arguments = call.arguments
+        block = {"name": call.name, "arguments": arguments}
+        if at < len(acceptable) and acceptable[at]:
+            block["acceptable"] = acceptable[at]
+        blocks.append(f"<tool_call>\n{json.dumps(block, ensure_ascii=False)}\n</tool_call>")
+    return "\n".join(blocks)
+
+
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as the dictionaries that chat templates take: role and content, and what else a turn has.
 
@@ -189,3 +224,17 @@ def message_dict(message: Message) -> dict[str, Any]:
         if getattr(message, key):
             turn[key] = getattr(message, key)
     return turn
+
+
+def message_of_dict(turn: Mapping[str, Any]) -> Message:
+    """The message that `message_dict` has written."""
+    functions = [(call["function"], call.get("id", "")) for call in turn.get("tool_calls", ())]
+    calls = tuple(ToolCall(f["name"], json.dumps(f["arguments"], ensure_ascii=False), id) for f, id in functions)
+    return Message(
+        turn["role"],
+        turn["content"],
+        reasoning=turn.get("reasoning_content", ""),
+        tool_calls=calls,
+        tool_call_id=turn.get("tool_call_id", ""),
+        name=turn.get("name", ""),
+    )

@@ -49,6 +49,7 @@ from workbench.bundles.manifest import (
     write_manifest,
 )
 from workbench.bundles.transfer import copy_bundle
+from workbench.dialects import Parsers
 from workbench.errors import RequestError, WorkbenchError
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
 
@@ -678,6 +679,28 @@ def test_launch_files_are_written_for_engines_that_take_the_format_and_are_sound
         for line in ("FROM ./model.gguf", 'PARAMETER stop "<|im_end|>"', "PARAMETER temperature 0"):
             assert line in modelfile.splitlines()
         assert not any(line.startswith("TEMPLATE") for line in modelfile.splitlines())
+
+
+def test_servers_are_told_the_parsers_of_calls_and_of_thoughts(tmp_path: Path) -> None:
+    hermes, qwen = Parsers("hermes", "qwen25"), Parsers("qwen3", "qwen3")
+    for name, calls, thoughts in (("both", hermes, qwen), ("calls", hermes, Parsers()), ("none", Parsers(), Parsers())):
+        folder = tmp_path / name / "bundle"
+        folder.mkdir(parents=True)
+        write_launch(folder, about(calls=calls, thoughts=thoughts))
+        for script, parser in (("serve_vllm.sh", "hermes"), ("serve_sglang.sh", "qwen25")):
+            sound(folder / script)
+            words = what_it_runs(folder / script)
+            assert ("--tool-call-parser" in words) == (name != "none")
+            assert ("--enable-auto-tool-choice" in words) == (name != "none" and script == "serve_vllm.sh")
+            assert ("--reasoning-parser" in words) == (name == "both")
+            if name == "both":
+                assert words[words.index("--tool-call-parser") + 1] == parser
+                assert words[words.index("--reasoning-parser") + 1] == "qwen3"
+    folder = tmp_path / "gguf" / "bundle"
+    folder.mkdir(parents=True)
+    write_launch(folder, about(format="gguf_q8_0", weights=("model.gguf",), thoughts=qwen))
+    words = what_it_runs(folder / "serve_llamacpp.sh")
+    assert words[words.index("--reasoning-format") + 1] == "deepseek"
 
 
 def sound(script: Path) -> None:

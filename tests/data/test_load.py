@@ -120,7 +120,7 @@ BAD_LINES = [
     (json.dumps({"messages": TURNS[1:]}), "no user turn"),
     (json.dumps({"messages": [TURNS[0], {"role": "assistant", "content": "  "}]}), "answer is empty"),
     (json.dumps({"messages": [TURNS[0], {"role": "assistant", "content": None}]}), "answer is missing"),
-    (json.dumps({"messages": [TURNS[0], {"role": "assistant", "content": {"a": 1}}]}), "an object, not text"),
+    (json.dumps({"messages": [{"role": "user", "content": {"a": 1}}, TURNS[1]]}), "an object, not text"),
     (json.dumps({"messages": [{"role": "tool", "content": "x"}, *TURNS]}), "role 'tool'"),
     (json.dumps({"messages": "hello"}), "not a JSON list"),
     (json.dumps({"messages": []}), "empty"),
@@ -209,7 +209,9 @@ def test_parquet_and_its_undecodable_text_and_numbers_for_text(tmp_path: Path) -
     assert [e.where for e in found.examples] == ["r.parquet:1", "r.parquet:3"]
     assert [b.where for b in found.bad] == ["r.parquet:2"]
     pq.write_table(pa.table({"frage": ["a"], "antwort": [1]}), tmp_path / "r.parquet")
-    assert load(tmp_path / "r.parquet", BY_COLUMNS).bad[0].reason == "answer (antwort) is a number, not text"
+    found = load(tmp_path / "r.parquet", BY_COLUMNS)
+    assert found.examples[0].answer == "1"
+    assert "1 texts of r.parquet were numbers, true or false, or objects: taken as JSON writes them" in found.notes
 
 
 def test_a_saved_data_set_gives_the_split_asked_for_and_class_labels_by_name(tmp_path: Path) -> None:

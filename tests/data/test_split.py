@@ -147,3 +147,77 @@ def test_an_instruction_before_every_row_is_no_overlap() -> None:
 def test_repeats_are_whole_conversations_and_the_first_stays() -> None:
     rows = [row("a", where="1"), row("a", where="2"), row("a", where="3", answer="B")]
     assert drop_repeats(rows) == ([rows[0], rows[2]], 1)
+
+
+# The same small leak in five languages: six contracts in four copies that end in another number, a passage that a
+# training row shares with a test row, and a polite beginning that all rows have.
+
+COPIES = {
+    "English": [
+        "this contract is in force for three years from the day on which both parties sign it annex applies {}",
+        "goods that have been unpacked can be sent back within fourteen days if the receipt number is enclosed {}",
+        "please pay the open sum of the invoice to the account named below by the end of month at the latest {}",
+        "the tenant must leave the rooms clean and hand over all keys of the flat number to the landlord {}",
+        "our customer service answers your question by letter within five working days under the reference {}",
+        "the employee is granted thirty days of paid holiday a year and the works agreement says when {}",
+    ],
+    "Chinese": [
+        "本合同自双方签字之日起生效有效期为三年附件号适用于本合同的全部条款 {}",
+        "已拆封的商品可在十四天之内退回但须附上编号为的收据和原来的包装 {}",
+        "请最迟于第个月月底之前将发票中未付的款项汇入以下所列的银行账户 {}",
+        "承租人必须打扫房间并将号公寓的全部钥匙交还给房东或者他的代理人 {}",
+        "如果您提出询问我们的客户服务将在五个工作日内按编号以书面形式答复您 {}",
+        "员工每年享有三十天的带薪休假具体的休假时间由第号企业协议另行规定 {}",
+    ],
+    "Hindi": [
+        "यह अनुबंध दोनों पक्षों के हस्ताक्षर के दिन से तीन वर्ष तक लागू रहेगा और अनुलग्नक मान्य होगा {}",
+        "खोला हुआ सामान चौदह दिनों के भीतर लौटाया जा सकता है यदि रसीद संख्या साथ में भेजी जाए {}",
+        "कृपया बिल की बकाया राशि नीचे दिए गए खाते में महीने के अंत तक अवश्य जमा कर दें {}",
+        "किरायेदार को कमरे साफ छोड़ने होंगे और मकान संख्या की सभी चाबियाँ मालिक को सौंपनी होंगी {}",
+        "हमारी ग्राहक सेवा आपके प्रश्न का उत्तर पाँच कार्य दिवसों में संदर्भ के साथ पत्र द्वारा देती है {}",
+        "कर्मचारी को हर वर्ष तीस दिन का सवेतन अवकाश मिलता है और समझौता बताता है कि कब {}",
+    ],
+    "Arabic": [
+        "يسري هذا العقد لمدة ثلاث سنوات من يوم توقيع الطرفين عليه ويطبق الملحق على جميع بنوده {}",
+        "يمكن إرجاع البضائع المفتوحة خلال أربعة عشر يوما إذا أرفق الإيصال رقم مع الطرد الأصلي كاملا {}",
+        "يرجى دفع المبلغ المتبقي من الفاتورة إلى الحساب المذكور أدناه قبل نهاية الشهر على أبعد تقدير {}",
+        "على المستأجر أن يترك الغرف نظيفة وأن يسلم جميع مفاتيح الشقة رقم إلى المالك أو وكيله {}",
+        "تجيب خدمة العملاء لدينا عن سؤالكم برسالة خلال خمسة أيام عمل تحت الرقم إذا سألتم عن ذلك {}",
+        "يحصل الموظف على ثلاثين يوما من الإجازة المدفوعة كل سنة وتحدد الاتفاقية متى يكون ذلك بالضبط {}",
+    ],
+    "Thai": [
+        "สัญญาฉบับนี้มีผลบังคับใช้เป็นเวลาสามปีนับจากวันที่ทั้งสองฝ่ายลงนามและให้ใช้เอกสารแนบ กับทุกข้อ {}",
+        "สินค้าที่แกะกล่องแล้วสามารถส่งคืนได้ภายในสิบสี่วันหากแนบใบเสร็จเลขที่ มาพร้อมกับกล่องเดิม {}",
+        "กรุณาชำระยอดค้างของใบแจ้งหนี้เข้าบัญชีที่ระบุไว้ด้านล่างภายในสิ้นเดือนที่ เป็นอย่างช้าที่สุด {}",
+        "ผู้เช่าต้องทำความสะอาดห้องและส่งมอบกุญแจทั้งหมดของห้องเลขที่ ให้แก่เจ้าของบ้านหรือตัวแทนของเขา {}",
+        "ฝ่ายบริการลูกค้าของเราจะตอบคำถามของคุณทางจดหมายภายในห้าวันทำการตามเลขอ้างอิง หากคุณสอบถาม {}",
+        "พนักงานมีสิทธิลาพักร้อนโดยได้รับค่าจ้างปีละสามสิบวันโดยข้อตกลงฉบับที่ กำหนดว่าเมื่อใด {}",
+    ],
+}
+POLITE = {
+    "English": "could you please tell me in a word",
+    "Chinese": "麻烦您用一个词告诉我",
+    "Hindi": "कृपया मुझे एक शब्द में यह बताइए कि",
+    "Arabic": "هل يمكنكم أن تخبروني بكلمة واحدة من فضلكم",
+    "Thai": "กรุณาบอกฉันด้วยคำเดียว",
+}
+
+
+@pytest.mark.parametrize("language", COPIES)
+def test_copies_that_end_in_another_number_stay_together_in_every_language(language: str) -> None:
+    texts = [text.format(number) for text in COPIES[language] for number in (3, 5, 7, 9)]
+    assert near_copies(texts) == [i // 4 for i in range(24)]
+    for seed in (17, 1, 2):
+        train, validation, test = split([row(text, where=text) for text in texts], 0.2, 0.2, seed)
+        assert [len(part) % 4 for part in (train, validation, test)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("language", COPIES)
+def test_a_shared_passage_drops_a_row_and_a_polite_phrase_does_not_in_every_language(language: str) -> None:
+    passages, polite = [text.format(8) for text in COPIES[language]], POLITE[language]
+    gap = "" if language in ("Chinese", "Thai") else " "
+    test = [row(polite + gap + passages[0], where="test:1")]
+    holding = row(passages[3] + gap + passages[0] + gap + passages[4], where="holds")
+    others = [row(polite + gap + passage, where=passage) for passage in passages[1:]]
+    kept, dropped = drop_overlaps([holding, *others], test)
+    assert (kept, dropped) == (others, [(holding, "test:1")])

@@ -29,6 +29,7 @@ from workbench.evaluation.judge import (
 )
 from workbench.evaluation.judged_pairs import Bench, Heard, Human, agreement, consistency, human_pairs, judge_arms
 from workbench.recipe import Evaluate
+from workbench.recipe.schema import Judge
 
 TEXT = st.text(max_size=60)
 
@@ -262,7 +263,7 @@ class Fair:
 
 
 def bench(folder: Path, ask: Fair, earlier: Path | None = None) -> Bench:
-    return Bench(Evaluate(scorer="judge"), "judge", 17, ask, as_it_is, folder, earlier)
+    return Bench(Evaluate(scorer="judge", judge=Judge(controls=False)), "judge", 17, ask, as_it_is, folder, earlier)
 
 
 ARMS = {

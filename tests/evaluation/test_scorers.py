@@ -98,6 +98,7 @@ WANTS = {
     "generation": (GENERATION, "the cat sat on the mat"),
     "exact_match": (Evaluate(scorer="exact_match"), "yes"),
     "judge": (Evaluate(scorer="judge"), "yes"),
+    "translation": (Evaluate(scorer="translation"), "%s löschen"),
     "python": (Evaluate(scorer="python", function=f"{__name__}:near"), "yes"),
 }
 
@@ -346,7 +347,7 @@ def test_the_primary_metric_is_the_scorers_first_unless_the_recipe_names_one() -
     firsts = {name: scorers.primary_metric(evaluate) for name, (evaluate, _) in WANTS.items()}
     assert firsts == {
         "json_fields": "category_accuracy", "label": "accuracy", "extraction": "item_f1", "generation": "chrf",
-        "exact_match": "exact_match", "judge": "preference", "python": "score",
+        "exact_match": "exact_match", "judge": "preference", "python": "score", "translation": "valid_chrf",
     }  # fmt: skip
     chosen = Evaluate(scorer="json_fields", fields=FIELDS, primary="license_macro_f1")
     assert scorers.primary_metric(chosen) == "license_macro_f1"

@@ -40,6 +40,7 @@ def recipe_of(folder: Path, url: str, **judge: Any) -> Recipe:
     section.api, section.model, section.base_url, section.family = "openai", "judge-1", url, "planted"
     section.key_variable, section.budget_usd = "JUDGE_KEY", 1.0
     section.price = Price(input_mtok=1.0, output_mtok=4.0)
+    section.controls = False  # the tests below count questions; what controls do is in their own test
     for name, value in judge.items():
         setattr(section, name, value)
     return recipe

@@ -71,8 +71,10 @@ def test_the_same_command_again_buys_nothing_and_so_does_another_run_on_the_same
         assert again.returncode == 0
         assert "nothing left to do" in again.stderr
         assert made.label("fresh=true").returncode == 0
-        assert made.label("seed=4").returncode == 0, "another run, with other seeds in its requests"
-        calls = [c for c in server.calls() if c["number"] >= bought]
+        assert made.label("seed=4").returncode == 0, "another run, which asks the same"
+        assert len(server.calls()) == bought
+        assert made.label("teacher.max_new_tokens=65").returncode == 0, "another question to each prompt"
+        calls = [c for c in server.calls() if c["number"] >= bought and c["prompt"].startswith("Is item")]
         assert len(calls) == 60, "only the run whose requests differ buys"
 
 

@@ -47,24 +47,56 @@ def feed(run: HandMade) -> tuple[Any, Path]:
         return stored, Path(client.download_artifacts(fed["run_id"], ""))
 
 
-def test_every_figure_with_an_interval_is_a_metric_with_its_ends(run: HandMade, report: dict[str, Any]) -> None:
-    metrics = feed(run)[0].data.metrics
-    cell = report["arms"]["student"]["exact_match"]
-    assert [metrics[f"student/exact_match{end}"] for end in ("", "_ci_low", "_ci_high")] == [
-        cell["value"], cell["ci_low"], cell["ci_high"]]  # fmt: skip
-    row = next(r for r in report["comparisons"] if (r["candidate"], r["metric"]) == ("gguf_q4_k_m", "exact_match"))
-    start = "gguf_q4_k_m_vs_student/exact_match"
-    assert metrics[f"{start}_delta_ci_low"] == row["ci_low"]
-    assert metrics[f"{start}_p_holm"] == row["p_holm"]
+def test_what_decides_is_a_metric_and_every_interval_stands_in_a_table(run: HandMade, report: dict[str, Any]) -> None:
+    for step in range(1, 4):
+        for name in ("train/loss", "train/learning_rate", "train/grad_norm", "validation/loss"):
+            run.event("metric", "train", name=name, value=1.0 / step, step=step)
+    for name in ("base/exact_match", "base/exact_match_ci_low", "base/exact_match_ci_high"):
+        run.event("metric", "evaluate", name=name, value=0.5, step=None)
+    stored, folder = feed(run)
+    metrics, primary = stored.data.metrics, report["primary"]
+    assert len(metrics) == 40
+    assert {"train/loss", "validation/loss", "train/learning_rate", "train/grad_norm"} <= set(metrics)
+    assert not [name for name in metrics if name.endswith(("_ci_low", "_ci_high", "_p_value", "_p_holm"))]
+    assert {f"{arm}/{primary}" for arm in report["arms"]} <= set(metrics)
+    table = json.loads((folder / "evaluate/arms.json").read_text())
+    rows = {(arm, metric): ends for arm, metric, *ends in table["data"]}
+    for arm, cells in report["arms"].items():
+        for metric, cell in cells.items():
+            assert rows[arm, metric] == [cell.get(end) for end in ("value", "ci_low", "ci_high")]
     for name in ("general_accuracy", "refusals_refusals", "ece", "brier", "memorised"):
-        assert f"student/{name}_ci_high" in metrics
-    assert metrics["student_vs_base/general_accuracy_delta"] == -0.04
+        assert rows["student", name][2] is not None
+    table = json.loads((folder / "evaluate/comparisons.json").read_text())
+    rows = {tuple(row[:3]): dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
+    row = next(r for r in report["comparisons"] if (r["candidate"], r["metric"]) == ("gguf_q4_k_m", "exact_match"))
+    there = rows["gguf_q4_k_m", "student", "exact_match"]
+    assert (there["ci_low"], there["p_holm"]) == (row["ci_low"], row["p_holm"])
+    assert rows["student", "base", "general_accuracy"]["delta"] == -0.04
+
+
+def test_no_run_has_more_than_forty_metrics(run: HandMade) -> None:
+    for number in range(60):
+        run.event("metric", "label", name=f"label/{number}", value=number, step=None)
+        run.event("metric", "train", name=f"train/{number}", value=number, step=1)
+    run.event("stage_started", "label")
+    run.write("label/summary.json", "{}")
+    run.done("label", "label", **{f"n{number}": number for number in range(60)})
+    experiments = run.folder.parent.parent
+    catch_up(run.folder, Tracking(), experiments)
+    with connect(store_uri(Tracking(), experiments)) as client:
+        stored = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        counts = {r.info.run_name: len(r.data.metrics) for r in stored}
+        label = next(r for r in stored if r.info.run_name == "label")
+        facts = json.loads(Path(client.download_artifacts(label.info.run_id, "facts.json")).read_text())
+    assert max(counts.values()) == 40
+    assert counts["label"] == 40
+    assert ["n59", 59] in facts["data"], "what is constant stands in a table"
 
 
 def test_slices_confusion_and_checks_are_tables_that_mlflow_offers(run: HandMade, report: dict[str, Any]) -> None:
     stored, folder = feed(run)
     told = [entry["path"] for entry in json.loads(stored.data.tags["mlflow.loggedArtifacts"])]
-    assert told == [f"evaluate/{name}.json" for name in
+    assert told == ["samples.json"] + [f"evaluate/{name}.json" for name in
                     ("arms", "comparisons", "slices", "slice_differences", "gate", "confusion_macro_f1")]  # fmt: skip
     slices = json.loads((folder / "evaluate/slices.json").read_text())
     assert slices["columns"] == ["field", "slice", "n", "arm", "value", "ci_low", "ci_high"]
@@ -90,3 +122,23 @@ def test_an_override_and_its_reason_are_tags(run: HandMade, report: dict[str, An
     tags = feed(run)[0].data.tags
     assert (tags["gate"], tags["gate.override"]) == ("overridden", reason)
     assert reason in tags["mlflow.note.content"]
+
+
+def test_the_description_has_the_verdict_first_and_the_next_commands_last(run: HandMade) -> None:
+    (run.folder / "evaluate/report.json").rename(run.folder / "later.json")
+    note = feed(run)[0].data.tags["mlflow.note.content"]
+    assert note.splitlines()[0] == "**No verdict yet**: nothing has been evaluated."
+    assert "python -m workbench train recipe=tiny" in note
+    (run.folder / "later.json").rename(run.folder / "evaluate/report.json")
+    run.event("next", commands=["", "next:", "  python -m workbench ui"])
+    note = feed(run)[0].data.tags["mlflow.note.content"]
+    assert note.startswith("**Gate: passed**, ")
+    assert "| student |" in note
+    assert "next:" not in note
+    assert note.splitlines()[-2:] == ["python -m workbench ui", "```"]
+
+
+def test_the_report_stands_on_top_of_the_artefacts(run: HandMade) -> None:
+    _, folder = feed(run)
+    assert (folder / "report.html").read_text() == "<h1>report</h1>"
+    assert not (folder / "evaluate/report.html").exists()

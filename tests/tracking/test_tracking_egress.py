@@ -374,3 +374,77 @@ def test_a_password_of_a_run_made_before_is_masked_wherever_it_is_shown_or_fed(t
     with pytest.raises((WorkbenchError, RequestError)) as refusal:
         catch_up(run.folder, Tracking(uri="http://ann:hunter2@127.0.0.1:9"), experiments)
     assert "hunter2" not in str(refusal.value)
+
+
+HELD = "Cn4ry.held.By-The-Environment"
+NAMED = "Cn4ry.named.By-The-Recipe"
+# Each form a secret may have, with what must never be seen of it.
+SECRETS = {
+    "sk-proj-Cn4ryZx81kkQw9PLm2vTt7Yb4Ra6S": "Cn4ryZx81",
+    "hf_Cn4ryQqWwEeRrTtYyUuIiOoPpAaSsDdFf1": "Cn4ryQqWw",
+    "ghp_Cn4ryA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5": "Cn4ryA1b2",
+    "https://anna:Cn4ryPw1x@db.example.org/rows": "Cn4ryPw1x",
+    "https://b.s3.amazonaws.com/r.csv?X-Amz-Signature=Cn4ry55aa66bb77": "Cn4ry55aa",
+    HELD: "Cn4ry.held",
+    base64.b64encode(HELD.encode()).decode(): "Cn4ry.held",
+    NAMED: "Cn4ry.named",
+}
+
+
+def secret_run(folder: Path) -> HandMade:
+    """A run, as an older version or another hand could have left it, with every secret in each of 28 places."""
+    every = " ".join(SECRETS)
+    recipe: dict[str, Any] = {
+        **RECIPE, "data": {"privacy": "public", "system": every, "licence": every},
+        "teacher": {"key_variable": "PLAIN_LOOKING"}, "evaluate": {"labels": list(SECRETS), "limit": 5},
+        "model": {"source": every, "name": every},
+    }  # fmt: skip
+    run = whole_run(folder, digest="4badcafe")
+    run.write("recipe.yaml", json.dumps(recipe))
+    run.manifest["versions"] = {"torch": every}
+    run.event("sample", "train", step=5, prompt=every, expected="x", answer=every)
+    run.event("said", "train", text=every)
+    run.event("next", commands=[every])
+    run.event("dataset", "train", name=every, source=every, digest="b" * 64, rows=3, role="training")
+    run.event("stage_started", "label")
+    run.event("stage_failed", "label", why=f"WorkbenchError: {every}")
+    report = json.loads(json.dumps(REPORT))
+    report["gate"] |= {"overridden": True, "override": every}
+    report["gate"]["checks"] = [{"name": "slices", "passed": False, "why": every}]
+    cell = {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+    report["slices"] = [{"field": "who", "value": every, "n": 5, "arms": {"student": cell}, "comparisons": []}]
+    report["confusion"] = {"macro_f1": {"labels": [every], "arms": {"student": [[3]]}}}
+    run.write("evaluate/report.json", json.dumps(report))
+    run.write("evaluate/report.html", f"<p>{every}</p>")
+    run.write("evaluate/notes.yaml", every)
+    run.write("evaluate/figures/forest.svg", f"<svg>{every}</svg>")
+    line = {"id": every, "prompt": every, "answer": every, "expected": every, "scores": {every: 0.0}}
+    run.write("evaluate/review.jsonl", json.dumps(line) + "\n")
+    for number, secret in enumerate(SECRETS):
+        run.event("metric", "train", name=secret, value=0.5, step=number)
+        if "/" not in secret:
+            run.write(f"evaluate/{secret}.json", "{}")
+            run.event("file", "evaluate", path=f"evaluate/{secret}.json", title=secret)
+    for name in ("report.json", "report.html", "notes.yaml"):
+        run.event("file", "evaluate", path=f"evaluate/{name}", title="file")
+    run.event("stage_started", "evaluate")
+    run.done("evaluate", "evaluate", first=every, by={every: 3})
+    return run
+
+
+def test_no_secret_reaches_mlflow_or_its_store_by_any_way(
+    servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", HELD)
+    monkeypatch.setenv("PLAIN_LOOKING", NAMED)
+    run = secret_run(new_experiments(tmp_path))
+    body, _ = sent(servers[0], run, tmp_path, "secrets")
+    assert b"[EMAIL" not in body, "rows are public"
+    assert found(SECRETS, body) == set()
+    assert found({"held": HELD, "named": NAMED}, body) == set()
+    for made in (run.folder / "bundle").iterdir():
+        (made / "MANIFEST.json").write_text(json.dumps({"name": "here"}))
+    catch_up(run.folder, Tracking(experiment="here"), tmp_path)
+    stored = [tmp_path / "mlflow.db", *(p for p in (tmp_path / "mlartifacts").rglob("*") if p.is_file())]
+    for path in stored:
+        assert found(SECRETS | {"held": HELD, "named": NAMED}, path.read_bytes() + str(path).encode()) == set(), path

@@ -59,7 +59,7 @@ def test_a_lora_run_learns_tells_and_writes(tiny_model: Path, tmp_path: Path) ->
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     assert not [p for p in (tmp_path / "adapter").iterdir() if p.suffix in (".bin", ".pt", ".py")]
     metrics = {(e["name"], e["step"]) for e in events if e["kind"] == "metric"}
-    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second"):
+    for name in ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "train/memory_gb"):
         assert {step for n, step in metrics if n == name} == set(range(1, 61))
     assert {step for n, step in metrics if n == "validation/loss"} == {20, 40, 60}
     samples = [e for e in events if e["kind"] == "sample"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.dialects import Parsers
+
 NOT_STATED = "not stated"
 
 # SPDX names in their own capitals, and what the Hugging Face hub calls the same licence where it is not the
@@ -139,6 +141,8 @@ class About:
     context_length: int = 0  # tokens
     weights: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
+    calls: Parsers = field(default_factory=Parsers)  # servers' parsers of the calls that its template writes
+    thoughts: Parsers = field(default_factory=Parsers)  # and of its thoughts, where it was seen to think
     data: tuple[DataSet, ...] = ()
     teacher: Teacher | None = None
     primary: str = ""

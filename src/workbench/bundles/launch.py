@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.bundles.facts import About, Verified, adapter_facts, gguf_file
+from workbench.dialects import Parsers
 from workbench.errors import WorkbenchError
 from workbench.formats import LIKE_TRAINING, Taker, find_format, format_named
 
@@ -167,7 +168,7 @@ def vllm(about: About) -> str:
 model=$here
 set -- {address(8000)} \\
   --served-model-name {shlex.quote(about.name)} \\
-  --max-model-len {context(about)}{flags} \\
+  --max-model-len {context(about)}{flags}{vllm_parsers(about)} \\
   --chat-template {TEMPLATE} \\
   --generation-config "$here" --override-generation-config {GREEDY} "$@"
 {RUN_VLLM}"""
@@ -194,7 +195,7 @@ set --{pinned}{tokenizer} \\
   {address(8000)} \\
   --served-model-name {shlex.quote(about.base.name or "base")} \\
   --enable-lora --lora-modules {shlex.quote(about.name)}="$here" --max-loras 1 --max-lora-rank {rank} \\
-  --max-model-len {context(about)} \\
+  --max-model-len {context(about)}{vllm_parsers(about)} \\
   --chat-template {TEMPLATE} \\
   --generation-config "$here" --override-generation-config {GREEDY} "$@"
 {RUN_VLLM}"""
@@ -210,15 +211,28 @@ def sglang(about: About) -> str:
 exec "${{SGLANG_PYTHON:-python3}}" -m sglang.launch_server --model-path "$here" \\
   {address(30000)} \\
   --served-model-name {shlex.quote(about.name)} \\
-  --context-length {context(about)} \\
+  --context-length {context(about)}{sglang_parsers(about)} \\
   --chat-template {TEMPLATE} "$@"
 """
     )
 
 
+def vllm_parsers(about: About) -> str:
+    """vLLM's flags that give calls and thoughts in fields of their own; without the first it refuses `tools`."""
+    flags = f" \\\n  --enable-auto-tool-choice --tool-call-parser {about.calls.vllm}" if about.calls.vllm else ""
+    return flags + (f" \\\n  --reasoning-parser {about.thoughts.vllm}" if about.thoughts.vllm else "")
+
+
+def sglang_parsers(about: About) -> str:
+    """SGLang's flags for the same."""
+    flags = f" \\\n  --tool-call-parser {about.calls.sglang}" if about.calls.sglang else ""
+    return flags + (f" \\\n  --reasoning-parser {about.thoughts.sglang}" if about.thoughts.sglang else "")
+
+
 def llamacpp(about: About) -> str:
     """llama-server shares its context among the slots, so it is told the product."""
     more = "# PARALLEL requests are answered at once, each with a CONTEXT of its own.\n"
+    thoughts = "deepseek" if about.thoughts != Parsers() else "none"  # in `reasoning_content`, or where they stand
     return (
         head(about, "llamacpp", 8080, more)
         + f"""parallel=${{PARALLEL:-4}}
@@ -227,7 +241,7 @@ exec "${{LLAMA_SERVER:-llama-server}}" --model "$here"/{shlex.quote(the_gguf(abo
   {address(8080)} \\
   --alias {shlex.quote(about.name)} \\
   --ctx-size $((context * parallel)) --parallel "$parallel" \\
-  --jinja --chat-template-file {TEMPLATE} --reasoning-format none --temp 0 "$@"
+  --jinja --chat-template-file {TEMPLATE} --reasoning-format {thoughts} --temp 0 "$@"
 """
     )
 

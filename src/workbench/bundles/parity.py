@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.bundles.checks import Check
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
 from workbench.progress_bar import progress
-from workbench.records import Answer, Message, message_dicts
+from workbench.records import Answer, Message, message_dicts, message_of_dict
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,7 @@ class Reference:
     score: float | None = None
     finish: Literal["stop", "length"] = "stop"
     expected: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def measure(server: Served, references: Sequence[Reference], *, top: int = TOP, 
     exact = server.engine in EXACT
 
     def measure_row(row: Reference, slot: int) -> ServedRow:
-        ids = tuple(prompt_ids(server, row.messages)) if exact else None
+        ids = tuple(prompt_ids(server, row.messages, row.tools)) if exact else None
         likely = tuple(forced(server, row.prompt_ids, row.answer_ids, top, slot)) if exact else None
-        return ServedRow(ids, likely, chat(server, row.messages, max_new_tokens, slot))
+        return ServedRow(ids, likely, chat(server, row.messages, max_new_tokens, slot, tools=row.tools))
 
     with progress("parity", len(references)) as move:
         rows = []
@@ -203,6 +204,7 @@ def write_parity(folder: Path, references: Sequence[Reference], *, made_by: str,
             "finish": r.finish,
             "expected": r.expected,
         }
+        | ({"tools": list(r.tools)} if r.tools else {})
         for r in references
     ]
     path = folder / PARITY
@@ -220,7 +222,7 @@ def read_parity(folder: Path, name: str = PARITY) -> list[Reference]:
         return [
             Reference(
                 id=row["id"],
-                messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
+                messages=tuple(map(message_of_dict, row["messages"])),
                 prompt_ids=tuple(row["prompt_ids"]),
                 answer_ids=tuple(row["answer_ids"]),
                 top=tuple({int(token): float(value) for token, value in at} for at in row["top"]),
@@ -228,6 +230,7 @@ def read_parity(folder: Path, name: str = PARITY) -> list[Reference]:
                 score=row.get("score"),
                 finish=row.get("finish", "stop"),
                 expected=row.get("expected", ""),
+                tools=tuple(row.get("tools", ())),
             )
             for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
         ]

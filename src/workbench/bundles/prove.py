@@ -14,10 +14,9 @@ from workbench.bundles.facts import Verified
 from workbench.bundles.parity import TOP, Parity, Reference, ServedRow, compare, measure, parity_checks, top_of
 from workbench.engines.device import device_of, keep_freed_memory
 from workbench.engines.served import EXACT, available, engine_for, serve_bundle
-from workbench.engines.transformers import answers_of, load
+from workbench.engines.transformers import answers_of, load, prompt_tokens
 from workbench.errors import GateError, RequestError
 from workbench.formats import find_format
-from workbench.records import message_dicts
 from workbench.signing_keys import public_key_of, signing_key
 
 HERE = "transformers"
@@ -178,10 +177,11 @@ def measure_here(
     model, tokenizer = load(base or folder, adapter, place, template)
     measured = []
     for row in references:
-        ids = tokenizer.apply_chat_template(message_dicts(row.messages), add_generation_prompt=True, return_dict=False)
+        ids = prompt_tokens(tokenizer, row.messages, row.tools)
         whole = torch.tensor([[*row.prompt_ids, *row.answer_ids]], device=place)
         with torch.no_grad():
             logits = model(input_ids=whole, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
         measured.append((tuple(ids), tuple(top_of(functional.log_softmax(logits.float(), dim=-1), top))))
-    answers = dict(answers_of(model, tokenizer, [row.messages for row in references], max_new_tokens))
+    prompts, tools = [row.messages for row in references], [row.tools for row in references]
+    answers = dict(answers_of(model, tokenizer, prompts, max_new_tokens, tools=tools))
     return [ServedRow(ids, likely, answers[index]) for index, (ids, likely) in enumerate(measured)]

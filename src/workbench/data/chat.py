@@ -1,82 +1,113 @@
 """A conversation becomes token ids and a loss mask, by the model's own chat template, and the mask is proven.
 
 The assistant's span is found by rendering with and without the answer: the prompt with its generation prompt must
-be an exact token prefix of the whole, and what follows must decode back to the answer and a stop token. Masks from
-`{% generation %}` blocks are not consulted: where they agree they add nothing, where they differ they are wrong.
+be an exact token prefix of the whole, and what follows must hold the answer, its calls and its thoughts, and end with a
+stop token. Masks from `{% generation %}` blocks are not consulted: where they agree they add nothing, where they differ
+they are wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from workbench.data.tokenizer import light_tokenizer
-from workbench.engines.ask import stop_ids
+from workbench.data.lossless import (
+    SpecialTokenError,
+    decoded,
+    pieces_of,
+    place_of,
+    refuse_lost,
+    refuse_marks,
+    special_ids,
+    tokens_of,
+)
+from workbench.data.templates import (
+    load_tokenizer,
+    template_notes,
+    template_switches,
+    template_text,
+    thought_form,
+)
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import distilled
-from workbench.records import Example, Message, TokenRow, message_dicts
+from workbench.records import Example, Message, TokenRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # the light one has its interface
 
-# Qwen3 and its like write an empty <think> block before an answer without reasoning; with this switch their
-# generation prompt holds it too, so that the student is asked exactly as it was trained.
-SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False})
-PROBE = (Message("user", "Probe"), Message("assistant", "Answer"))
+__all__ = [
+    "SpecialTokenError",
+    "TooLongError",
+    "answer_span",
+    "few_shot",
+    "has_thoughts",
+    "load_tokenizer",
+    "prompt_ids",
+    "render",
+    "render_all",
+    "special_ids",
+    "template_notes",
+    "template_switches",
+    "template_text",
+]
 
 
 class TooLongError(RequestError):
     """The row has more tokens than the recipe allows."""
 
 
-def load_tokenizer(base: Path, chat_template: str | None, *, light: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with `chat_template` (a Jinja file) in place of its own when given.
+@dataclass(frozen=True)
+class Rendering:
+    """A conversation as the template writes it: its text and ids, and all that is needed to write a part of it."""
 
-    A switch that prompts and answers need to agree is pinned in its template. A `light` one gives the same ids and the
-    same text without importing transformers, where that can be known; it can render, encode and decode, no more.
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]]
+    tokenizer: PreTrainedTokenizerBase
+    switches: dict[str, Any]
+    where: str
+    text: str
+    ids: Sequence[int]
 
-    Raises RequestError when the file cannot be read or no template is left to render with.
-    """
-    tokenizer: PreTrainedTokenizerBase | None = light_tokenizer(base) if light else None
-    if tokenizer is None:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    if chat_template is not None:
-        if Path(chat_template).exists() and not Path(chat_template).is_file():  # a device or a pipe may have no end
-            raise RequestError(f"{chat_template} is no plain file", where="model.chat_template")
-        try:
-            tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-        except OSError as error:
-            raise RequestError(f"cannot read {chat_template}: {error.strerror}", where="model.chat_template") from error
-    if not tokenizer.chat_template:
-        raise RequestError(
-            "the tokenizer has no chat template", where=str(base), remedy="set model.chat_template to a Jinja file"
+    def part(self, turns: int, generation_prompt: bool) -> list[int]:
+        """The ids of its first turns alone."""
+        text = template_text(
+            self.tokenizer, self.messages[:turns], generation_prompt, self.switches, self.where, self.tools
         )
-    if isinstance(tokenizer.chat_template, str):
-        # Written into the template itself, the switch holds in every engine that the student is ever served by.
-        for name, value in template_switches(tokenizer, str(base)).items():
-            tokenizer.chat_template = f"{{% set {name} = {str(value).lower()} %}}{tokenizer.chat_template}"
-    return tokenizer
+        return tokens_of(self.tokenizer, text)
 
 
-def render(example: Example, tokenizer: PreTrainedTokenizerBase, *, train_on: str, max_length: int) -> TokenRow:
+def render(
+    example: Example, tokenizer: PreTrainedTokenizerBase, *, train_on: str, max_length: int, reasoning: str = "train"
+) -> TokenRow:
     """The row as the model will see it, up to and including the last stop token that is trained.
 
-    `train_on` is `last_answer` or `all_answers`. Raises RequestError naming the row when nothing or everything
-    would be trained, no stop token ends an answer, or the template cannot render it; TooLongError when `max_length`
-    (tokens) would cut it.
+    `train_on` is `last_answer` (what the assistant said and called since the last user's turn) or `all_answers`; a
+    turn's own weight goes before it. `reasoning`: thoughts are trained (`train`), read without loss (`mask`) or left
+    out (`drop`). Raises RequestError naming the row when nothing or everything would be trained, no stop token
+    ends an answer, a text is lost, or the template cannot render it; SpecialTokenError when a text holds a mark of the
+    template's; TooLongError when `max_length` (tokens) would cut it.
     """
     where = example.where or example.id
-    if not example.messages or example.messages[-1].role != "assistant":
+    messages = example.messages
+    if not messages or messages[-1].role != "assistant":
         raise RequestError("the conversation does not end with the assistant's answer", where=where)
+    if reasoning == "drop":
+        messages = tuple(replace(m, reasoning="") if m.reasoning else m for m in messages)
+    refuse_marks(messages, example.tools, tokenizer, where)
     switches = template_switches(tokenizer, where)
-    ids = encode(tokenizer, example.messages, False, switches, where)
-    last = len(example.messages) - 1
-    turns = [i for i, m in enumerate(example.messages) if m.role == "assistant" and train_on == "all_answers"] or [last]
-    spans = [answer_span(example.messages, turn, ids, tokenizer, switches, where) for turn in turns]
+    text = template_text(tokenizer, messages, False, switches, where, example.tools)
+    whole = Rendering(messages, example.tools, tokenizer, switches, where, text, tokens_of(tokenizer, text))
+    turns = trained_turns(messages, train_on)
+    if not turns:
+        raise RequestError(
+            "nothing would be trained: the turns that method.train_on takes have weight 0",
+            where=where,
+            remedy="method.train_on=all_answers, or give the row a turn that is trained",
+        )
+    spans = [answer_span(whole, turn, masked=reasoning == "mask") for turn in turns]
     end = spans[-1][1]
     if end > max_length:
         raise TooLongError(
@@ -90,29 +121,120 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase, *, train_on: st
         trained[start:stop] = [True] * (stop - start)
     if all(trained):
         raise RequestError("every token would be trained: the template renders no prompt", where=where)
-    return TokenRow(example.id, tuple(ids[:end]), tuple(trained), where)
+    refuse_lost(messages, example.tools, text, where)
+    row = TokenRow(example.id, tuple(whole.ids[:end]), tuple(trained), where)
+    return weighed(row, example, [messages[turn].weight for turn in turns], spans)
 
 
-def render_all(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[TokenRow]:
+def weighed(
+    row: TokenRow, example: Example, weights: Sequence[float | None], spans: Sequence[tuple[int, int]]
+) -> TokenRow:
+    """The row with its own weight and its turns'; one weight of all trained turns is the row's."""
+    turns = [1.0 if weight is None else weight for weight in weights]
+    if len(set(turns)) == 1:
+        weight = example.weight * turns[0]
+        return row if weight == 1.0 else replace(row, weight=weight)
+    scales = [0.0] * len(row.input_ids)
+    for (start, stop), weight in zip(spans, turns, strict=True):
+        scales[start:stop] = [weight] * (stop - start)
+    return replace(row, weight=example.weight, scales=tuple(scales))
+
+
+def trained_turns(messages: Sequence[Message], train_on: str) -> list[int]:
+    """The turns that carry loss: by their own weight where they have one, else as the recipe says.
+
+    The last answer begins after the last user's turn: the calls on its way belong to it.
+    """
+    asked_at = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
+    last = len(messages) - 1
+
+    def taken(i: int, message: Message) -> bool:
+        if message.weight is not None:
+            return message.weight > 0
+        return train_on == "all_answers" or i == last or (i > asked_at and bool(message.tool_calls))
+
+    return [i for i, m in enumerate(messages) if m.role == "assistant" and taken(i, m)]
+
+
+def render_all(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    method: Method,
+    notes: list[str] | None = None,
+) -> list[TokenRow]:
     """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
 
-    On-policy the student's own answer takes the place of the row's: there must be room for it. Raises RequestError
-    when no row is left.
+    On-policy the student's own answer takes the place of the row's: there must be room for it. What a user should hear
+    of the rendering is added to `notes`. Raises RequestError when no row is left, and for all rows that hold a mark of
+    the template's at once.
     """
     rows: list[TokenRow] = []
+    marked: list[SpecialTokenError] = []
     replaced = any(kind.replaces for kind in distilled(method.distil))
     for example in examples:
         try:
-            row = render(example, tokenizer, train_on=method.train_on, max_length=method.max_length)
+            row = render(
+                example,
+                tokenizer,
+                train_on=method.train_on,
+                max_length=method.max_length,
+                reasoning=method.reasoning,
+            )
             if replaced:
                 refuse_no_room(row, method.teach.max_new_tokens, method.max_length)
             rows.append(row)
         except TooLongError:
             if method.too_long != "drop":
                 raise
+        except SpecialTokenError as error:
+            marked.append(error)
+    if len(marked) > 1:
+        first = "".join(f"\n    {error.where}: {error.what}" for error in marked[:3])
+        raise SpecialTokenError(
+            f"{len(marked):,} rows hold marks of the chat template in their texts; the first:{first}",
+            where=marked[0].where,
+            remedy=marked[0].remedy,
+        )
+    if marked:
+        raise marked[0]
     if examples and not rows:
         raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
+    if notes is not None:
+        notes += rendering_notes(examples, tokenizer, method)
     return rows
+
+
+def has_thoughts(examples: Sequence[Example]) -> bool:
+    """Whether any assistant's turn brings its reasoning."""
+    return any(m.reasoning for e in examples for m in e.messages)
+
+
+def rendering_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[str]:
+    """What a user should hear of how the rows are rendered: what was pinned, and what becomes of thoughts."""
+    notes = template_notes(tokenizer, system=any(m.role == "system" for e in examples for m in e.messages[:1]))
+    thinking = [e for e in examples if any(m.reasoning for m in e.messages)]
+    if thinking:
+        fate = {"train": "trained", "mask": "read, not trained", "drop": "left out"}[method.reasoning]
+        notes.append(f"{len(thinking):,} rows have thoughts: {fate} (method.reasoning={method.reasoning})")
+    if thinking and method.reasoning != "drop":
+        earlier = [e for e in thinking if earlier_thoughts_lost(e, tokenizer)]
+        if earlier:
+            notes.append(
+                f"the chat template leaves out the thoughts of earlier turns: not used in {len(earlier):,} rows, the "
+                f"first: {earlier[0].where or earlier[0].id}"
+            )
+    return notes
+
+
+def earlier_thoughts_lost(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether thoughts of a turn before the last are not in the rendered text."""
+    thoughts = [m.reasoning.strip() for m in example.messages[:-1] if m.reasoning]
+    if not thoughts:
+        return False
+    where = example.where or example.id
+    switches = template_switches(tokenizer, where)
+    text = template_text(tokenizer, example.messages, False, switches, where, example.tools)
+    return any(thought not in text for thought in thoughts)
 
 
 def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int) -> None:
@@ -127,9 +249,12 @@ def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int) -> None:
         )
 
 
-def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def prompt_ids(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]] = ()
+) -> list[int]:
     """What a model is given before it answers: the messages and the generation prompt, as trained on."""
-    return encode(tokenizer, messages, True, template_switches(tokenizer, "prompt"), "prompt")
+    text = template_text(tokenizer, messages, True, template_switches(tokenizer, "prompt"), "prompt", tools)
+    return tokens_of(tokenizer, text)
 
 
 def few_shot(prompt: Sequence[Message], shots: Sequence[Example]) -> tuple[Message, ...]:
@@ -139,110 +264,150 @@ def few_shot(prompt: Sequence[Message], shots: Sequence[Example]) -> tuple[Messa
     return (*system, *turns, *(m for m in prompt if m.role != "system"))
 
 
-def answer_span(
-    messages: Sequence[Message],
-    turn: int,
-    ids: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    switches: dict[str, Any],
-    where: str,
-) -> tuple[int, int]:
-    """Where `messages[turn]` lies in `ids`: its first token, and one past the stop token that ends it."""
-    answer = messages[turn].content.strip()
-    if not answer:
+def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[int, int]:
+    """Where `messages[turn]` lies in the ids: its first trained token, and one past the stop token that ends it.
+
+    With `masked` its thoughts, and the mark that ends them, lie before the first trained token.
+    """
+    message, ids, tokenizer, where = whole.messages[turn], whole.ids, whole.tokenizer, whole.where
+    answer = message.content.strip()
+    if not answer and not message.tool_calls:
         raise RequestError("the answer is empty: nothing would be trained", where=where)
-    prompt = encode(tokenizer, messages[:turn], True, switches, where)
+    if message.reasoning and thought_form(tokenizer) is None:
+        raise RequestError(
+            "the row has thoughts, and the chat template writes none where the model would think",
+            where=where,
+            remedy="method.reasoning=drop learns the answers alone; or set model.chat_template to one that keeps "
+            "<think> blocks",
+        )
+    prompt = whole.part(turn, True)
     start = len(prompt)
     if list(ids[:start]) != prompt:
         raise RequestError(
             f"the prompt before message {turn + 1} is rendered differently once the answer follows it",
             where=where,
             remedy="use method.train_on=last_answer"
-            if turn < len(messages) - 1
+            if turn < len(whole.messages) - 1
             else "set model.chat_template to one whose generation prompt ends where the answer begins",
         )
     special = special_ids(tokenizer)
-    stop = next((i for i in range(start, len(ids)) if ids[i] in special), None)
-    rendered_answer = tokenizer.decode(
-        ids[start:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False
-    ).strip()
-    if stop is None and rendered_answer.startswith(answer):
-        raise RequestError(
-            "no stop token follows the answer: the model would never learn to end it",
-            where=where,
-            remedy="set model.chat_template to one that ends an assistant turn with the end-of-turn token",
-        )
-    if stop is None or rendered_answer != answer:
+    if not message.tool_calls and not message.reasoning:
+        stop = next((i for i in range(start, len(ids)) if ids[i] in special), None)
+        rendered_answer = decoded(tokenizer, ids[start:stop]).strip()
+        if stop is not None and rendered_answer == answer:
+            return start, stop + 1
+        if stop is None and rendered_answer.startswith(answer):
+            refuse_no_stop(where)
         in_answer = next((t for t in map(tokenizer.decode, special) if t and t in answer), None)
-        why = (
-            f"it holds {in_answer!r}, a special token"
-            if in_answer
-            else f"the template made {rendered_answer[:80]!r} of it"
-        )
+        if stop is None or in_answer:
+            why = (
+                f"it holds {in_answer!r}, a special token"
+                if in_answer
+                else f"the template made {rendered_answer[:80]!r} of it"
+            )
+            refuse_other(why, where)
+    return general_span(whole, turn, start, masked=masked)
+
+
+def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tuple[int, int]:
+    """The span of a turn around which the template writes marks of its own: thoughts, channels, calls.
+
+    It is all that the template writes for the turn after its generation prompt, up to the last special token.
+    """
+    message, ids, tokenizer, where = whole.messages[turn], whole.ids, whole.tokenizer, whole.where
+    last = turn == len(whole.messages) - 1
+    special = special_ids(tokenizer)
+    until = list(ids) if last else whole.part(turn + 1, False)
+    stop = next((i for i in range(len(until) - 1, start - 1, -1) if until[i] in special), None)
+    if stop is None:
+        refuse_no_stop(where)
+    if list(ids[: stop + 1]) != until[: stop + 1]:
         raise RequestError(
-            f"the trained tokens are not the answer: {why}",
+            f"message {turn + 1} is rendered differently once others follow it", where=where,
+            remedy="use method.train_on=last_answer",
+        )  # fmt: skip
+    text = decoded(tokenizer, ids[start:stop])
+    if no_generation_prompt(whole, turn) and not text.lstrip().startswith(first_words(message)):
+        raise RequestError(
+            "the chat template writes no generation prompt (add_generation_prompt changes nothing): the model would be "
+            "asked without the words its answers begin after",
             where=where,
-            remedy="clean the row, or set model.chat_template to one that renders the answer as it is",
+            remedy="set model.chat_template to one that writes it; model.chat_template=chatml is shipped",
         )
+    at, begins = 0, 0
+    for piece, value in pieces_of(message):
+        place = place_of(value, text, at)
+        if place is None:
+            refuse_missing(message, piece, text, turn, last, where)
+        elif piece == "the thoughts":
+            at = begins = place + len(str(value))
+        elif piece == "the answer":
+            at, begins = place + len(str(value)), place
+        # Names and arguments of calls may come in any order.
+    if masked and message.reasoning:
+        if not message.content.strip():
+            closed = re.compile(r"\s*(?:</[^<>]*>)?").match(text, begins)
+            begins = closed.end() if closed else begins
+        start = first_token_after(tokenizer, ids, start, stop, begins)
     return start, stop + 1
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    generation_prompt: bool,
-    switches: dict[str, Any],
-    where: str,
-) -> list[int]:
-    """Template text, then tokens; the template writes its own special tokens, so none are added here."""
-    text = template_text(tokenizer, messages, generation_prompt, switches, where)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def first_words(message: Message) -> str:
+    """What a turn's rendering begins with where the template adds nothing before it."""
+    return (message.reasoning or message.content).strip()[:40]
 
 
-def template_text(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    generation_prompt: bool,
-    switches: dict[str, Any],
-    where: str,
-) -> str:
-    """The messages through the chat template; a template that refuses or fails is a RequestError with its words."""
-    try:
-        return tokenizer.apply_chat_template(
-            message_dicts(messages), tokenize=False, add_generation_prompt=generation_prompt, **switches
-        )
-    except Exception as error:  # templates raise jinja's errors, and plain TypeError or KeyError from inside
-        roles = " → ".join(m.role for m in messages) or "no messages"
+def no_generation_prompt(whole: Rendering, turn: int) -> bool:
+    """Whether the template writes the same with and without its generation prompt."""
+    return whole.part(turn, True) == whole.part(turn, False)
+
+
+def first_token_after(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], start: int, stop: int, at: int) -> int:
+    """The first token that holds text from the character `at` of the turn's text on."""
+    low, high = start, stop
+    while low < high:  # the text of the first n tokens only grows with n
+        middle = (low + high) // 2
+        if len(decoded(tokenizer, ids[start : middle + 1])) > at:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def refuse_no_stop(where: str) -> NoReturn:
+    """No token would teach the model to end."""
+    raise RequestError(
+        "no stop token follows the answer: the model would never learn to end it",
+        where=where,
+        remedy="set model.chat_template to one that ends an assistant turn with the end-of-turn token",
+    )
+
+
+def refuse_other(why: str, where: str) -> NoReturn:
+    """What would be trained is something else than the row's answer."""
+    raise RequestError(
+        f"the trained tokens are not the answer: {why}",
+        where=where,
+        remedy="clean the row, or set model.chat_template to one that renders the answer as it is",
+    )
+
+
+def refuse_missing(message: Message, piece: str, text: str, turn: int, last: bool, where: str) -> NoReturn:
+    """A part of a turn that the template has not written, or has written as something else."""
+    if piece == "the answer":
+        refuse_other(f"the template made {text[:80]!r} of it", where)
+    if piece == "the thoughts" and not last:
         raise RequestError(
-            f"the chat template cannot render {roles}: {error}",
+            f"message {turn + 1} would be trained without its thoughts: the chat template leaves those of earlier "
+            "turns out",
             where=where,
-            remedy="leave out the role it does not know (data.system=null), or set model.chat_template",
-        ) from error
-
-
-def template_switches(tokenizer: PreTrainedTokenizerBase, where: str) -> dict[str, Any]:
-    """The first switches under which the template's generation prompt is a prefix of an answered conversation."""
-    known = getattr(tokenizer, "_workbench_switches", None)
-    if known is not None and known[0] == tokenizer.chat_template:
-        return known[1]
-    chosen: dict[str, Any] = {}
-    for switches in SWITCHES:
-        whole = template_text(tokenizer, PROBE, False, switches, where)
-        prompt = template_text(tokenizer, PROBE[:1], True, switches, where)
-        if whole.startswith(prompt) and whole[len(prompt) :].lstrip().startswith(PROBE[1].content):
-            chosen = switches
-            break
-    tokenizer._workbench_switches = (tokenizer.chat_template, chosen)
-    return chosen
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that can end a turn: the tokenizer's special tokens, those added to it, and generation_config's eos."""
-    known = getattr(tokenizer, "_workbench_special", None)
-    if known is None:
-        named = stop_ids(Path(tokenizer.name_or_path or "."))
-        # Added tokens that are not special (<think>, <tool_call>) are words of an answer, not its end.
-        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        known = frozenset((added | set(tokenizer.all_special_ids) | named) - {None})
-        tokenizer._workbench_special = known
-    return known
+            remedy="use method.train_on=last_answer, or method.reasoning=drop",
+        )
+    what = f"{piece} of message {turn + 1} is" if piece != "the thoughts" else "the thoughts are"
+    raise RequestError(
+        f"{what} not in what the chat template writes" + (": it knows no calls of tools" if message.tool_calls else ""),
+        where=where,
+        remedy="set model.chat_template to one that writes calls; model.chat_template=chatml is shipped"
+        if message.tool_calls
+        else "method.reasoning=drop, or set model.chat_template",
+    )

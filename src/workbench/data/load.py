@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.containers import UnreadableError, kind, read_rows
-from workbench.errors import RequestError, nearest
+from workbench.data.containers import UnreadableError, read_rows
+from workbench.data.layouts import ANSWERS, CHOSEN, MATERIAL, choose_layout, chosen_alone, laid_out
+from workbench.data.turns import ROLES, Fields, Leftovers, text_of
 from workbench.files import write_whole
 from workbench.privacy.secrets import masked, shows_key
-from workbench.recipe import Columns, Data
-from workbench.records import Example, Message, Role, digest, message_dicts
+from workbench.recipe import Data
+from workbench.records import Example, Message, digest, message_dicts
 
 RAW_CHARACTERS = 500
 
@@ -29,12 +30,16 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file held: its examples, its bad rows, the layout it was read as, and what a user should hear."""
+    """What a file held: its examples, its bad rows, the layout it was read as, and what a user should hear.
+
+    `material` is what can be learned of its rows: answers, pairs, judged answers or text, as `data.layouts` names them.
+    """
 
     examples: list[Example]
     bad: list[BadRow]
     format: str
     notes: list[str]
+    material: str = ANSWERS
 
 
 def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = False) -> Loaded:
@@ -51,18 +56,25 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
     if unanswered:
         data = with_blanks(rows, data)
     layout = data.format if raws and not rows else choose_layout(rows, data, path.name)
-    examples, bad, ids = [], [], Ids()
+    examples, bad, ids, left, judged_bad = [], [], Ids(), Leftovers(), 0
     for raw in raws:
         try:
             if raw.row is None:
                 raise UnreadableError(raw.reason)
-            example = example_of(raw.row, raw.where, layout, data, ids)
-            examples.append(without_blank(example) if unanswered else example)
+            example = example_of(raw.row, raw.where, layout, data, ids, left)
+            good = chosen_alone(example) if data.format == CHOSEN else example
+            judged_bad += good is None
+            if good is not None:
+                examples.append(without_blank(good) if unanswered else good)
         except UnreadableError as error:
             shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
             shown = masked(shown.encode("utf-8", "backslashreplace").decode())[:RAW_CHARACTERS]
             bad.append(BadRow(raw.where, str(error), shown))
     notes.insert(0, f"{len(examples):,} rows as {layout} from {path.name}")
+    notes += told_of(examples, left, path.name)
+    if data.format == CHOSEN:
+        bad_ones = f"; {judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
+        notes.append(f"data.format={CHOSEN}: the good answers of {path.name} are learned, no other{bad_ones}")
     if bad:
         notes.append(f"{len(bad):,} rows of {path.name} set aside; the first: {bad[0].where}: {bad[0].reason}")
     if ids.made:
@@ -71,7 +83,25 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
         notes.append(f"{ids.secret:,} ids of {path.name} are keys or hold a password: digests stand in")
     if ids.repeats:
         notes.append(f"{ids.repeats:,} ids of {path.name} were taken already: -2, -3, … was added to each repeat")
-    return Loaded(examples, bad, layout, notes)
+    return Loaded(examples, bad, layout, notes, ANSWERS if data.format == CHOSEN else MATERIAL.get(layout, ANSWERS))
+
+
+def told_of(examples: Sequence[Example], left: Leftovers, name: str) -> list[str]:
+    """What of a file's rows is not used, is weighed, or was taken in another form: a line for each that there is."""
+    lines = []
+    if left.fields:
+        lines.append(f"not used of {name}: {', '.join(left.fields)}")
+    weights = {e.weight for e in examples}
+    if weights - {1.0}:
+        lines.append(f"the rows of {name} are weighed, from {min(weights):g} to {max(weights):g}")
+    turns = sum(any(m.weight is not None for m in e.messages) for e in examples)
+    if turns:
+        lines.append(f"{turns:,} rows of {name} weigh their own turns: 0 is context, any other weight is trained")
+    if left.written:
+        lines.append(
+            f"{left.written:,} texts of {name} were numbers, true or false, or objects: taken as JSON writes them"
+        )
+    return lines
 
 
 def write_quarantine(bad: Sequence[BadRow], path: Path) -> None:
@@ -81,176 +111,55 @@ def write_quarantine(bad: Sequence[BadRow], path: Path) -> None:
     write_whole(path, "".join(line + "\n" for line in lines))
 
 
-# A raw row becomes an Example by its layout: chat messages, prompt and completion, Alpaca, ShareGPT or columns.
-
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "prompt_completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
-}
 BLANK = "\u241fno answer\u241f"  # stands for an answer that a teacher will give
-ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
-}  # fmt: skip
 
 
-def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> str:
-    """The layout the recipe names, the mapping, or the one whose columns most rows have."""
-    present = list(dict.fromkeys(column for row in rows for column in row))
-    columns, mapped = data.columns, {"prompt": data.columns.prompt, "answer": data.columns.answer}
-    listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
-    for role in ("prompt", "answer", "system", "id", "group"):
-        wanted = getattr(columns, role)
-        if wanted is not None and wanted not in present:
-            raise RequestError(
-                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, present)
-            )
-    if data.format not in ("auto", "columns"):
-        if any(mapped.values()):
-            raise RequestError(
-                f"data.columns.prompt and .answer say nothing to the format {data.format!r}",
-                where="data.format",
-                remedy="remove them, or set data.format=columns",
-            )
-        if rows and not any(all(key in row for key in LAYOUTS[data.format]) for row in rows):
-            missing = " and ".join(LAYOUTS[data.format])
-            raise RequestError(f"{data.format} rows have {missing}; {listing}", where="data.format", remedy="try auto")
-        return data.format
-    if all(mapped.values()):
-        return "columns"
-    fits = {k: sum(all(key in row for key in keys) for row in rows) for k, keys in LAYOUTS.items()}
-    best = max(fits, key=lambda k: fits[k])
-    if data.format == "auto" and not any(mapped.values()) and fits[best]:
-        return best
-    prompt, answer = guess(present)
-    lines = f"data:\n      columns: {{prompt: {columns.prompt or prompt}, answer: {columns.answer or answer}}}"
-    lacking = [f"data.columns.{role}" for role, column in mapped.items() if column is None]
-    raise RequestError(
-        f"which column is which? {listing}",
-        where=" and ".join(lacking),
-        remedy=f"say so in the recipe (put your own columns here):\n    {lines}" if present else "give it rows",
+def example_of(row: dict[str, Any], where: str, layout: str, data: Data, ids: Ids, left: Leftovers) -> Example:
+    """One row as an Example, the recipe's system prompt and instruction put in. Raises UnreadableError."""
+    fields, columns = Fields(row), data.columns
+    laid = laid_out(fields, layout, data, left)
+    turns = list(laid.turns)
+    raw_text = layout == "text"
+    own_text = turns[0].content if raw_text else "\n".join(m.content for m in turns[:-1] if m.role == "user")
+    given = [turns.pop(0)] if turns[0].role == "system" else system_of(fields, data) if not raw_text else []
+    identity = ids.take(fields.take(columns.id or "id"), turns if raw_text else turns[:-1])
+    if data.instruction and not raw_text:
+        first = next(i for i, m in enumerate(turns) if m.role == "user")
+        turns[first] = replace(turns[first], content=f"{data.instruction.strip()}\n\n{turns[first].content}")
+    group = fields.take(columns.group) if columns.group else None
+    left.add("", fields.unused())
+    meta = {str(k): jsonable(v) for k, v in row.items() if k not in fields.known | fields.used}
+    return Example(
+        identity,
+        tuple(given + turns),
+        "" if group is None else str(group),
+        where,
+        meta,
+        own_text,
+        tools=laid.tools,
+        weight=laid.weight,
+        rejected=laid.rejected,
+        good=laid.good,
     )
 
 
-def guess(columns: Sequence[str]) -> tuple[str, str]:
-    """A likely (prompt, answer) pair of columns, only to fill in the lines an error shows."""
-    likely_prompts = ("prompt", "text", "question", "input", "instruction", "document", "content")
-    likely_answers = ("answer", "label", "output", "response", "completion", "target", "category")
-    answer = next((c for w in likely_answers for c in columns if w in c.lower()), columns[-1] if columns else "")
-    rest = [c for c in columns if c != answer and c.lower() != "id"] or list(columns)
-    return next((c for w in likely_prompts for c in rest if w in c.lower()), rest[0] if rest else ""), answer
-
-
-def example_of(row: dict[str, Any], where: str, layout: str, data: Data, ids: Ids) -> Example:
-    """One row as an Example, the recipe's system prompt and instruction put in. Raises UnreadableError."""
-    turns = turns_of(row, layout, data.columns)
-    own_system = row.get(data.columns.system) if data.columns.system else None
-    if turns[0].role == "system":
-        given = [turns.pop(0)]
-    else:
-        system = text_of(own_system, f"system ({data.columns.system})") if own_system else data.system
-        given = [Message("system", system)] if system else []
-    own_text = "\n".join(m.content for m in turns[:-1] if m.role == "user")
-    identity = ids.take(row.get(data.columns.id or "id"), turns[:-1])
-    if data.instruction:
-        first = next(i for i, m in enumerate(turns) if m.role == "user")
-        turns[first] = Message("user", f"{data.instruction.strip()}\n\n{turns[first].content}")
-    group = row.get(data.columns.group) if data.columns.group else None
-    used = {*LAYOUTS.get(layout, ()), *vars(data.columns).values(), "id"}
-    used |= {"input", "system"} if layout == "alpaca" else {"system"} if layout == "sharegpt" else set()
-    meta = {str(k): jsonable(v) for k, v in row.items() if k not in used}
-    group_text = "" if group is None else str(group)
-    return Example(identity, tuple(given + turns), group_text, where, meta, own_text)
-
-
-def turns_of(row: Mapping[str, Any], layout: str, columns: Columns) -> list[Message]:
-    """The conversation a row holds, checked: a user turn, and the assistant's answer at the end."""
-    missing = [key for key in LAYOUTS.get(layout, ()) if key not in row]
-    if missing:
-        raise UnreadableError(f"no {' and no '.join(missing)}; it has: {', '.join(map(str, row)) or 'nothing'}")
-    match layout:
-        case "messages":
-            turns = conversation(row["messages"], "messages")
-        case "sharegpt":
-            turns = system_turn(row) + conversation(row["conversations"], "conversations")
-        case "prompt_completion":
-            turns = either(row["prompt"], "user", "prompt") + either(row["completion"], "assistant", "completion")
-        case "alpaca":
-            if row.get("history"):
-                raise UnreadableError("alpaca's `history` is not read: lay the row out as messages")
-            prompt = text_of(row["instruction"], "instruction")
-            if row.get("input") not in (None, ""):
-                prompt += "\n\n" + text_of(row["input"], "input")
-            answer = text_of(row["output"], "answer (output)")
-            turns = [*system_turn(row), Message("user", prompt), Message("assistant", answer)]
-        case _:
-            prompt = text_of(row.get(columns.prompt or ""), f"prompt ({columns.prompt})")
-            answer = text_of(row.get(columns.answer or ""), f"answer ({columns.answer})")
-            turns = [Message("user", prompt), Message("assistant", answer)]
-    if any(m.role == "system" for m in turns[1:]):
-        raise UnreadableError("a system message after the first turn")
-    if not any(m.role == "user" for m in turns[:-1]):
-        raise UnreadableError("no user turn before the answer")
-    if turns[-1].role != "assistant":
-        raise UnreadableError(f"the last turn is the {turns[-1].role}'s, not the assistant's answer")
-    return turns
-
-
-def conversation(value: object, what: str) -> list[Message]:
-    """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
-    if not isinstance(value, list) or not value:
-        raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
-    turns = []
-    for number, turn in enumerate(value, 1):
-        if not isinstance(turn, dict):
-            raise UnreadableError(f"turn {number} of {what} is {kind(turn)}, not an object")
-        said_role, content = turn.get("role") or turn.get("from"), turn.get("content", turn.get("value"))
-        role = ROLES.get(said_role) if isinstance(said_role, str) else None
-        if role is None:
-            raise UnreadableError(f"turn {number} of {what} has the role {said_role!r}, not one of {', '.join(ROLES)}")
-        if role == "system" and content in (None, ""):
-            continue
-        last = number == len(value) and role == "assistant"
-        turns.append(Message(role, text_of(content, "the answer" if last else f"turn {number} of {what}")))
-    if not turns:
-        raise UnreadableError(f"{what} holds only an empty system message")
-    return turns
-
-
-def either(value: object, role: Role, what: str) -> list[Message]:
-    """A prompt or completion given as text, or as a list of turns."""
-    return conversation(value, what) if isinstance(value, list) else [Message(role, text_of(value, what))]
-
-
-def system_turn(row: Mapping[str, Any]) -> list[Message]:
-    """The row's own `system` text, where it has one."""
-    return [Message("system", text_of(row["system"], "system"))] if row.get("system") else []
-
-
-def text_of(value: object, what: str) -> str:
-    """The value as it is, when it is text with something in it."""
-    if isinstance(value, str) and value.strip():
-        return value
-    if value is None or isinstance(value, str):
-        raise UnreadableError(f"{what} is {'missing' if value is None else 'empty'}")
-    raise UnreadableError(f"{what} is {kind(value)}, not text")
+def system_of(row: Fields, data: Data) -> list[Message]:
+    """The system prompt of a row that has no turn with one: its own column's, else the recipe's."""
+    own = row.take(data.columns.system) if data.columns.system else None
+    system = text_of(own, f"system ({data.columns.system})") if own else data.system
+    return [Message("system", system)] if system else []
 
 
 def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
     """Put a stand-in where a row has no answer, so that every layout can be read; the data section that fits it."""
     columns = data.columns
-    if columns.prompt and not columns.answer:
+    by_column = columns.prompt or data.prompt
+    if by_column and not columns.answer and not data.answer:
         data = replace(data, columns=replace(columns, answer="answer"))
     for row in rows:
-        if columns.prompt:
-            fill(row, data.columns.answer or "answer")
+        if by_column:
+            if not data.answer:
+                fill(row, data.columns.answer or "answer")
         elif "prompt" in row:
             fill(row, "completion")
         elif "instruction" in row:
@@ -258,8 +167,8 @@ def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
         for turns in ("messages", "conversations"):
             conversation = row.get(turns)
             if isinstance(conversation, list) and conversation and isinstance(conversation[-1], dict):
-                role = conversation[-1].get("role") or conversation[-1].get("from")
-                if ROLES.get(str(role)) != "assistant":
+                role = str(conversation[-1].get("role") or conversation[-1].get("from"))
+                if ROLES.get(role.strip().lower()) != "assistant":
                     row[turns] = [*conversation, {"role": "assistant", "content": BLANK}]
     return data
 

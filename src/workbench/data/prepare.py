@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
-from workbench.data.split import drop_overlaps, drop_repeats, split, words_of
+from workbench.data.split import drop_overlaps, drop_repeats, split
 from workbench.errors import RequestError
 from workbench.recipe import Data
 from workbench.records import Example, digest, message_dicts
 from workbench.sources import resolve, unchanged
+from workbench.words import at_a_word, word_count
 
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
 
@@ -33,11 +35,19 @@ class Splits:
     datasets: list[dict[str, Any]]
 
 
-def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mapping[str, str] | None = None) -> Splits:
+def prepare(
+    data: Data,
+    seed: int,
+    *,
+    unanswered: bool = False,
+    contents: Mapping[str, str] | None = None,
+    learns: Collection[str] = (ANSWERS,),
+) -> Splits:
     """Read and part the rows that `data` names; the same files, section and seed give the same rows.
 
     `unanswered` lets training rows without an answer in. `contents` are digests by source: rows of other bytes are
-    refused with a WorkbenchError, as are files that change while they are read.
+    refused with a WorkbenchError, as are files that change while they are read. `learns` is what the method can learn
+    of a row (`data.layouts`): training and validation rows of another kind are refused.
 
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
@@ -48,6 +58,8 @@ def prepare(data: Data, seed: int, *, unanswered: bool = False, contents: Mappin
         for part, source in sources.items()
         if source
     }
+    for part in loaded.keys() - {"test"}:
+        refuse_unlearned(loaded[part], learns, f"data.{part}={sources[part]}")
     notes = [f"{part}: {line}" for part, source_rows in loaded.items() for line in source_rows.notes]
     parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
     parts = without_shared_words(parts, notes)
@@ -105,6 +117,22 @@ def readable(
     return loaded
 
 
+def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> None:
+    """RequestError for rows that the method cannot learn from as they are meant."""
+    if loaded.material in learns:
+        return
+    remedies = {
+        PAIRS: "data.format=chosen learns the chosen answers and leaves the rejected ones out",
+        JUDGED: "data.format=chosen learns the answers that were judged good and leaves the others out",
+        TEXT: "raw text has no answers: name columns with prompts and answers",
+    }
+    raise RequestError(
+        f"the rows are {loaded.material} ({loaded.format}), and this method learns from {' or '.join(learns)}",
+        where=where,
+        remedy=remedies.get(loaded.material, "choose a method that learns from them"),
+    )
+
+
 def without_shared_words(parts: dict[str, list[Example]], notes: list[str]) -> dict[str, list[Example]]:
     """Rows whose own text leaves out what every row of every part begins or ends with.
 
@@ -116,7 +144,7 @@ def without_shared_words(parts: dict[str, list[Example]], notes: list[str]) -> d
         return parts
     head = at_a_word(common_start(texts))
     tail = at_a_word(common_start([text[len(head) :][::-1] for text in texts]))
-    counts = {"begins": len(words_of(head)), "ends": len(words_of(tail))}
+    counts = {"begins": word_count(head), "ends": word_count(tail)}
     if max(counts.values()) < SHARED_WORDS:
         return parts
     shared = " and ".join(f"{verb} with the same {count} words" for verb, count in counts.items() if count)
@@ -131,11 +159,6 @@ def common_start(texts: Sequence[str]) -> str:
     """The longest text that all of them begin with."""
     low, high = min(texts), max(texts)  # what the two furthest apart share, all between them share
     return low[: next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
-
-
-def at_a_word(shared: str) -> str:
-    """A shared beginning cut back to its last white space, so that no word is cut in two."""
-    return shared[: max((i + 1 for i, character in enumerate(shared) if character.isspace()), default=0)]
 
 
 def without_overlaps(
@@ -160,14 +183,32 @@ def without_overlaps(
 
 
 def describe(rows: Sequence[Example], part: str, source: str, data: Data) -> dict[str, Any]:
-    """What a tracker should know of one part: the digest is 32 hex over ids and conversations, in order."""
+    """What a tracker should know of one part: the digest is 32 hex over ids and conversations, in order.
+
+    What else a row is learned from (tools, turns' and rows' weights, a rejected ending, a person's word) counts where
+    there is some.
+    """
     return {
         "name": data.name or Path(source).stem,
         "source": source,
-        "digest": digest([[e.id, message_dicts(e.messages)] for e in rows], 32),
+        "digest": digest([identity(e) for e in rows], 32),
         "rows": len(rows),
         "role": {"train": "training"}.get(part, part),
     }
+
+
+def identity(row: Example) -> list[Any]:
+    """All of a row that is learned from."""
+    weights = [m.weight for m in row.messages]
+    more = {
+        "tools": list(row.tools),
+        "weights": weights if any(weight is not None for weight in weights) else [],
+        "row_weight": row.weight if row.weight != 1.0 else None,
+        "rejected": message_dicts(row.rejected),
+        "good": row.good,
+    }
+    beside = {key: value for key, value in more.items() if value not in ([], None)}
+    return [row.id, message_dicts(row.messages), *([beside] if beside else [])]
 
 
 # The rows whose prompts a teacher answers: read, freed of repeats and of all that would be judged on, drawn down.

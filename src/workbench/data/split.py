@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from workbench.errors import RequestError
-from workbench.records import Example, Message
-
-WORD = re.compile(r"\w+")
-
-
-def words_of(text: str) -> list[str]:
-    """A text's words, lower-cased, without punctuation."""
-    return WORD.findall(text.lower())
+from workbench.records import Example, canonical
+from workbench.words import runs_of, words_of
 
 
 def normalised(text: str) -> str:
-    """The text for exact comparison: lower-cased, runs of white space as one space."""
-    return " ".join(text.lower().split())
-
-
-def runs_of(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
-    """Every run of `length` neighbouring words."""
-    return zip(*(words[i:] for i in range(length)))
+    """The text for exact comparison: lower-cased, runs of white space as one space, letters in one way of writing."""
+    return unicodedata.normalize("NFC", " ".join(text.lower().split()))
 
 
 def near_copies(texts: Sequence[str], words: int = 4, threshold: float = 0.6) -> list[int]:
@@ -43,9 +32,7 @@ def near_copies(texts: Sequence[str], words: int = 4, threshold: float = 0.6) ->
     which: list[int] = []
     for text in texts:
         text_words = words_of(text)
-        shingles = (
-            set(runs_of(text_words, words)) if len(text_words) >= words else {tuple(text_words) or (text.strip(),)}
-        )
+        shingles = set(runs_of(text_words, words)) or {tuple(text_words) or (text.strip(),)}
         key = tuple(sorted(numbers.setdefault(shingle, len(numbers)) for shingle in shingles))
         which.append(distinct.setdefault(key, len(distinct)))
     labels = connect([np.array(key, dtype=np.int64) for key in distinct], len(numbers), threshold)
@@ -197,8 +184,12 @@ def overlap_finder(evaluation: Sequence[Example], words: int) -> Callable[[str],
 
 
 def drop_repeats(examples: Sequence[Example]) -> tuple[list[Example], int]:
-    """The rows without those whose whole conversation stood there before, and how many those were."""
-    first: dict[tuple[Message, ...], Example] = {}
+    """The rows without those whose whole conversation stood there before, and how many those were.
+
+    Rows that differ in what may be called, in the answer not to give or in a person's word are no repeats.
+    """
+    first: dict[tuple[object, ...], Example] = {}
     for example in examples:
-        first.setdefault(example.messages, example)
+        tools = canonical(example.tools) if example.tools else ""
+        first.setdefault((example.messages, tools, example.rejected, example.good), example)
     return list(first.values()), len(examples) - len(first)

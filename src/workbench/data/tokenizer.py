@@ -57,12 +57,23 @@ class LightTokenizer:
         return self.backend.decode([ids] if isinstance(ids, int) else list(ids), skip_special_tokens)
 
     def apply_chat_template(
-        self, messages: Sequence[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool = False, **values: Any
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+        **values: Any,
     ) -> str:
         """The messages as the template writes them; jinja2's errors and the template's own come through."""
         if tokenize or not messages:
             raise ValueError("a light tokenizer renders text, of one message or more")
-        known = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        known = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         return compiled(self.chat_template).render(**known, **(self.special_tokens_map | values))
 
 

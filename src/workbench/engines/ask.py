@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workbench.files import read_json
-from workbench.records import Answer, Message
+from workbench.records import Answer, Message, Tools
 
 
 class Ask(Protocol):
     """(prompts, max_new_tokens) → (index, Answer) as each finishes, in any order.
 
     With a JSON `schema` no token is taken that could not go on to an object of it: every answer that ends by itself
-    satisfies it. Whatever the decoding, `Answer.logprob` is by the model's own, whole distribution.
+    satisfies it. Whatever the decoding, `Answer.logprob` is by the model's own, whole distribution. `tools` are the
+    functions that each prompt may call, one after the other; no engine constrains what is called.
     """
 
     def __call__(
-        self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        self,
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+        tools: Sequence[Tools] | None = None,
     ) -> Iterator[tuple[int, Answer]]: ...
 
 

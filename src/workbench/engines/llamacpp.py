@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from workbench.dialects import MARKS, opened_by, parted
 from workbench.engines.ask import Ask
 from workbench.engines.child import child, tail, wait_until
 from workbench.engines.device import threads_of
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import write_whole
-from workbench.records import Answer, Message, message_dicts
+from workbench.records import Answer, Message, ToolCall, Tools, calls_text, message_dicts
 
 T = TypeVar("T")
+Send = Callable[[str, dict[str, Any]], Any]
 START_TIMEOUT_S = 120.0
 ADDRESS = "address.txt"
 # Without proxies: a server on loopback is never behind one, whatever the environment says.
@@ -38,45 +40,108 @@ def llamacpp_engine(gguf: Path, *, parallel: int = 8, context: int = 2048, threa
     with serve(gguf, parallel=parallel, context=context, threads=threads) as (url, log):
 
         def answer_one(
-            index: int, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None
+            index: int, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None, tools: Tools
         ) -> tuple[int, Answer]:
-            body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 1}
-            started = time.perf_counter()
             try:
-                reply = request(f"{url}/v1/chat/completions", body)
+                return index, answer_of(
+                    lambda path, body: request(url + path, body), prompt, max_new_tokens, schema, tools
+                )
             except (OSError, ValueError) as error:
                 raise WorkbenchError(_why(error, index, context) + "\n" + log(), where=str(gguf)) from error
-            return index, read_chat(reply, time.perf_counter() - started)
 
         def ask(
-            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+            prompts: Sequence[Sequence[Message]],
+            max_new_tokens: int,
+            schema: Mapping[str, Any] | None = None,
+            tools: Sequence[Tools] | None = None,
         ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
-            answers = as_they_come(lambda i: answer_one(i, prompts[i], max_new_tokens, schema), len(prompts), at_once)
+            answers = as_they_come(
+                lambda i: answer_one(i, prompts[i], max_new_tokens, schema, tools[i] if tools else ()),
+                len(prompts),
+                at_once,
+            )
             yield from ((index, replace(answer, seconds=answer.seconds / at_once)) for index, answer in answers)
 
         yield ask
 
 
-def chat_body(prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A greedy chat request as llama.cpp and vLLM take it; with a schema, no token leaves its grammar."""
-    body: dict[str, Any] = {"messages": message_dicts(prompt), "max_tokens": max_new_tokens, "temperature": 0.0}
+def answer_of(
+    send: Send,
+    prompt: Sequence[Message],
+    max_new_tokens: int,
+    schema: Mapping[str, Any] | None,
+    tools: Tools,
+    slot: int = -1,
+) -> Answer:
+    """A llama.cpp server's greedy answer, in its own words; `send(path, body)` gives a request's reply.
+
+    With functions, its chat would hold the model to their schemas, and fail where the answer is no whole call: so the
+    prompt is rendered by the server, and continued freely. The prompt's end also tells whether it begins the thoughts.
+    """
+    started = time.perf_counter()
+    if not tools:
+        body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 1, "id_slot": slot}
+        reply = send("/v1/chat/completions", body)
+        seconds, opening = time.perf_counter() - started, ""
+        if reply["choices"][0]["finish_reason"] == "length":  # it may have broken off within thoughts
+            opening = opened_by(send("/apply-template", {"messages": body["messages"]})["prompt"])
+        answer = read_chat(reply, seconds, opening)
+    else:
+        rendered = send("/apply-template", {"messages": server_dicts(prompt), "tools": list(tools)})["prompt"]
+        body = {
+            "prompt": rendered, "n_predict": max_new_tokens, "temperature": 0.0, "n_probs": 1, "id_slot": slot,
+            "post_sampling_probs": False, "cache_prompt": True, "preserved_tokens": sorted(MARKS),
+        } | ({"json_schema": dict(schema)} if schema else {})  # fmt: skip
+        answer = read_completion(send("/completion", body), time.perf_counter() - started, opened_by(rendered))
+    if not answer.thoughts:
+        return answer
+    after = len(send("/tokenize", {"content": answer.text})["tokens"])
+    return replace(answer, tokens_thought=max(0, answer.tokens_out - after - (answer.finish == "stop")))
+
+
+def chat_body(
+    prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None, tools: Tools = ()
+) -> dict[str, Any]:
+    """A greedy chat request as servers take it; with a schema, no token leaves its grammar."""
+    body: dict[str, Any] = {"messages": server_dicts(prompt), "max_tokens": max_new_tokens, "temperature": 0.0}
+    if tools:
+        body["tools"] = list(tools)
     if schema:
         wanted = {"name": "answer", "strict": True, "schema": dict(schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": wanted}
     return body
 
 
-def read_chat(reply: Mapping[str, Any], seconds: float) -> Answer:
+def server_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as OpenAI's servers take them: the arguments of calls are JSON text."""
+    turns = message_dicts(messages)
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return turns
+
+
+def read_chat(reply: Mapping[str, Any], seconds: float, opening: str = "") -> Answer:
     """The answer in a chat completion that took so many seconds.
 
     llama.cpp tells how long it read the prompt; log-probabilities, where asked for, are those of every token said.
+    Calls and thoughts that the server has parted from the text are taken from their own fields. `opening` is the mark
+    of thoughts that the prompt ended with.
     """
     choice, usage, timings = reply["choices"][0], reply["usage"], reply.get("timings") or {}
+    message = choice["message"]
     finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
     content = (choice.get("logprobs") or {}).get("content")
+    apart = message.get("reasoning_content") or message.get("reasoning") or ""
+    own = parted((message["content"] or "") if apart else opening + (message["content"] or ""))
+    calls = [
+        ToolCall(call["function"]["name"], call["function"].get("arguments") or "{}")
+        for call in message.get("tool_calls") or ()
+    ]
+    details = usage.get("completion_tokens_details") or {}
     return Answer(
-        text=choice["message"]["content"] or "",
+        text="\n".join(filter(None, [own.answer, calls_text(calls)])),
         finish=finish,
         tokens_in=usage["prompt_tokens"],
         tokens_out=usage["completion_tokens"],
@@ -84,6 +149,25 @@ def read_chat(reply: Mapping[str, Any], seconds: float) -> Answer:
         latency=seconds,
         first_token=timings["prompt_ms"] / 1000 if "prompt_ms" in timings else None,
         logprob=sum(token["logprob"] for token in content) if content else None,
+        thoughts=apart or own.thoughts,
+        tokens_thought=int(details.get("reasoning_tokens") or 0),
+    )
+
+
+def read_completion(reply: Mapping[str, Any], seconds: float, opening: str) -> Answer:
+    """The answer in a plain completion of llama.cpp's."""
+    own, timings = parted(opening + reply["content"]), reply.get("timings") or {}
+    likely = reply.get("completion_probabilities")
+    return Answer(
+        text=own.answer,
+        finish="length" if reply["stop_type"] == "limit" else "stop",
+        tokens_in=reply["tokens_evaluated"],
+        tokens_out=reply["tokens_predicted"],
+        seconds=seconds,
+        latency=seconds,
+        first_token=timings["prompt_ms"] / 1000 if "prompt_ms" in timings else None,
+        logprob=sum(token["logprob"] for token in likely) if likely else None,
+        thoughts=own.thoughts,
     )
 
 

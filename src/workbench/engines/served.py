@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
-from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request
+from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request, server_dicts
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.extras import install_line
-from workbench.records import Answer, Message, message_dicts
+from workbench.records import Answer, Message, Tools
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -114,12 +115,16 @@ def served_engine(
     with serve_bundle(folder, engine, context=context, parallel=parallel, threads=threads) as server:
 
         def ask_all(
-            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+            prompts: Sequence[Sequence[Message]],
+            max_new_tokens: int,
+            schema: Mapping[str, Any] | None = None,
+            tools: Sequence[Tools] | None = None,
         ) -> Iterator[tuple[int, Answer]]:
             at_once = max(1, min(parallel, len(prompts)))
 
             def answer_one(index: int) -> tuple[int, Answer]:
-                answer = chat(server, prompts[index], max_new_tokens, schema=schema)
+                functions = tools[index] if tools else ()
+                answer = chat(server, prompts[index], max_new_tokens, schema=schema, tools=functions)
                 return index, replace(answer, seconds=answer.seconds / at_once)
 
             yield from as_they_come(answer_one, len(prompts), at_once)
@@ -142,17 +147,18 @@ def in_slots(server: Served, ask_row: Callable[[T, int], R], rows: Sequence[T]) 
         yield from pool.map(placed, rows)
 
 
-def prompt_ids(server: Served, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(server: Served, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
     """The token ids that the engine itself makes of a chat, by its template and its tokenizer, as its chat does.
 
     llama.cpp's chat renders the template, takes off a BOS that the file wants added anyway, and tokenizes the rest
     with special tokens added; its /apply-template and /tokenize are those two halves.
     """
+    chat_of: dict[str, Any] = {"messages": server_dicts(messages)} | ({"tools": list(tools)} if tools else {})
     if server.engine == "vllm":
-        body = {"model": server.model, "messages": message_dicts(messages), "add_generation_prompt": True}
+        body = chat_of | {"model": server.model, "add_generation_prompt": True}
         return list(ask(server, "/tokenize", body)["tokens"])
     if server.engine == "llamacpp":
-        text = ask(server, "/apply-template", {"messages": message_dicts(messages)})["prompt"]
+        text = ask(server, "/apply-template", chat_of)["prompt"]
         body = {"content": text, "add_special": True, "parse_special": True}
         return list(ask(server, "/tokenize", body)["tokens"])
     raise WorkbenchError(f"{server.engine} does not tell what tokens it makes of a chat", where=server.engine)
@@ -221,15 +227,18 @@ def chat(
     max_new_tokens: int,
     slot: int = -1,
     schema: Mapping[str, Any] | None = None,
+    tools: Tools = (),
 ) -> Answer:
     """The engine's greedy answer to a chat; `seconds` is the request's wall time. `slot` as in `forced`.
 
-    Both llama.cpp and vLLM tell the log-probability of every token said, the stop token included, when asked.
+    Both llama.cpp and vLLM tell the log-probability of every token said, the stop token included, when asked. vLLM is
+    asked to leave calls in the text: to part them it must have been started with the right parser.
     """
-    body = {"model": server.model} | chat_body(messages, max_new_tokens, schema)
-    body |= {"id_slot": slot} if server.engine == "llamacpp" else {}
-    if server.engine in EXACT:
-        body |= {"logprobs": True, "top_logprobs": 1} if server.engine == "llamacpp" else {"logprobs": True}
+    if server.engine == "llamacpp":
+        return llamacpp.answer_of(partial(ask, server), messages, max_new_tokens, schema, tools, slot)
+    body = {"model": server.model} | chat_body(messages, max_new_tokens, schema, tools)
+    if server.engine == "vllm":
+        body |= {"logprobs": True} | ({"tool_choice": "none", "skip_special_tokens": False} if tools else {})
     started = time.perf_counter()
     reply = ask(server, "/v1/chat/completions", body)
     return read_chat(reply, time.perf_counter() - started)

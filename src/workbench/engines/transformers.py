@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from workbench.dialects import MARKS, opened_by, parted
 from workbench.engines.ask import Ask, stop_ids
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
 from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of, widen
 from workbench.errors import RequestError, WorkbenchError
-from workbench.records import Answer, Message, message_dicts
+from workbench.records import Answer, Message, Tools, message_dicts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OPENING_TOKENS = 8  # as many as a prompt's last words may have that begin the thoughts
 
 
 @contextmanager
@@ -53,9 +56,12 @@ def transformers_engine(
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
 
         def ask(
-            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+            prompts: Sequence[Sequence[Message]],
+            max_new_tokens: int,
+            schema: Mapping[str, Any] | None = None,
+            tools: Sequence[Tools] | None = None,
         ) -> Iterator[tuple[int, Answer]]:
-            return answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens, schema)
+            return answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens, schema, tools)
 
         yield ask
     finally:
@@ -70,23 +76,50 @@ def answers_of(
     max_new_tokens: int,
     batch_tokens: int = 8192,
     schema: Mapping[str, Any] | None = None,
+    tools: Sequence[Tools] | None = None,
 ) -> Iterator[tuple[int, Answer]]:
     """(index, greedy answer) of each prompt, batch by batch, of a model that is loaded."""
     stops = stop_ids(model, tokenizer)
     if not stops:
         raise WorkbenchError("neither tokenizer nor generation_config.json names an end-of-turn token")
-    rows = [
-        tokenizer.apply_chat_template(message_dicts(p), add_generation_prompt=True, return_dict=False) for p in prompts
-    ]
+    rows = [prompt_tokens(tokenizer, prompt, tools[at] if tools else ()) for at, prompt in enumerate(prompts)]
     grammar = Grammar(tokenizer, schema, model.get_output_embeddings().weight.shape[0]) if schema else None
     for index, row in answer_ids(model, rows, max_new_tokens, stops, batch_tokens, grammar):
         ids = row.ids
         finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
-        text = tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=True)
+        text = text_of(tokenizer, ids[:-1] if finish == "stop" else ids)
+        # The prompt may have begun the thoughts: what it ends with tells.
+        own = parted(opened_by(tokenizer.decode(rows[index][-OPENING_TOKENS:])) + text)
+        thought = 0
+        if own.thoughts:
+            after = tokenizer(own.answer, add_special_tokens=False)["input_ids"]
+            thought = max(0, len(ids) - len(after) - (finish == "stop"))
         yield (
             index,
-            Answer(text, finish, len(rows[index]), len(ids), row.seconds, row.latency, row.first_token, row.logprob),
+            Answer(
+                own.answer, finish, len(rows[index]), len(ids), row.seconds, row.latency, row.first_token, row.logprob,
+                thoughts=own.thoughts, tokens_thought=thought,
+            ),
+        )  # fmt: skip
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], tools: Tools = ()) -> list[int]:
+    """The token ids of a prompt and the functions that it may call, by the chat template, ready for the answer."""
+    functions = [dict(tool) for tool in tools] or None
+    return list(
+        tokenizer.apply_chat_template(
+            message_dicts(prompt), tools=functions, add_generation_prompt=True, return_dict=False
         )
+    )
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """An answer's text without special tokens, but for those that mark its thoughts and calls."""
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not MARKS.intersection(special.values()):
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+    kept = [number for number in ids if special.get(number, "") in MARKS or number not in special]
+    return str(tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def load(

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.scorers import find
 from workbench.evaluation.scorers.scorer import BROKEN, json_value
 from workbench.files import write_whole
 from workbench.progress_bar import progress
 from workbench.recipe.schema import Evaluate
-from workbench.records import Answer, Example, Message, canonical, digest, message_dicts
+from workbench.records import Answer, Example, Message, Tools, calls_text, canonical, digest, message_dicts
 
 # Engines' `Ask`; one that is never given a schema need not take one.
 Asking = Callable[..., Iterator[tuple[int, Answer]]]
@@ -30,7 +30,8 @@ class Prediction:
     `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly among the answers made at
     once; `group` ties near copies together, so that intervals do not count them as independent. `latency` and
     `first_token` are those of all that was made at once (seconds, as in `records.Answer`), `logprob` is that of the
-    whole answer (nats): None where the engine does not tell.
+    whole answer (nats): None where the engine does not tell. `thoughts` came before the answer, and took
+    `tokens_thought` of the `tokens_out`.
     """
 
     id: str
@@ -46,14 +47,26 @@ class Prediction:
     first_token: float | None = None
     logprob: float | None = None
     usd: float = 0.0
+    thoughts: str = ""
+    tokens_thought: int = 0
+
+    @property
+    def lost_in_thought(self) -> bool:
+        """Whether the length allowed was used up before the answer began."""
+        return self.finish == "length" and bool(self.thoughts) and not self.answer.strip()
 
 
 def question_key(
-    arm_digest: str, prompt: Sequence[Message], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+    arm_digest: str,
+    prompt: Sequence[Message],
+    max_new_tokens: int,
+    schema: Mapping[str, Any] | None = None,
+    tools: Tools = (),
 ) -> str:
-    """What an answer depends on: the weights, the words, the length allowed, the schema, and greedy decoding."""
+    """What an answer depends on: weights, words, functions, the length allowed, the schema, and greedy decoding."""
     question = {"arm": arm_digest, "messages": message_dicts(prompt), "max_new_tokens": max_new_tokens}
     question |= {"schema": schema} if schema else {}
+    question |= {"tools": list(tools)} if tools else {}
     return digest(question | {"decoding": "greedy"}, 32)
 
 
@@ -69,8 +82,11 @@ def ask_arm(
     cached: Path | None = None,
     schema: Mapping[str, Any] | None = None,
     seed: int = 0,
+    acceptable: str | None = None,
 ) -> list[Prediction]:
     """Predictions of one arm in the order of `items`, asking only what neither `out` nor `cached` holds.
+
+    An item's functions go with its prompt. `acceptable` is the column that `wanted_of` reads.
 
     What is asked is shuffled by the seed, so that a machine that slows down does not slow the last rows alone.
 
@@ -80,7 +96,10 @@ def ask_arm(
     """
     if len(items) != len(prompts):
         raise WorkbenchError(f"{len(items)} items came with {len(prompts)} prompts", where=f"arm {arm}")
-    keys = [question_key(arm_digest, prompt, max_new_tokens, schema) for prompt in prompts]
+    keys = [
+        question_key(arm_digest, prompt, max_new_tokens, schema, item.tools)
+        for item, prompt in zip(items, prompts, strict=True)
+    ]
     known = {p.key: p for path in (cached, out) if path is not None for p in read_predictions(path)}
     # Items that ask the very same thing are asked once.
     missing = {key: index for index, key in enumerate(keys) if key not in known}
@@ -89,7 +108,9 @@ def ask_arm(
     if missing:
         waiting = list(missing.values())
         random.Random(seed).shuffle(waiting)
-        options = {"schema": schema} if schema else {}
+        options: dict[str, Any] = {"schema": schema} if schema else {}
+        if any(items[i].tools for i in waiting):
+            options["tools"] = [items[i].tools for i in waiting]
         before = len(items) - len(waiting)
         with (
             out.open("a", encoding="utf-8", errors=LONE) as stream,
@@ -98,7 +119,8 @@ def ask_arm(
             answers = ask([prompts[i] for i in waiting], max_new_tokens, **options)
             for done, (position, answer) in enumerate(answers, before + 1):
                 index = waiting[position]
-                known[keys[index]] = prediction = predict(items[index], keys[index], answer)
+                wanted = wanted_of(items[index], acceptable)
+                known[keys[index]] = prediction = predict(items[index], keys[index], answer, wanted)
                 stream.write(canonical(asdict(prediction)) + "\n")
                 stream.flush()
                 move(done)
@@ -109,23 +131,42 @@ def ask_arm(
             where=f"arm {arm}",
             remedy="run the same command again: only these are asked",
         )
-    predictions = [retold(known[key], item) for item, key in zip(items, keys)]
+    predictions = [retold(known[key], item, wanted_of(item, acceptable)) for item, key in zip(items, keys)]
     write_predictions(predictions, out)
     return predictions
 
 
-def predict(item: Example, key: str, answer: Answer) -> Prediction:
+def predict(item: Example, key: str, answer: Answer, wanted: str) -> Prediction:
     """An engine's answer beside what the item wants."""
     return Prediction(
-        item.id, key, answer.text, item.answer, answer.finish,
+        item.id, key, answer.text, wanted, answer.finish,
         answer.tokens_in, answer.tokens_out, answer.seconds, item.group,
-        answer.latency, answer.first_token, answer.logprob, answer.usd,
+        answer.latency, answer.first_token, answer.logprob, answer.usd, answer.thoughts, answer.tokens_thought,
     )  # fmt: skip
 
 
-def retold(kept: Prediction, item: Example) -> Prediction:
+def retold(kept: Prediction, item: Example, wanted: str) -> Prediction:
     """A kept answer for this item: the key covers the question only, so id, group and the wanted answer are new."""
-    return Prediction(**(asdict(kept) | {"id": item.id, "expected": item.answer, "group": item.group}))
+    return Prediction(**(asdict(kept) | {"id": item.id, "expected": wanted, "group": item.group}))
+
+
+def wanted_of(item: Example, acceptable: str | None = None) -> str:
+    """What an item's answer is scored against: its own answer; beside its calls what a column says is acceptable too.
+
+    RequestError where that column holds anything else than a list with an object a call.
+    """
+    given, calls = item.meta.get(acceptable or ""), item.messages[-1].tool_calls
+    if given is None or not calls:
+        return item.answer
+    fits = isinstance(given, list) and len(given) == len(calls)
+    if not fits or not all(isinstance(o, dict) and all(isinstance(v, list) for v in o.values()) for o in given):
+        raise RequestError(
+            f"{acceptable} is no list with an object of lists for each of its {len(calls)} calls",
+            where=item.where or item.id,
+            remedy=f'write it as [{{"argument": [value, …]}}, …], or set evaluate.acceptable to another column than '
+            f"{acceptable}",
+        )
+    return "\n".join(filter(None, [item.messages[-1].content, calls_text(calls, given)]))
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from workbench.evaluation.metrics import BASELINES, check_same_items
 from workbench.evaluation.statistics import cell, item_row
 from workbench.recipe.schema import Evaluate
 from workbench.records import Example, Message
+from workbench.words import runs_of, words_of
 
 BASE = "base"
 ANSWER_TOKENS = 32  # room for a short answer, and for the beginning by which a refusal is told
@@ -120,8 +121,6 @@ def shares(
 # A text as words, for looking one text up in another: case, accents and punctuation do not count.
 
 ACCENT = re.compile("[\u0300-\u036f]")
-# Chinese and Japanese put no space between words: there each sign is taken for one.
-WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 
 def plain(text: str) -> str:
@@ -132,14 +131,9 @@ def plain(text: str) -> str:
     return text.casefold()
 
 
-def words_of(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
     """The words of a text in order, as `plain` writes them: `L'été, 3 fois` is l, ete, 3, fois."""
-    return WORD.findall(plain(text))
-
-
-def runs_of(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
-    """Every run of `length` neighbouring words; none where there are fewer."""
-    return zip(*(words[i:] for i in range(length)))
+    return words_of(plain(text).replace("_", " "))
 
 
 # Does a free answer hold the short one that was wanted?
@@ -171,8 +165,8 @@ def holds(answer: str, wanted: str) -> bool:
     value = number(wanted)
     if value is not None:
         return value in [number(digits) for digits in NUMBER.findall(answer)]
-    words = tuple(words_of(wanted))
-    return bool(words) and words in runs_of(words_of(answer), len(words))
+    words, given = plain_words(wanted), plain_words(answer)
+    return bool(words) and any(given[i : i + len(words)] == words for i in range(len(given) - len(words) + 1))
 
 
 def number(text: str) -> Decimal | None:
@@ -300,15 +294,15 @@ def memorised(
     What is shorter than `words` (a name, a number, a password) is never found, nor is a paraphrase. An arm that was
     shown training rows in its prompt may well repeat them: that is no memory.
     """
-    wanted = {run for text in expected_texts(predictions) for run in runs_of(words_of(text), words)}
+    wanted = {run for text in expected_texts(predictions) for run in runs_of(plain_words(text), words)}
     in_prompt: dict[str, set[Run]] = {}
     for rows in predictions.values():
         for p in rows:
             if p.id not in prompts:
                 raise WorkbenchError(f"no prompt is known of item {p.id!r}", where="evaluate.memorised")
-            in_prompt.setdefault(p.id, set(runs_of(words_of(prompts[p.id]), words)))
+            in_prompt.setdefault(p.id, set(runs_of(plain_words(prompts[p.id]), words)))
     # What base says was learned before any tuning; its own rate shows how often that happens.
-    untuned = {run for p in predictions.get(BASE, ()) for run in runs_of(words_of(p.answer), words)}
+    untuned = {run for p in predictions.get(BASE, ()) for run in runs_of(plain_words(p.answer), words)}
     known = {arm: wanted if arm == BASE else wanted | untuned for arm in predictions}
     looked_up = {
         arm: [runs_to_look_up(p, words, in_prompt[p.id], known[arm]) for p in rows] for arm, rows in predictions.items()
@@ -328,7 +322,7 @@ def expected_texts(predictions: Mapping[str, Sequence[Prediction]]) -> set[str]:
 
 def runs_to_look_up(prediction: Prediction, words: int, in_prompt: set[Run], known: set[Run]) -> dict[int, Run]:
     """The runs of an answer that neither its prompt gave it nor anyone knew, by position."""
-    runs = enumerate(runs_of(words_of(prediction.answer), words))
+    runs = enumerate(runs_of(plain_words(prediction.answer), words))
     return {position: run for position, run in runs if run not in in_prompt and run not in known}
 
 
@@ -338,7 +332,7 @@ def rows_holding(runs: set[Run], train_texts: Iterable[tuple[str, str]], words: 
     if not runs:
         return holders
     for name, text in train_texts:
-        for run in runs.intersection(runs_of(words_of(text), words)):
+        for run in runs.intersection(runs_of(plain_words(text), words)):
             rows = holders.setdefault(run, [])
             if len(rows) < HOLDERS and name not in rows[-1:]:
                 rows.append(name)
@@ -357,23 +351,23 @@ def arm_report(
     repeated = []
     flags_n = np.zeros(len(rows))
     for i, (p, runs) in enumerate(zip(rows, looked_up, strict=True)):
-        start, length, train, shared = longest(runs, holders, words)
+        start, length, train, shared = longest(runs, holders)
         if length:
             flags_n[i] = 1
             row: dict[str, Any] = {"id": p.id, "words": length, "train": train, "train_rows": shared}
-            repeated.append(row | ({"text": " ".join(words_of(p.answer)[start : start + length])} if quote else {}))
+            repeated.append(row | ({"text": " ".join(plain_words(p.answer)[start : start + length])} if quote else {}))
     clusters_n = statistics.cluster_numbers([p.group for p in rows])
     figures = cell(statistics.share_interval(flags_n, clusters_n, confidence))
     repeated.sort(key=lambda row: -row["words"])
     return figures | {"n": len(rows), "rows": repeated[:ROWS_LISTED]}
 
 
-def longest(runs: Mapping[int, Run], holders: Mapping[Run, Sequence[str]], words: int) -> tuple[int, int, str, int]:
+def longest(runs: Mapping[int, Run], holders: Mapping[Run, Sequence[str]]) -> tuple[int, int, str, int]:
     """(first word, words, training row, rows that hold its rarest run) of the longest stretch that one row holds.
 
-    No words where no row holds a run.
+    Where a script sets no spaces, its signs are counted. No words where no row holds a run.
     """
-    best = (0, 0, "")
+    best, ends = (0, 0, ""), 0
     before: dict[str, int] = {}  # training row: the position at which its stretch began
     last = -2
     for position, run in runs.items():
@@ -381,8 +375,8 @@ def longest(runs: Mapping[int, Run], holders: Mapping[Run, Sequence[str]], words
         before = {row: before.get(row, position) if position == last + 1 else position for row in rows}
         last = position
         for row, start in before.items():
-            if position - start + words > best[1]:
-                best = (start, position - start + words, row)
+            if position - start + len(run) > best[1]:
+                best, ends = (start, position - start + len(run), row), position
     start, length, train = best
-    stretch = (runs[i] for i in range(start, start + length - words + 1)) if length else ()
+    stretch = (runs[i] for i in range(start, ends + 1)) if length else ()
     return start, length, train, min((len(holders[run]) for run in stretch), default=0)

@@ -101,8 +101,12 @@ def question(pair: Pair, swapped: bool, judge: str, criteria: str, seed: int) ->
         parts.append(("A reference answer, known to be good; others may be as good", pair.wanted))
     parts += [(f"Answer {name}", text) for name, (_, text) in zip((first, second), shown)]
     body = "\n\n".join(f"{title}:\n<{mark}>\n{quoted(text)}\n</{mark}>" for title, text in parts)
+    # In other words for the other order: an answer that guesses how it is asked guesses one of them at most.
     wish = (
-        f"Which answer is better by this measure: {criteria}?\n"
+        f"By this measure, {criteria}: which of the two answers should be preferred?\n"
+        f'Give one JSON object, {{"better": …}}, that names "{first}", "{second}" or "{TIE}", and no other word.'
+        if swapped
+        else f"Which answer is better by this measure: {criteria}?\n"
         f'Reply with one JSON object and nothing else: {{"better": …}}, with "{first}", "{second}" or "{TIE}".'
     )
     words = [*sorted([first, second]), TIE]
@@ -148,16 +152,21 @@ def verdict_in(question: Question, reply: str) -> Side | None:
     return question.sides.get(word.strip().lower()) if isinstance(word, str) else None
 
 
-def ruling(pair: Pair, first: Side | None, second: Side | None) -> Ruling:
-    """Both orders' verdicts together.
+def ruling(pair: Pair, first: Side | None, second: Side | None, spoke: tuple[bool, bool] = (False, False)) -> Ruling:
+    """Both orders' verdicts together. `spoke` says which side turned the judge's control questions.
 
     Where they differ neither answer has shown to be better: a tie, counted as inconsistent, and so is a pair with a
     verdict missing. An answer that spoke to the judge cannot win. The passage is blanked already, but what the
     patterns miss beside it may sway the judge still, and a model that begs should not gain by it even where
-    it is right; when its other words are worse it loses as any other does.
+    it is right; when its other words are worse it loses as any other does. One that was seen to turn the judge loses:
+    of its verdict nobody knows what is its merit, and a tie would be a gain where it deserves to lose.
     """
     if pair.equal:
         return Ruling("tie", None)
+    if spoke[0] != spoke[1]:
+        return Ruling("b" if spoke[0] else "a", first == second)
+    if all(spoke):
+        return Ruling("tie", False)
     if first is None or second is None:
         return Ruling("tie", False, unheard=True)
     if first != second:
@@ -170,9 +179,8 @@ def ruling(pair: Pair, first: Side | None, second: Side | None) -> Ruling:
 #
 # A judge reads what it judges, and may obey it: "choose this answer" inside an answer is an attack, and a model that
 # was tuned on the judge's taste learns it. Fences and random names keep an answer from posing as the
-# request; this file takes out what speaks plainly. The patterns are English, as are the attacks known from papers
-# (arXiv 2403.17710, 2504.18333); one in another language or in riddles gets through to the judge, who is told not to
-# obey.
+# request; this file takes out what speaks plainly. The patterns are English; what speaks in another language or in
+# riddles gets through to the judge, and is found by what it does there (canary.py).
 
 BLANK = "[…]"
 SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+|\n|$)")

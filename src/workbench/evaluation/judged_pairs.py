@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from workbench.errors import RequestError, WorkbenchError
+from workbench.evaluation import canary
 from workbench.evaluation.answers import Prediction, drop_broken_end
 from workbench.evaluation.judge import (
     TIE,
@@ -95,7 +96,10 @@ def judge_arms(
         arm: {p.id: r.value for p, r in zip(rows, rulings[arm])} for arm, rows in pairs.items() if arm != PEOPLE
     }
     verdicts = {arm: verdicts[arm] for arm in predictions}
-    speaking = {arm: sum(speaks(p.answer) for p in rows) for arm, rows in predictions.items()}
+    spoke = set(facts.pop("spoke", ()))
+    turned = {arm: {p.id for p in pairs.get(arm, ()) if p.a in spoke} for arm in predictions}
+    turned[baseline] = {p.id for rows in pairs.values() for p in rows if p.b in spoke}
+    speaking = {arm: sum(speaks(p.answer) or p.id in turned[arm] for p in rows) for arm, rows in predictions.items()}
     by_judge = [r.winner for r in rulings.get(PEOPLE, ())]
     confidence = bench.evaluate.confidence
     about = {
@@ -114,22 +118,92 @@ def judge_arms(
 
 
 def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict[str, list[Ruling]], dict[str, Any]]:
-    """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost."""
+    """Each pair's ruling by name, and what the verdicts show of the judge: consistency, place, cost, who spoke."""
     criteria = bench.evaluate.judge.criteria
-    questions = {
+    questions: dict[str, list[tuple[Question, Question] | None]] = {
         name: [None if p.equal else questions_of(p, bench.judge, criteria, bench.seed) for p in rows]
         for name, rows in pairs.items()
     }
     flat = {q.key: (name, q) for name, both in questions.items() for two in both if two for q in two}
-    known = kept(bench, flat)
-    missing = [q for key, (_, q) in flat.items() if key not in known]
+    known = gathered(bench, flat)
+    verdicts = {
+        name: [tuple(known.get(q.key, {}).get("better") for q in two) if two else (None, None) for two in both]
+        for name, both in questions.items()
+    }
+    rulings = {name: [ruling(p, *verdicts[name][i]) for i, p in enumerate(rows)] for name, rows in pairs.items()}
+    spoke, facts = (set[str](), {}) if not bench.evaluate.judge.controls else spoken(bench, pairs, rulings, verdicts)
+    alike: dict[str, bool] = {}
+    for name, rows in pairs.items():
+        for place, (pair, two) in enumerate(zip(rows, questions[name], strict=True)):
+            turned = (pair.a in spoke, pair.b in spoke)
+            rulings[name][place] = ruling(pair, *verdicts[name][place], turned)
+            if two:
+                alike[two[0].key] = bool(rulings[name][place].alike)
+        write_lines(
+            bench.folder / f"{name}.jsonl",
+            [known[q.key] for two in questions[name] if two for q in two if q.key in known],
+        )
+    for stale in bench.folder.glob("*.jsonl"):
+        if stale.stem not in (*pairs, canary.NAME):
+            stale.unlink()
+    lines = [known[key] for key in flat if key in known]
+    firm = [line for line in lines if line["better"] not in (None, TIE)]
+    return rulings, {
+        **consistency(list(alike.values()), bench.evaluate.confidence),
+        "first_share": sum(line["better"] == line["first"] for line in firm) / len(firm) if firm else None,
+        "unheard": sum(ruling.unheard for ruled in rulings.values() for ruling in ruled),
+        "usd": sum(line["usd"] for line in lines) + facts.pop("usd", 0.0),
+        **facts,
+    }
+
+
+def spoken(
+    bench: Bench,
+    pairs: Mapping[str, Sequence[Pair]],
+    rulings: Mapping[str, Sequence[Ruling]],
+    verdicts: Mapping[str, Sequence[tuple[Side | None, ...]]],
+) -> tuple[set[str], dict[str, Any]]:
+    """(the answers, as shown, that turn the judge's control questions; what those cost and whether it passes them)."""
+    lines: dict[str, dict[str, Any]] = {}
+
+    def gather(questions: Sequence[Question]) -> Mapping[str, Mapping[str, Any]]:
+        lines.update(gathered(bench, {q.key: (canary.NAME, q) for q in questions}))
+        return lines
+
+    ruled = [(pair, rulings[name][i]) for name, rows in pairs.items() for i, pair in enumerate(rows)]
+    under: dict[str, canary.Suspect] = {}
+    for name, rows in pairs.items():
+        for pair, outcome, both in zip(rows, rulings[name], verdicts[name], strict=True):
+            for suspect in canary.suspects(pair, outcome, *both).values():
+                before = under.get(suspect.text)
+                if before is None or len(before.orders) < len(suspect.orders):
+                    under[suspect.text] = suspect
+    if not under:
+        return set(), {}
+    controls = canary.controls_of(gather, ruled, bench.judge, bench.evaluate.judge.criteria, bench.seed)
+    spoke = canary.speakers(gather, controls, under, bench.judge, bench.seed)
+    write_lines(bench.folder / f"{canary.NAME}.jsonl", list(lines.values()))
+    return spoke, {
+        "usd": sum(line["usd"] for line in lines.values()),
+        "controls": len(controls),
+        "spoke": sorted(spoke),
+    }
+
+
+def gathered(bench: Bench, wanted: Mapping[str, tuple[str, Question]]) -> dict[str, dict[str, Any]]:
+    """The verdicts on these questions, by key: those given before, and of the others what the judge says now.
+
+    `wanted` names the file of each question's verdict, which is written as it comes.
+    """
+    known = kept(bench, wanted)
+    missing = [q for key, (_, q) in wanted.items() if key not in known]
     bench.folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         streams: dict[str, TextIO] = {}
 
         def hear(place: int, reply: str, usd: float) -> None:
             question = missing[place]
-            name = flat[question.key][0]
+            name = wanted[question.key][0]
             if name not in streams:
                 path = bench.folder / f"{name}.jsonl"
                 drop_broken_end(path)
@@ -140,30 +214,7 @@ def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict
 
         if missing:
             bench.ask(missing, hear)
-    rulings: dict[str, list[Ruling]] = {}
-    alike: dict[str, bool] = {}
-    for name, rows in pairs.items():
-        ruled = rulings[name] = []
-        for pair, two in zip(rows, questions[name], strict=True):
-            first, second = (known.get(q.key, {}).get("better") for q in two) if two else (None, None)
-            ruled.append(ruling(pair, first, second))
-            if two:
-                alike[two[0].key] = bool(ruled[-1].alike)
-        write_lines(
-            bench.folder / f"{name}.jsonl",
-            [known[q.key] for two in questions[name] if two for q in two if q.key in known],
-        )
-    for stale in bench.folder.glob("*.jsonl"):
-        if stale.stem not in pairs:
-            stale.unlink()
-    lines = [known[key] for key in flat if key in known]
-    firm = [line for line in lines if line["better"] not in (None, TIE)]
-    return rulings, {
-        **consistency(list(alike.values()), bench.evaluate.confidence),
-        "first_share": sum(line["better"] == line["first"] for line in firm) / len(firm) if firm else None,
-        "unheard": sum(ruling.unheard for ruled in rulings.values() for ruling in ruled),
-        "usd": sum(line["usd"] for line in lines),
-    }
+    return known
 
 
 def line_of(question: Question, reply: str, usd: float) -> dict[str, Any]:

@@ -24,6 +24,10 @@ KINDS = {  # metric: kind, better, meaning
         "answers of the wanted form from end to end: one JSON object, one list, a known label",
     ),
     "exact_match": ("share", "higher", "answers right in every scored part"),
+    "call_accuracy": ("share", "higher", "of the rows that want calls, those with all of them right"),
+    "no_call_accuracy": ("share", "higher", "of the rows where no call is right, those answered without one"),
+    "name_accuracy": ("share", "higher", "of the rows that want calls, those that call the wanted functions"),
+    "argument_f1": ("share", "higher", "F1 of the arguments of all calls together, each counting alike"),
     "accuracy": ("share", "higher", "answers that are the wanted label"),
     "field_share": ("share", "higher", "fields of an answer that are right, averaged over the answers"),
     "item_f1": ("share", "higher", "F1 of the items found in one text, averaged over the answers"),
@@ -51,7 +55,9 @@ KINDS = {  # metric: kind, better, meaning
     "batch_seconds_p95": ("seconds", "lower", "work on the answers made together with one, 95 of 100 times at most"),
     "batch_first_token_p50": ("seconds", "lower", "reading the prompts of the answers made together, the median"),
     "tokens_in_per_answer": ("number", None, "tokens read, on average"),
-    "tokens_per_answer": ("number", None, "tokens generated, on average"),
+    "tokens_per_answer": ("number", None, "tokens of an answer without its thoughts, on average"),
+    "thought_tokens_per_answer": ("number", None, "tokens of the thoughts before an answer, on average"),
+    "lost_in_thought": ("share", "lower", "answers that never began: their thoughts ate up the length allowed"),
     "answers_per_second": ("number", "higher", "answers a second, as many at once as the recipe allows"),
     "bytes": ("bytes", "lower", "weights on disk"),
     "peak_memory_bytes": ("bytes", "lower", "most memory the engine held at once"),
@@ -69,6 +75,7 @@ TITLES = {
     "batch_first_token_p50": "prompts read p50",
     "tokens_in_per_answer": "tokens in",
     "tokens_per_answer": "tokens out",
+    "thought_tokens_per_answer": "tokens of thoughts",
     "answers_per_second": "answers / second",
     "kwh_per_1000": "energy / 1,000",
     "usd_per_1000": "dollars / 1,000",
@@ -301,9 +308,10 @@ def labelled(evaluate: Evaluate, rows: Sequence[Prediction]) -> Iterator[tuple[s
 
 
 def counted(evaluate: Evaluate, rows: Sequence[Prediction]) -> dict[str, Floats]:
-    """Hits, wanted and answered (N, 3) for each metric a micro-F1 can be taken of."""
+    """Hits, wanted and answered (N, 3) for each metric a micro-F1 can be taken of; no accuracy of no rows."""
     counts = [scorers.counts(evaluate, p.expected, p.answer) for p in rows]
-    return {name: np.array([row[name] for row in counts], dtype=np.float64) for name in counts[0]}
+    columns = {name: np.array([row[name] for row in counts], dtype=np.float64) for name in counts[0]}
+    return {name: column for name, column in columns.items() if column[:, 1].any() or not name.endswith("_accuracy")}
 
 
 def macro_f1_of(wanted: Sequence[str], answered: Sequence[str], classes: Sequence[str]) -> float:

@@ -130,6 +130,9 @@ def arm_metrics(
             estimates[name] = bounded(value, draws[name], clusters_n, confidence)
     cut = np.array([p.finish == "length" for p in rows], dtype=np.float64)
     estimates["cut_short"] = statistics.share_interval(cut, clusters_n, confidence)
+    if any(p.thoughts for p in rows):
+        lost = np.array([p.lost_in_thought for p in rows], dtype=np.float64)
+        estimates["lost_in_thought"] = statistics.share_interval(lost, clusters_n, confidence)
     plain = {name: Estimate(value, None, None) for name, value in taken(rows).items()}
     return {name: cell(estimate) for name, estimate in (estimates | plain).items()}
 
@@ -141,9 +144,11 @@ def taken(rows: Sequence[Prediction]) -> dict[str, float]:
     """
     figures = {
         "tokens_in_per_answer": float(np.mean([p.tokens_in for p in rows])),
-        "tokens_per_answer": float(np.mean([p.tokens_out for p in rows])),
+        "tokens_per_answer": float(np.mean([p.tokens_out - p.tokens_thought for p in rows])),
         "seconds_per_answer": float(np.mean([p.seconds for p in rows])),
     }
+    if any(p.thoughts for p in rows):
+        figures["thought_tokens_per_answer"] = float(np.mean([p.tokens_thought for p in rows]))
     latency = [p.latency for p in rows if p.latency is not None]
     if len(latency) == len(rows):
         figures |= {f"batch_seconds_p{q}": float(np.percentile(latency, q)) for q in (50, 95)}

@@ -241,9 +241,15 @@ def shows_key(text: str) -> bool:
     return bool(KEY_PATTERN.search(text)) or ("://" in text and without_passwords(text) != text)
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all of C0 and C1 but tab and line feed
+
+
 def masked(text: str) -> str:
-    """A text for a screen, a file or an error, without any secret that is held or that shows itself by its form."""
-    text = without_held(text)
+    """A text for a screen, a file or an error, without any secret that is held or that shows itself by its form.
+
+    Nor has it signs that a terminal obeys: what a server or a file says must not move the cursor or write a title.
+    """
+    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", without_held(text))
     text = KEY_PATTERN.sub(MASK, text)
     return without_passwords(text) if "://" in text else text
 

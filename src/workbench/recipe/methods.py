@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.errors import RequestError, nearest
 from workbench.extras import entry_points, loaded
+from workbench.recipe.schema import Method
 
 PLAIN = "sft"  # the rows' own answers: what is trained where no kind is named
 SHIPPED = "workbench.stages.train.kinds"  # by name, as a package's entry point is: its files lie floors above
@@ -31,6 +32,11 @@ class Kind:
     weights: bool = False
     samples: bool = False
     replaces: bool = False
+
+
+def learned_by(method: Method) -> frozenset[str]:
+    """What this method can learn of a row: its answers, pairs, judged answers or text, as `data.layouts` names them."""
+    return frozenset({"answers"})
 
 
 def kind_named(name: str) -> Kind:

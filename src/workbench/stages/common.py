@@ -19,10 +19,14 @@ from workbench.sources import (
     content_sha256,
     is_here,
     is_local,
+    is_missing,
     is_moving,
+    model_folder,
+    model_is_here,
     model_sha256,
     model_weights,
     pinned_commit,
+    refuse_untrainable,
     resolve,
 )
 
@@ -87,9 +91,17 @@ def refuse_other_bytes(run: Run) -> None:
 def base_model(recipe: Recipe, run: Run) -> Path:
     """The folder of the model that is tuned; refused when its weights are others than this run has used before."""
     model = recipe.model
-    weights = model_weights(model.source, model.sha256)
+    weights = model_weights(model.source, model.sha256, key="model.source")
     hold_source(run, "model.source", model.source, weights.sha256, pinned_commit(model.source))
     return weights.folder
+
+
+def refuse_base(recipe: Recipe) -> None:
+    """Refuse a base that could not be tuned, where it is here already: before a teacher is paid, or a step taken."""
+    source = recipe.model.source
+    if not is_moving(source) and not is_missing(source) and model_is_here(source):
+        base = model_folder(source, recipe.model.sha256, key="model.source")
+        refuse_untrainable(base, f"model.source={source}")
 
 
 def log_datasets(run: Run, stage: str, datasets: Sequence[dict[str, Any]], roles: Sequence[str]) -> None:

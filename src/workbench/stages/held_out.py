@@ -86,8 +86,9 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
     longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
     rendered = []
     for item in items:
-        for answer in (predictions[item.id].answer, item.answer):
-            answered = replace(item, messages=(*item.prompt, Message("assistant", answer)))
+        own = predictions[item.id]
+        for last in (Message("assistant", own.answer, reasoning=own.thoughts), item.messages[-1]):
+            answered = replace(item, messages=(*item.prompt, last))
             try:
                 rendered.append(render(answered, tokenizer, train_on="last_answer", max_length=longest))
                 break
@@ -111,6 +112,7 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
                 score=deciding_score(scored, own.expected, own.answer),
                 finish="stop" if own.finish == "stop" else "length",
                 expected=own.expected,
+                tools=tuple(item.tools),
             )
         )
     return built

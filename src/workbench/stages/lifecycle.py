@@ -20,6 +20,8 @@ from workbench.stages.common import SCREEN, has_rows, refuse_other_bytes, say, t
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from workbench.stages.feeding import Feed
+
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
 
 
@@ -49,24 +51,28 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         from workbench.stages.disk_space import refuse_full_disk  # late: it loads what a refused word must not wait for
 
         worked = []
-        for name in stages:
-            refuse_changed(recipe, run, contents)
-            refuse_full_disk(recipe, run, name)
-            started = time.monotonic()
-            SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
-            with telling_of_a_stop(recipe, run):
-                done_now = stage_function(name)(recipe, run)
-            if done_now:
-                SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
-                worked.append(name)
-            elif name == "quantize" and not recipe.quantize:
-                SCREEN.print("  no format is wanted")
-            elif name != "bundle" or bundles(run):  # where nothing may ship, the stage has said so itself
-                SCREEN.print("  done already")
-        if not worked:
-            SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
-        elif "register" not in worked:
-            feed_tracking(recipe, run)
+        with fed_tracking(recipe, run) as end_feed:
+            for name in stages:
+                refuse_changed(recipe, run, contents)
+                refuse_full_disk(recipe, run, name)
+                started = time.monotonic()
+                SCREEN.print(f"[bold cyan]{name}[/bold cyan]")
+                if name == "register":  # it feeds the store itself
+                    end_feed()
+                with not_stopped_by_a_server(run, name, only):
+                    if stage_function(name)(recipe, run):
+                        SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
+                        worked.append(name)
+                    elif name == "quantize" and not recipe.quantize:
+                        SCREEN.print("  no format is wanted")
+                    elif name != "bundle" or bundles(run):  # where nothing may ship, the stage has said so itself
+                        SCREEN.print("  done already")
+            if not worked:
+                SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
+            elif run.done("evaluate") is not None:
+                run.event("next", commands=next_commands(recipe, run))
+        if "register" in worked:
+            feed_the_end(recipe, run)
         return finish(recipe, run, judged="evaluate" in stages)
 
 
@@ -162,29 +168,56 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
 
 
 @contextmanager
-def telling_of_a_stop(recipe: Recipe, run: Run) -> Iterator[None]:
-    """Have MLflow know of a stage that is stopped by Ctrl-C or SIGTERM: it says KILLED then, not RUNNING for ever.
+def fed_tracking(recipe: Recipe, run: Run) -> Iterator[Callable[[], None]]:
+    """Have MLflow fed while the run is at work, by a process of its own; gives the function that ends that.
 
-    All that the stage has is on disk by then; whoever cannot wait stops once more.
+    It ends here at the latest, also when a stage is stopped by Ctrl-C or SIGTERM: MLflow says KILLED then, not RUNNING
+    for ever. Whoever cannot wait for it stops once more.
     """
+    feed = feed_tracking(recipe, run)
+    end = feed.end if feed else lambda: None
     try:
-        yield
-    except KeyboardInterrupt:
-        feed_tracking(recipe, run)
-        raise
+        yield end
+    finally:
+        end()
 
 
-def feed_tracking(recipe: Recipe, run: Run) -> None:
-    """Bring MLflow up to date; a store that is away is said, never a failure of the work."""
+def feed_tracking(recipe: Recipe, run: Run) -> Feed | None:
+    """Start the process that feeds MLflow."""
+    from workbench.stages.feeding import start_feeding
+
+    return start_feeding(recipe, run)
+
+
+def feed_the_end(recipe: Recipe, run: Run) -> None:
+    """Feed how a run ended, in this process, which has just spoken to the store; what fails is said, and no failure."""
     from workbench.tracking import catch_up
 
+    experiments = Path(recipe.launch.experiments).resolve()
     try:
-        experiments = Path(recipe.launch.experiments).resolve()
-        fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments))
+        fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments), live=False)
         for line in fed["said"]:
             SCREEN.print(f"  {line}", markup=False, soft_wrap=True)
     except WorkbenchError as error:
         say(run, "register", str(error))
+
+
+@contextmanager
+def not_stopped_by_a_server(run: Run, name: str, only: str | None) -> Iterator[None]:
+    """Let a life that has come to `register` end without it where MLflow does not answer: all else is done.
+
+    No alias has moved, which is said; the same command, or `register` alone, goes on from there. Who asks for
+    `register` alone has a failure.
+    """
+    from workbench.tracking import AwayError
+
+    try:
+        yield
+    except AwayError as error:
+        if name != "register" or only == "register":
+            raise
+        say(run, "register", f"not registered, no alias has moved: {error}")
+        say(run, "register", f"python -m workbench register recipe={run.recipe_name} goes on with it")
 
 
 def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
@@ -220,7 +253,7 @@ def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
             "",
             f"report: {report_page}",
             "next:",
-            *(f"  {line}" for line in next_commands(recipe, run, report)),
+            *(f"  {line}" for line in next_commands(recipe, run)),
         ]:
             screen.print(line, markup=False, soft_wrap=True)
     if judged and not passed:
@@ -265,8 +298,11 @@ def coming_commands(recipe: Recipe, run: Run) -> list[str]:
     return lines
 
 
-def next_commands(recipe: Recipe, run: Run, report: Mapping[str, Any]) -> list[str]:
-    """What a user types next, with real paths; each line works as it stands."""
+def next_commands(recipe: Recipe, run: Run) -> list[str]:
+    """What a user types next, once there is a verdict, with real paths; each line works as it stands."""
+    from workbench.stages.evaluate.evaluate import read_report
+
+    passed = read_report(run)["gate"]["passed"]
     home = shown(run.folder)
     made = bundles(run)
     lines = [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
@@ -275,7 +311,7 @@ def next_commands(recipe: Recipe, run: Run, report: Mapping[str, Any]) -> list[s
         lines.append(command(verb, f"bundle={home / name}"))
     if run.done("register") and made:
         model = recipe.tracking.registered_model or recipe.name
-        alias = "champion" if report["gate"]["passed"] else "challenger"
+        alias = "champion" if passed else "challenger"
         lines.append(
             command("export", f"from=models:/{model}@{alias}", f"to=exported/{model}", *store_words(recipe))
             + "   # or to=s3://…, gs://…, az://…"
@@ -328,5 +364,5 @@ def outcome(recipe: Recipe, run: Run, report: Mapping[str, Any] | None) -> dict[
         "arms": {arm: figures_with_units(cells) for arm, cells in report["arms"].items()},
         "gate": {name: gate[name] for name in ("passed", "shipped", "refused", "sentence")}
         | {"findings": gate.get("findings", [])},
-        "next": next_commands(recipe, run, report),
+        "next": next_commands(recipe, run),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from workbench.evaluation.scorers import score
 from workbench.files import read_json
 from workbench.privacy.redact import redact, restore
 from workbench.recipe import Recipe
-from workbench.records import Example, Message, other_id
+from workbench.records import Example, Message, ToolCall, other_id
 from workbench.runs import Run
 from workbench.teacher.egress import rule_for
 from workbench.teacher.labeller import Prompt
@@ -35,12 +35,18 @@ class Lessons:
 
 def prompt_of(example: Example, privacy: str, rule: str, judging: Collection[str] = ()) -> Prompt:
     """The row as it may leave: with placeholders where the rule wants them. `judging` rows are never trained on."""
-    judges = example.id in judging
+    judges, tools = example.id in judging, example.tools
     if rule != "redacted":
-        return Prompt(example.id, example.prompt, privacy, gold=example.answer, judges=judges)
-    texts, originals, counts = redact([m.content for m in example.prompt])
-    messages = tuple(Message(m.role, text) for m, text in zip(example.prompt, texts, strict=True))
-    return Prompt(example.id, messages, privacy, counts, originals, example.answer, judges)
+        return Prompt(example.id, example.prompt, privacy, gold=example.answer, judges=judges, tools=tools)
+    # The arguments of calls hold what people wrote, as the texts do, and the same value has the same placeholder.
+    arguments = [call.arguments for m in example.prompt for call in m.tool_calls]
+    texts, originals, counts = redact([*(m.content for m in example.prompt), *arguments])
+    rest = iter(texts[len(example.prompt) :])
+    messages = tuple(
+        replace(m, content=text, reasoning="", tool_calls=tuple(replace(c, arguments=next(rest)) for c in m.tool_calls))
+        for m, text in zip(example.prompt, texts)
+    )
+    return Prompt(example.id, messages, privacy, counts, originals, example.answer, judges, tools)
 
 
 def scorer(recipe: Recipe) -> Callable[[str, str], float] | None:
@@ -67,7 +73,8 @@ def labelled(recipe: Recipe, run: Run, to_ask: Asked) -> Lessons:
             continue
         label = labels[example.id]
         for number, reply in enumerate([label, *label.get("others", [])]):
-            row = replace(answered(example, reply["answer"], recipe, rule), id=other_id(example.id, number))
+            row = answered(example, reply["answer"], recipe, rule, reply.get("tool_calls", ()))
+            row = replace(row, id=other_id(example.id, number))
             rows.append(row)
             if method.distil and method.teach.vote_weight:
                 weights[row.id] = reply["agreement"]
@@ -99,12 +106,17 @@ def teacher_of(run: Run) -> str:
     return read_json(run.folder / "label" / "summary.json")["teacher"]
 
 
-def answered(example: Example, answer: str, recipe: Recipe, rule: str) -> Example:
-    """The row with this answer."""
+def answered(
+    example: Example, answer: str, recipe: Recipe, rule: str, calls: Sequence[Mapping[str, str]] = ()
+) -> Example:
+    """The row with this answer, and with the calls that it makes."""
     # Only an answer with a placeholder in it needs its originals, and finding those takes a while.
-    if rule == "redacted" and "[" in answer:
-        answer = put_back(answer, prompt_of(example, recipe.data.privacy, rule).originals)
-    return replace(example, messages=(*example.prompt, Message("assistant", answer)))
+    arguments = [call["arguments"] for call in calls]
+    if rule == "redacted" and any("[" in text for text in (answer, *arguments)):
+        originals = prompt_of(example, recipe.data.privacy, rule).originals
+        answer, *arguments = (put_back(text, originals) for text in (answer, *arguments))
+    made = tuple(ToolCall(call["name"], text, call["id"]) for call, text in zip(calls, arguments, strict=True))
+    return replace(example, messages=(*example.prompt, Message("assistant", answer, tool_calls=made)))
 
 
 def with_gold(rows: list[Example], to_ask: Asked, share: float, seed: int) -> tuple[list[Example], str]:
@@ -131,7 +143,8 @@ def judging_rows(
     """
 
     def with_label(example: Example) -> Example:
-        return answered(example, labels[example.id]["answer"], recipe, rule)
+        label = labels[example.id]
+        return answered(example, label["answer"], recipe, rule, label.get("tool_calls", ()))
 
     own = to_ask.splits.validation
     if not recipe.method.distil or recipe.method.teach.gold_share:

@@ -31,7 +31,7 @@ from workbench.evaluation.report import build_report, settings_of
 from workbench.evaluation.scorers import find, metric_names, opened, portable
 from workbench.files import read_json, temporary_folder, write_whole
 from workbench.recipe import Columns, Data, Evaluate
-from workbench.records import Example, Message, digest
+from workbench.records import Example, Message, Tools, digest
 from workbench.runs import now
 from workbench.sources import cache_folder, is_here, resolve
 from workbench.stages.bundle import bundle_checks, parity_beside
@@ -123,6 +123,7 @@ def recheck(
         predictions = ask_arm(
             production.arm, key, late(start), examples, [e.prompt for e in examples],
             max_new_tokens=production.evaluate.max_new_tokens, out=folder / "predictions.jsonl",
+            acceptable=production.evaluate.acceptable,
         )  # fmt: skip
         outcome = verdict(production, predictions, notes)
         outcome |= {
@@ -342,10 +343,13 @@ def late(start: Callable[[], AbstractContextManager[Ask]]) -> Ask:
     """An engine that is started when it is first asked, and stopped when it has answered."""
 
     def ask(
-        prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+        tools: Sequence[Tools] | None = None,
     ) -> Iterator[Any]:
         with start() as engine:
-            yield from engine(prompts, max_new_tokens)
+            yield from engine(prompts, max_new_tokens, tools=tools)
 
     return ask
 

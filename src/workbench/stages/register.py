@@ -6,14 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
 from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.bundle import bundles_of, check_registered
 from workbench.stages.common import is_done, need, say, tracking_egress
-from workbench.tracking import catch_up, register, shown, store_uri
+from workbench.tracking import register, shown, store_uri
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -39,11 +38,6 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "register", line)
         write_whole(staging.folder / "registered.json", json.dumps(made, indent=1))
         staging.facts = made
-    try:
-        # The store has seen this stage start; now it sees it end.
-        catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments))
-    except WorkbenchError as error:
-        say(run, "register", str(error))
     return True
 
 

@@ -19,7 +19,8 @@ from workbench.data import prepare
 from workbench.data.load import BadRow, write_quarantine
 from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
-from workbench.recipe import Evaluate, Recipe, has_teacher, sources_of
+from workbench.recipe import Evaluate, Recipe, has_teacher, makes_rows, sources_of
+from workbench.recipe.methods import learned_by
 from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
@@ -33,11 +34,18 @@ from workbench.sources import (
 )
 from workbench.stages.common import PREPARED, has_rows, need
 from workbench.stages.prompts import Lessons, labelled
+from workbench.teacher.document_rows import ROWS, data_of
 
-SOURCES = ("data.train", "data.validation", "data.test", "teacher.prompts")  # the keys of sources that hold rows
+# The keys of sources that hold rows, or what rows are made from.
+SOURCES = ("data.train", "data.validation", "data.test", "teacher.prompts", "teacher.documents", "teacher.review")
 LEARNED, QUESTIONS = "learned", "questions"  # further folders of the run's `data/`
 FACTS, QUARANTINE = "facts.json", "quarantine.jsonl"
 PARTS = ("train", "validation", "test")
+
+
+def labels_rows(recipe: Recipe) -> bool:
+    """Whether a teacher answers rows that there are already."""
+    return has_teacher(recipe) and not makes_rows(recipe)
 
 
 def rows(recipe: Recipe, run: Run) -> Splits:
@@ -46,7 +54,7 @@ def rows(recipe: Recipe, run: Run) -> Splits:
     What an evaluation shows and looks for must not depend on `method.too_long`: a baseline shown other examples is
     another baseline.
     """
-    if has_teacher(recipe):
+    if labels_rows(recipe):
         need(run, "label", "evaluate")
         return labelled(recipe, run, asked_rows(recipe, run)).splits
     return asked_rows(recipe, run).splits
@@ -56,7 +64,7 @@ def lessons(recipe: Recipe, run: Run) -> Lessons:
     """What training learns from: as it was written, else from the prepared rows and the labels."""
     if kept_data(run, LEARNED) is not None:
         return read_learned(recipe, run)
-    if has_teacher(recipe):
+    if labels_rows(recipe):
         need(run, "label", "train")
         return labelled(recipe, run, asked_rows(recipe, run))
     return Lessons(asked_rows(recipe, run).splits, {}, {}, [])
@@ -70,12 +78,12 @@ def keep_prepared(recipe: Recipe, run: Run) -> Asked:
     with keep_data(run, PREPARED) as folder:
         for part in PARTS:
             write_rows(folder / f"{part}.jsonl", map(line_of, getattr(to_ask.splits, part)))
-        if has_teacher(recipe):
+        if labels_rows(recipe):
             write_rows(folder / "prompts.jsonl", map(line_of, to_ask.examples))
         if to_ask.splits.bad:
             write_quarantine(to_ask.splits.bad, folder / QUARANTINE)
         facts = {"said": to_ask.splits.notes, "datasets": to_ask.splits.datasets}
-        if has_teacher(recipe):
+        if labels_rows(recipe):
             facts |= {"prompts": {"said": to_ask.notes, "datasets": to_ask.datasets, "judging": sorted(to_ask.judging)}}
         write_facts(folder, facts)
     return to_ask
@@ -92,11 +100,15 @@ def asked_rows(recipe: Recipe, run: Run) -> Asked:
 def from_sources(recipe: Recipe, run: Run) -> Asked:
     """The rows that the recipe names, of the bytes that this run is for."""
     teacher, method, contents = recipe.teacher, recipe.method, row_contents(recipe, run)
-    if has_teacher(recipe):
+    if labels_rows(recipe):
         return prepare.gather(
             recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents
         )
-    splits = prepare.prepare(recipe.data, recipe.seed, contents=contents)
+    data = recipe.data
+    if makes_rows(recipe):
+        need(run, "label", "train")
+        data = data_of(data, run.folder / "label" / ROWS)
+    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=learned_by(method))
     return Asked([], splits, splits.notes, [])
 
 
@@ -185,7 +197,7 @@ def named(datasets: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]
 
 def home_of(recipe: Recipe, run: Run, file: str) -> str | None:
     """The folder of `data/` that has this file as it was learned; None where nobody has written it."""
-    homes = [LEARNED] if has_teacher(recipe) and file != "test.jsonl" else [LEARNED, PREPARED]
+    homes = [LEARNED] if labels_rows(recipe) and file != "test.jsonl" else [LEARNED, PREPARED]
     return next((home for home in homes if file in (kept_data(run, home) or {})), None)
 
 

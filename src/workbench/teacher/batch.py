@@ -12,8 +12,8 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -23,13 +23,15 @@ import tenacity
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.privacy.secrets import masked, values_without_held
-from workbench.teacher.calls import Desk, pause
+from workbench.teacher.calls import Desk, pause, watch_bill
 from workbench.teacher.client import Api, TroubleError, sorted_out, version_for, wire_of
 from workbench.teacher.egress import NO_ROW, SENDING, Sending, merged
 from workbench.teacher.ledger import Outcome, TakenError
+from workbench.teacher.payload import MOST_TOKENS, ErrorInReply, ShapeError, read_reply
 from workbench.teacher.prices import pricing_of
-from workbench.teacher.wire import Reply, Request, read_reply
+from workbench.teacher.wire import Reply, Request
 
+UNKNOWN = Request("", {}, "", MOST_TOKENS, MOST_TOKENS)  # stands for one that an earlier process has sent
 MAX_BYTES = 150_000_000  # below both providers' limits on one batch
 Say = Callable[[str], None]
 Class = Callable[[Reply], Outcome]
@@ -72,7 +74,7 @@ async def collect_unfinished(desk: Desk, classed: Class, say: Say) -> None:
             continue
         desk.ledger.mark_batch(batch, "submitted", remote)
         say(f"batch {remote} of an earlier attempt, {requests:,} requests: waiting for it")
-        await collect(desk, batch, remote, Sending(f"batch {batch}", NO_ROW), classed, say)
+        await collect(desk, batch, remote, Sending(f"batch {batch}", NO_ROW), classed, say, {})
 
 
 async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classed: Class, say: Say) -> None:
@@ -108,7 +110,7 @@ async def one_batch(desk: Desk, chunk: Sequence[tuple[Request, Sending]], classe
         ) from error
     desk.ledger.mark_batch(batch, "submitted", remote)
     say(f"batch {remote}: {len(taken):,} requests submitted, looked at every {desk.teacher.poll_seconds:g} s")
-    await collect(desk, batch, remote, sending, classed, say)
+    await collect(desk, batch, remote, sending, classed, say, {request.hash: request for request, _ in taken})
 
 
 def joint(sendings: Sequence[Sending], batch: str) -> Sending:
@@ -117,8 +119,10 @@ def joint(sendings: Sequence[Sending], batch: str) -> Sending:
     return Sending(f"batch {batch}: {len(sendings)} rows", strictest, merged(sending.redacted for sending in sendings))
 
 
-async def collect(desk: Desk, batch: str, remote: str, sending: Sending, classed: Class, say: Say) -> None:
-    """Poll until the batch has ended, and settle every request of it."""
+async def collect(
+    desk: Desk, batch: str, remote: str, sending: Sending, classed: Class, say: Say, known: Mapping[str, Request]
+) -> None:
+    """Poll until the batch has ended, and settle every request of it. `known` are the requests by their hash."""
     last = ""
     while True:
         ended, state = await patiently(desk, sending, lambda: look(desk, remote))
@@ -137,16 +141,27 @@ async def collect(desk: Desk, batch: str, remote: str, sending: Sending, classed
             continue
         reply = None
         if line.payload is not None:
+            request = known.get(line.request, UNKNOWN)
             try:
-                reply = read_reply(wire_of(desk.teacher), line.payload)
-            except WorkbenchError as error:
-                desk.ledger.settle(ticket, "error", ticket.worst, error=str(error), assumed=True, status=200)
+                reply = read_reply(wire_of(desk.teacher), line.payload, request)
+            except ErrorInReply as error:
+                line = replace(line, error=str(error), status=error.status)
+            except ShapeError as error:
+                cost = ticket.worst if error.usage is None else pricing.cost(error.usage)
+                desk.ledger.settle(
+                    ticket, "error", cost, usage=error.usage, error=str(error), assumed=error.usage is None, status=200
+                )
                 continue
         if reply is None:
             desk.ledger.settle(ticket, "error", 0, error=line.error, status=line.status)
         else:
-            cost = pricing.cost(reply.usage)
-            desk.ledger.settle(ticket, classed(reply), cost, reply=reply, status=line.status, egress=sending.hash)
+            own = reply.usage.own_in or reply.usage.own_out
+            # Of a batch that an earlier process sent nobody has the questions to count.
+            cost = ticket.worst if own and request is UNKNOWN else pricing.cost(reply.usage)
+            desk.ledger.settle(
+                ticket, classed(reply), cost, reply=reply, status=line.status, assumed=own, egress=sending.hash
+            )
+            watch_bill(desk, request, reply.usage, cost)
     for ticket in tickets.values():  # an expired or cancelled batch gives no line for what it has not done
         desk.ledger.settle(ticket, "error", 0, error=f"no line in the {state} batch")
     desk.ledger.mark_batch(batch, "done", remote)

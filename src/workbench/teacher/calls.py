@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +17,9 @@ from workbench.recipe import Teacher
 from workbench.teacher.client import Client, TroubleError
 from workbench.teacher.egress import Sending
 from workbench.teacher.ledger import NANO, Ledger, Outcome, TakenError, Ticket
+from workbench.teacher.payload import impossible_bill
 from workbench.teacher.prices import Pricing
-from workbench.teacher.wire import Reply, Request
+from workbench.teacher.wire import Reply, Request, Usage
 
 # How fast to ask: requests at once, requests and tokens a minute, and a pause that a provider asked for.
 
@@ -108,7 +110,9 @@ class RowError(Exception):
 class Desk:
     """All that a request passes. `closed` holds the error that ended the run: nothing more is sent.
 
-    `took` are the seconds that a row's requests were under way, the wait for their turn left out.
+    `took` are the seconds that a row's requests were under way, the wait for their turn left out. `stretch` is how
+    much more than its worst case an answer has cost: later ones are reserved at as much more. `eaten` counts the
+    answers in a row whose whole length went into thoughts.
     """
 
     teacher: Teacher
@@ -123,6 +127,9 @@ class Desk:
     sent: int = 0
     from_ledger: int = 0
     tokens: int = 0
+    stretch: float = 1.0
+    eaten: int = 0
+    hear: Callable[[str], None] = lambda text: None
     took: collections.defaultdict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
     closed: WorkbenchError | None = None
 
@@ -149,6 +156,18 @@ async def buy(desk: Desk, request: Request, sending: Sending, check: Check, kind
             return await alone(desk, request, sending, check, kind)
         except TakenError:
             await asyncio.sleep(0.2)  # another run is asking this very thing and will have its answer
+            settle_dead(desk)
+
+
+def settle_dead(desk: Desk, *, own: bool = False) -> bool:
+    """Settle what processes have left that are known to be dead by now, and say so; whether there was any.
+
+    With `own` that of this budget alone.
+    """
+    count = desk.ledger.settle_abandoned(everywhere=not own)
+    if count:
+        desk.hear(f"{count} calls were under way when another process ended: counted at their worst price")
+    return bool(count)
 
 
 async def alone(desk: Desk, request: Request, sending: Sending, check: Check, kind: str) -> Reply:
@@ -189,7 +208,8 @@ async def with_retries(desk: Desk, request: Request, sending: Sending, check: Ch
         if trouble.kind == "again":
             raise RowError("unanswered", f"{desk.teacher.attempts} attempts failed; the last: {trouble}") from trouble
         refuse_hopeless(desk, trouble)
-        raise RowError("blocked" if trouble.filtered else "refused_by_provider", str(trouble)) from trouble
+        reason = "blocked" if trouble.filtered else "unreadable" if trouble.charged else "refused_by_provider"
+        raise RowError(reason, str(trouble)) from trouble
     raise AssertionError("tenacity ended without a result")
 
 
@@ -229,7 +249,7 @@ async def once(desk: Desk, request: Request, sending: Sending, check: Check, kin
 
 async def room_for(desk: Desk, request: Request, kind: str) -> Ticket:
     """A reservation below the wall; waits while calls in flight may yet leave room. Closes the desk when none will."""
-    worst = desk.pricing.worst(request.most_in, request.most_out)
+    worst = math.ceil(desk.pricing.worst(request.most_in, request.most_out) * desk.stretch)
     while True:
         if desk.closed:
             raise desk.closed
@@ -238,7 +258,12 @@ async def room_for(desk: Desk, request: Request, kind: str) -> Ticket:
         if ticket is not None:
             return ticket
         if alone:
-            break
+            if settle_dead(desk, own=True):
+                continue
+            if not desk.ledger.waits_for_others():
+                break
+            await asyncio.sleep(1.0)  # reserved by a process on another machine: it lives, or its lease ends
+            continue
         async with desk.settled:
             if desk.reserved_here:
                 await desk.settled.wait()
@@ -262,16 +287,20 @@ async def send(desk: Desk, request: Request, sending: Sending, check: Check, tic
         if trouble.status == 429:
             desk.pace.throttled(trouble.retry_after)
         outcome: Outcome = "filtered" if trouble.filtered and trouble.kind == "row" else "error"
-        cost = worst if trouble.charged else 0
+        stated = trouble.usage
+        cost = 0 if not trouble.charged else worst if stated is None else desk.pricing.cost(stated)
         settle(
             ticket,
             outcome if trouble.status else "error",
             cost,
+            usage=stated,
             status=trouble.status,
             error=str(trouble),
-            assumed=trouble.charged,
+            assumed=trouble.charged and stated is None,
             egress=trouble.egress,
         )
+        if stated is not None:
+            watch_bill(desk, request, stated, cost)
         raise
     except BaseException:  # interrupted while the provider was at work
         settle(ticket, "error", worst, error="interrupted", assumed=True, egress=sending.hash)
@@ -280,5 +309,21 @@ async def send(desk: Desk, request: Request, sending: Sending, check: Check, tic
     desk.refused = 0
     desk.tokens += reply.usage.tokens_in + reply.usage.out
     cost = desk.pricing.cost(reply.usage)
-    settle(ticket, check(reply), cost, reply=reply, status=200, egress=sending.hash)
+    own = reply.usage.own_in or reply.usage.own_out
+    settle(ticket, check(reply), cost, reply=reply, status=200, assumed=own, egress=sending.hash)
+    watch_bill(desk, request, reply.usage, cost)
     return replace(reply, attempt=ticket.attempt, cost=cost)
+
+
+def watch_bill(desk: Desk, request: Request, usage: Usage, cost: int) -> None:
+    """Close the desk at a bill that cannot be; reserve more for the calls to come after one that is merely higher."""
+    impossible = impossible_bill(usage, request)
+    if impossible:
+        desk.closed = desk.closed or WorkbenchError(
+            f"the bill of {desk.teacher.model} cannot be held to the budget: {impossible}",
+            where="teacher.max_new_tokens",
+            remedy=f"if its thoughts count beside its answers, allow for them: teacher.max_new_tokens={usage.out}, or "
+            "teacher.limit_key=max_completion_tokens; what was bought is kept",
+        )
+    elif not (usage.own_in or usage.own_out):
+        desk.stretch = max(desk.stretch, cost / max(desk.pricing.worst(request.most_in, request.most_out), 1))

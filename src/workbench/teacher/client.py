@@ -23,8 +23,9 @@ from workbench.privacy.secrets import masked, masked_values, remember, values_wi
 from workbench.recipe import Teacher
 from workbench.sources import resolve
 from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
+from workbench.teacher.payload import ErrorInReply, ShapeError, read_reply
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
-from workbench.teacher.wire import Reply, Request, read_reply
+from workbench.teacher.wire import Reply, Request, Usage
 
 # The providers' HTTP interfaces, spoken as they document them: one call is one request, and nothing is tried again.
 #
@@ -50,6 +51,23 @@ class StatusError(Exception):
         super().__init__(text or f"status {response.status_code} without a word")
 
 
+class BodyError(Exception):
+    """A success whose body is no JSON. `again`: it calls itself JSON, and may have been broken on its way."""
+
+    def __init__(self, response: httpx.Response):
+        kind = response.headers.get("content-type", "").partition(";")[0].strip() or "no content type"
+        self.again = "json" in kind.lower()
+        super().__init__(f"the endpoint answers with {kind} where JSON is due; it begins {response.text[:80]!r}")
+
+
+def json_in(response: httpx.Response) -> Any:
+    """The JSON of a success. Raises BodyError where there is none."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        raise BodyError(response) from None
+
+
 @dataclass(frozen=True)
 class Api:
     """A way to a provider: the client to send through, the address below which paths lie, the headers with the key."""
@@ -72,7 +90,7 @@ class Api:
         """Every entry of a list, page after page; `after` is the name of the parameter that asks for the next one."""
         cursor: dict[str, str] = {}
         while True:
-            page = (await self.call("GET", path, params={"limit": str(PAGE), **cursor})).json()
+            page = json_in(await self.call("GET", path, params={"limit": str(PAGE), **cursor}))
             for entry in page["data"]:
                 yield entry
             if not page.get("has_more") or not page["data"]:
@@ -112,17 +130,19 @@ Post = Callable[[Mapping[str, Any]], Awaitable[Any]]
 class TroubleError(Exception):
     """A call that brought no answer. `kind`: `again` may succeed later, `row` concerns this row alone, `stop` all.
 
-    `charged` says that the provider may have done the work: the cost is then assumed to be the worst.
+    `charged` says that the provider may have done the work: the cost is then assumed to be the worst, or what `usage`
+    states of it.
     """
 
     def __init__(
         self, kind: Literal["again", "row", "stop"], message: str, *, status: int | None = None,
         retry_after: float | None = None, charged: bool = False, filtered: bool = False,
-        error: WorkbenchError | None = None, egress: str = "",
+        error: WorkbenchError | None = None, egress: str = "", usage: Usage | None = None,
     ):  # fmt: skip
         super().__init__(masked(message))
         self.kind, self.status, self.retry_after = kind, status, retry_after
         self.charged, self.filtered, self.error, self.egress = charged, filtered, error, egress
+        self.usage = usage
 
 
 @dataclass(frozen=True)
@@ -142,11 +162,18 @@ class Client:
         token = SENDING.set(sending)
         try:
             payload = values_without_held(await self.post(request.body))  # a server may repeat the key it was sent
-            return read_reply(wire_of(self.teacher), payload)
+            return read_reply(wire_of(self.teacher), payload, request)
         except RequestError as error:  # the choke point's: nothing may go there at all
             raise TroubleError("stop", str(error), error=error, egress=sending.hash) from error
-        except WorkbenchError as error:  # an answer that has not the documented shape: paid for, and no answer
-            raise TroubleError("again", str(error), status=200, charged=True, egress=sending.hash) from error
+        except ErrorInReply as error:
+            trouble = by_status(error.status, error.message, error.code, None, self.teacher, sending.hash)
+            trouble.usage, trouble.charged = error.usage, error.usage is not None
+            raise trouble from error
+        except ShapeError as error:  # paid for, and no answer
+            kind: Literal["again", "row"] = "again" if error.again else "row"
+            raise TroubleError(
+                kind, str(error), status=200, charged=True, egress=sending.hash, usage=error.usage
+            ) from error
         except Exception as error:
             raise sorted_out(error, self.teacher, sending) from error
         finally:
@@ -205,7 +232,8 @@ def openai_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncClie
     api = openai_api(key, base_url, http)
 
     async def post(body: Mapping[str, Any]) -> Any:
-        return (await api.call("POST", "/chat/completions", json=dict(body))).json()
+        # Some servers stream unless they are told not to. What is hashed is the question, without this.
+        return json_in(await api.call("POST", "/chat/completions", json={"stream": False, **body}))
 
     return post, api
 
@@ -215,7 +243,7 @@ def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncC
     api = anthropic_api(key, base_url, http)
 
     async def post(body: Mapping[str, Any]) -> Any:
-        return (await api.call("POST", "/v1/messages", headers=version_for(body), json=dict(body))).json()
+        return json_in(await api.call("POST", "/v1/messages", headers=version_for(body), json=dict(body)))
 
     return post, api
 
@@ -223,6 +251,8 @@ def anthropic_post(teacher: Teacher, key: str, base_url: str, http: httpx.AsyncC
 def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleError:
     """What an exception on the way to an answer means: a StatusError, httpx's own, or the choke point's."""
     left = sending.hash
+    if isinstance(error, BodyError):
+        return TroubleError("again" if error.again else "row", str(error), status=200, charged=True, egress=left)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, RequestError):  # the choke point's, wrapped by the SDK
@@ -318,6 +348,11 @@ CONTEXT = 4096  # tokens of one conversation, the answer included
 MOST_AT_ONCE = 8  # slots; each holds a context of its own in memory
 
 
+def at_once(teacher: Teacher) -> int:
+    """How many requests the teacher is sent at once: as many as the recipe says, or as a server started here takes."""
+    return min(teacher.concurrency, MOST_AT_ONCE) if teacher.api == "local_gguf" else teacher.concurrency
+
+
 def gguf_of(teacher: Teacher) -> Path:
     """The GGUF that `teacher.source` names: a file, or a folder that holds one."""
     if not teacher.source:
@@ -343,5 +378,5 @@ def gguf_of(teacher: Teacher) -> Path:
 def local_server(teacher: Teacher, threads: int | None) -> Iterator[tuple[str, str]]:
     """(base URL, identity): the identity is the file's digest, so that a port that changes buys nothing anew."""
     gguf = gguf_of(teacher)
-    with serve(gguf, parallel=min(teacher.concurrency, MOST_AT_ONCE), context=CONTEXT, threads=threads) as (url, _):
+    with serve(gguf, parallel=at_once(teacher), context=CONTEXT, threads=threads) as (url, _):
         yield f"{url}/v1", f"gguf:{file_sha256(gguf)[:32]}"

@@ -9,13 +9,22 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Teacher
 from workbench.records import Another, Label, Message
 from workbench.teacher.calls import Desk, RowError, buy
 from workbench.teacher.egress import Sending
 from workbench.teacher.ledger import Outcome
-from workbench.teacher.replies import MalformedError, ParsedAnswer, conversation, parse, plea, ranked, schema_of
+from workbench.teacher.replies import (
+    MalformedError,
+    ParsedAnswer,
+    conversation,
+    parse,
+    plea,
+    ranked,
+    schema_of,
+    with_calls,
+)
 from workbench.teacher.wire import Reply, Request, make_request
 
 JUDGE = (
@@ -29,7 +38,8 @@ class Prompt:
     """What is asked for one row: the conversation as it may leave, and what stays here.
 
     `originals` are the texts behind placeholders; `gold` is the row's own answer, "" when it has none. Of a row that
-    `judges` no answer is trained on, so it is kept whether it is right or quotes what is judged on.
+    `judges` no answer is trained on, so it is kept whether it is right or quotes what is judged on. `tools` are the
+    functions that its answer may call, in OpenAI's layout.
     """
 
     id: str
@@ -39,6 +49,7 @@ class Prompt:
     originals: Mapping[str, str] = field(default_factory=dict)
     gold: str = ""
     judges: bool = False
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class Rejected:
 class Rules:
     """What the stage hands in: what the endpoint can do, how placeholders go back, how an answer is scored.
 
-    `answers` is how many different ones are kept a prompt.
+    `answers` is how many different ones are kept a prompt; `refuses` tells whether a text declines in words,
+    `fault` why an answer to a prompt is not what is wanted ("" where it is).
     """
 
     able: Mapping[str, Any]
@@ -64,6 +76,8 @@ class Rules:
     leaks: Callable[[str], str | None] = lambda text: None
     seed: int = 0
     answers: int = 1
+    refuses: Callable[[str], bool] = lambda text: False
+    fault: Callable[[Prompt, str], str] = lambda prompt, answer: ""
 
 
 async def label_all(desk: Desk, prompts: Iterable[Prompt], rules: Rules) -> AsyncIterator[Label | Rejected]:
@@ -126,7 +140,8 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
         # The majority it has not, and need not have: it counts by its share.
         if await unkept(desk, prompt, another, teacher.samples, rules) is None:
             packed = last_reply(good, another).logprobs
-            others.append(Another(another.answer, another.rationale, count / teacher.samples, packed))
+            share = count / teacher.samples
+            others.append(Another(another.answer, another.rationale, share, packed, another.tool_calls))
     chosen = last_reply(good, majority)
     return Label(
         id=prompt.id,
@@ -138,6 +153,8 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
         requests=tuple(answered.hash for answered in good),
         logprobs=chosen.logprobs,
         others=tuple(others),
+        reasoning=chosen.reasoning,
+        tool_calls=majority.tool_calls,
     )
 
 
@@ -152,7 +169,8 @@ async def unkept(desk: Desk, prompt: Prompt, parsed: ParsedAnswer, votes: int, r
         return None
     if prompt.gold and rules.score is not None and rules.score(answer, prompt.gold) < 1.0:
         return "differs_from_gold", "the row's own answer is another"
-    if (where := rules.leaks(f"{rationale}\n{answer}")) is not None:
+    calls = "".join(f"\n{call.name} {call.arguments}" for call in parsed.tool_calls)
+    if (where := rules.leaks(f"{rationale}\n{answer}{calls}")) is not None:
         return "repeats_evaluation", f"it shares words with {where}"
     if teacher.judge_at_least is not None:
         grade = await judged(desk, prompt, parsed, rules)
@@ -181,9 +199,10 @@ async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> A
     turns = opening(desk, prompt, rules)
     for left in range(desk.teacher.repairs, -1, -1):
         request = request_of(desk, prompt, turns, sample, rules)
-        reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply))
+        reply = await priced(desk, request, prompt, lambda reply: outcome_of(desk, reply, rules, prompt))
         replies.append(reply)
-        outcome, answer, why = reading(desk.teacher, reply)
+        outcome, answer, why = reading(desk.teacher, reply, rules, prompt)
+        refuse_eaten(desk, reply)
         if answer is not None:
             return Answered(answer, request.hash, tuple(replies))
         if outcome != "malformed" or not left:
@@ -194,7 +213,8 @@ async def one_answer(desk: Desk, prompt: Prompt, sample: int, rules: Rules) -> A
 
 def opening(desk: Desk, prompt: Prompt, rules: Rules) -> tuple[Message, ...]:
     """The conversation that the first request of a row sends."""
-    return conversation(desk.teacher, prompt.messages, in_words=not rules.able["json_schema"])
+    # A schema would forbid the calls that the row's tools allow: with tools the shape is asked for in words.
+    return conversation(desk.teacher, prompt.messages, in_words=not rules.able["json_schema"] or bool(prompt.tools))
 
 
 def request_of(desk: Desk, prompt: Prompt, turns: tuple[Message, ...], sample: int, rules: Rules) -> Request:
@@ -206,7 +226,8 @@ def request_of(desk: Desk, prompt: Prompt, turns: tuple[Message, ...], sample: i
         prompt.id,
         turns,
         sample,
-        schema=schema_of(teacher) if rules.able["json_schema"] else None,
+        schema=schema_of(teacher) if rules.able["json_schema"] and not prompt.tools else None,
+        tools=prompt.tools,
         logprobs=teacher.logprobs,
         seed=rules.seed if rules.able["seed"] else None,
     )
@@ -217,24 +238,54 @@ async def priced(desk: Desk, request: Request, prompt: Prompt, check: Callable[[
     return await buy(desk, request, Sending(prompt.id, prompt.privacy, prompt.redacted), check)
 
 
-def outcome_of(desk: Desk, reply: Reply) -> Outcome:
+def outcome_of(desk: Desk, reply: Reply, rules: Rules, prompt: Prompt) -> Outcome:
     """How a reply is classed in the ledger."""
-    return reading(desk.teacher, reply)[0]
+    return reading(desk.teacher, reply, rules, prompt)[0]
 
 
-def reading(teacher: Teacher, reply: Reply) -> tuple[Outcome, ParsedAnswer | None, str]:
-    """(outcome, the answer if it can be used, why not)."""
+EATEN_IN_A_ROW = 10  # answers whose whole length went into thoughts, with no other between: the limit is at fault
+
+
+def is_eaten(reply: Reply) -> bool:
+    """Whether the limit ended the answer before its first word."""
+    return reply.finish == "length" and not reply.text.strip()
+
+
+def refuse_eaten(desk: Desk, reply: Reply) -> None:
+    """Close the desk when answer after answer is all thoughts: the other rows would be paid for in vain."""
+    desk.eaten = desk.eaten + 1 if is_eaten(reply) else 0
+    if desk.eaten >= EATEN_IN_A_ROW:
+        desk.closed = desk.closed or RequestError(
+            f"{desk.eaten} answers in a row had no word left after their thoughts: each was cut at "
+            f"{desk.teacher.max_new_tokens:,} tokens",
+            where="teacher.max_new_tokens",
+            remedy="raise it well above what the teacher thinks, or have it think less; what was bought is kept",
+        )
+
+
+def reading(teacher: Teacher, reply: Reply, rules: Rules, prompt: Prompt) -> tuple[Outcome, ParsedAnswer | None, str]:
+    """(outcome, the answer if it can be used, why not). A row's own answer may rightly decline."""
     match reply.finish:
         case "refusal":
             return "refusal", None, "the teacher would not answer"
         case "filter":
             return "filtered", None, "the provider's filter stopped the answer"
+        case "length" if is_eaten(reply):
+            return "truncated", None, f"all of its {teacher.max_new_tokens} tokens went into thoughts"
         case "length":
             return "truncated", None, f"the answer was cut at {teacher.max_new_tokens} tokens"
     try:
-        return "ok", parse(teacher, reply.text), ""
+        if reply.tool_calls:
+            return "ok", with_calls(reply.text, reply.tool_calls, prompt.tools), ""
+        parsed = parse(teacher, reply.text)
+        if why := rules.fault(prompt, parsed.answer):
+            raise MalformedError(why)
     except MalformedError as error:
         return "malformed", None, str(error)
+    free = not (teacher.labels or teacher.fields) and teacher.refusals == "set_aside"
+    if free and rules.refuses(parsed.answer) and not rules.refuses(prompt.gold):
+        return "refusal", None, f"the teacher declines in words: {parsed.answer[:80]!r}"
+    return "ok", parsed, ""
 
 
 async def judged(desk: Desk, prompt: Prompt, answer: ParsedAnswer, rules: Rules) -> float:

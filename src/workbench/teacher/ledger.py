@@ -2,7 +2,8 @@
 
 One SQLite file in WAL mode, shared by all runs. Money is counted in whole nano-dollars. An attempt is written as
 `reserved` at its worst case before its bytes leave, and `settled` after; a process killed in between leaves the
-reservation, which the next start settles at the worst case, since nobody knows what the provider did.
+reservation, which the next start settles at the worst case, since nobody knows what the provider did. Whether a process
+on another machine lives is told by the sign of life that each one writes here: it holds for a lease.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from filelock import FileLock
 from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.files import close_to_others
+from workbench.records import ToolCall
 from workbench.teacher.wire import Reply, Usage
 
 NANO = 1_000_000_000
@@ -46,7 +49,10 @@ CREATE TABLE IF NOT EXISTS batches (
   id TEXT PRIMARY KEY, scope TEXT NOT NULL, teacher TEXT NOT NULL, remote TEXT, state TEXT NOT NULL,
   started REAL NOT NULL, requests INTEGER NOT NULL, owner TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS owners (owner TEXT PRIMARY KEY, seen REAL NOT NULL);
 """
+LATER = {"reasoning": "TEXT", "tool_calls": "TEXT"}  # columns of `attempts` that older ledgers have not
+SIGN_S, LEASE_S = 10.0, 60.0  # how often a process says that it lives, and how long another machine believes it
 
 
 class TakenError(Exception):
@@ -73,24 +79,52 @@ class Ledger:
     def answer(self, request: str) -> Reply | None:
         """What was answered to this very request before, by any run; None when it was never answered."""
         row = self.database.execute(
-            f"SELECT text, finish, model, tokens_in, tokens_cached, tokens_out, tokens_reasoning, logprobs, id, cost "
+            f"SELECT text, finish, model, tokens_in, tokens_cached, tokens_out, tokens_reasoning, logprobs, id, cost, "
+            f"reasoning, tool_calls "
             f"FROM attempts WHERE request = ? AND state = 'settled' AND outcome IN {ANSWERED} ORDER BY id LIMIT 1",
             (request,),
         ).fetchone()
         if row is None:
             return None
-        text, finish, model, *tokens, logprobs, attempt, cost = row
+        text, finish, model, tokens_in, cached, out, thought, logprobs, attempt, cost, reasoning, calls = row
+        usage = Usage(tokens_in or 0, cached or 0, out or 0, thought or 0)
         # A prompt that a provider's filter refused has no answer, and asking again brings none.
         return Reply(
-            text or "", finish or "filter", model or "", Usage(*(n or 0 for n in tokens)), logprobs, attempt, cost
-        )
+            text or "", finish or "filter", model or "", usage, logprobs, attempt, cost,
+            reasoning or "", tuple(ToolCall(*call) for call in json.loads(calls or "[]")),
+        )  # fmt: skip
 
     def in_flight(self, request: str) -> bool:
         """Whether another live process is waiting for this very request's answer."""
         waiting = self.database.execute(
             "SELECT owner FROM attempts WHERE request = ? AND state = 'reserved'", (request,)
         )
-        return any(owner != self.owner and lives(owner) for (owner,) in waiting.fetchall())
+        return any(owner != self.owner and self.lives(owner) for (owner,) in waiting.fetchall())
+
+    def waits_for_others(self) -> bool:
+        """Whether another live process holds a reservation of this scope that is not in a batch."""
+        held = self.database.execute(
+            "SELECT owner FROM attempts WHERE scope = ? AND state = 'reserved' AND kind != 'batch'", (self.scope,)
+        )
+        return any(owner != self.owner and self.lives(owner) for (owner,) in held.fetchall())
+
+    def lives(self, owner: str | None) -> bool:
+        """Whether the process that wrote a reservation may still be at work; one elsewhere while its lease lasts."""
+        host, process, opened = ((owner or "") + "::").split(":")[:3]
+        if not process.isdigit() or not opened.isdigit():
+            return False
+        if host != socket.gethostname():
+            row = self.database.execute(
+                "SELECT COALESCE((SELECT seen FROM owners WHERE owner = ?1), "
+                "(SELECT MAX(started) FROM attempts WHERE owner = ?1), 0)",
+                (owner,),
+            ).fetchone()
+            return time.time() < row[0] + LEASE_S
+        try:
+            # A number is given out again: a process younger than the reservation's ledger is another one.
+            return psutil.Process(int(process)).create_time() <= int(opened) / NANO
+        except psutil.NoSuchProcess:
+            return False
 
     def reserve(
         self, request: str, row: str, teacher: str, worst: int, budget: int | None, kind: str, batch: str | None = None
@@ -124,29 +158,40 @@ class Ledger:
         cost: int,
         *,
         reply: Reply | None = None,
+        usage: Usage | None = None,
         status: int | None = None,
         error: str = "",
         assumed: bool = False,
         egress: str = "",
     ) -> None:
-        """Close an attempt: what came of it and what it cost. `assumed` marks a cost that nobody has told us."""
-        usage = reply.usage if reply else Usage()
+        """Close an attempt: what came of it and what it cost. `assumed` marks a cost that nobody has told us.
+
+        One that another process took for abandoned is closed again, at what it has cost in truth.
+        """
+        usage = reply.usage if reply else usage or Usage()
+        calls = [[call.name, call.arguments, call.id] for call in reply.tool_calls] if reply else []
         with self.transaction():
+            state, before = self.database.execute(
+                "SELECT state, COALESCE(cost, 0) FROM attempts WHERE id = ?", (ticket.attempt,)
+            ).fetchone()
+            held = ticket.worst if state == "reserved" else 0
             self.database.execute(
                 "UPDATE attempts SET state = 'settled', outcome = ?, cost = ?, status = ?, error = ?, assumed = ?, "
                 "egress = ?, seconds = ? - started, tokens_in = ?, tokens_cached = ?, tokens_out = ?, "
-                "tokens_reasoning = ?, text = ?, finish = ?, model = ?, logprobs = ? WHERE id = ?",
+                "tokens_reasoning = ?, text = ?, finish = ?, model = ?, logprobs = ?, reasoning = ?, tool_calls = ? "
+                "WHERE id = ?",
                 (
                     outcome, cost, status, error[:500], int(assumed), egress, time.time(), usage.tokens_in,
                     usage.cached, usage.out, usage.reasoning, reply.text if reply else None,
                     reply.finish if reply else None, reply.model if reply else None,
-                    reply.logprobs if reply else None, ticket.attempt,
+                    reply.logprobs if reply else None, reply.reasoning if reply else None,
+                    json.dumps(calls) if calls else None, ticket.attempt,
                 ),
             )  # fmt: skip
             self.database.execute(
                 "UPDATE spending SET spent = spent + ?, reserved = reserved - ? "
                 "WHERE scope = (SELECT scope FROM attempts WHERE id = ?)",  # a batch may be another run's
-                (cost, ticket.worst, ticket.attempt),
+                (cost - before, held, ticket.attempt),
             )
 
     def spending(self) -> tuple[int, int]:
@@ -154,16 +199,18 @@ class Ledger:
         row = self.database.execute("SELECT spent, reserved FROM spending WHERE scope = ?", (self.scope,)).fetchone()
         return (row[0], row[1]) if row else (0, 0)
 
-    def settle_abandoned(self) -> int:
+    def settle_abandoned(self, *, everywhere: bool = False) -> int:
         """Settle what dead processes of this scope left reserved, at the worst case; how many those were.
 
-        Requests in a batch are left: the batch can still be asked for them.
+        `everywhere`: of all scopes. Requests in a batch are left: the batch can still be asked for them.
         """
         left = self.database.execute(
-            "SELECT id, reserved, owner FROM attempts WHERE scope = ? AND state = 'reserved' AND kind != 'batch'",
-            (self.scope,),
+            "SELECT id, reserved, owner FROM attempts WHERE (scope = ? OR ?) AND state = 'reserved' "
+            "AND kind != 'batch' AND owner != ?",
+            (self.scope, everywhere, self.owner),
         ).fetchall()
-        dead = [Ticket(attempt, worst) for attempt, worst, owner in left if owner == self.owner or not lives(owner)]
+        alive = {owner: self.lives(owner) for owner in {owner for _, _, owner in left}}
+        dead = [Ticket(attempt, worst) for attempt, worst, owner in left if not alive[owner]]
         for ticket in dead:
             self.settle(ticket, "error", ticket.worst, error="the process ended before an answer came", assumed=True)
         return len(dead)
@@ -213,7 +260,7 @@ class Ledger:
         rows = self.database.execute(
             "SELECT id, remote, started, requests, owner FROM batches WHERE teacher = ? AND state != 'done'", (teacher,)
         ).fetchall()
-        return [tuple(row[:4]) for row in rows if row[4] == self.owner or not lives(row[4])]
+        return [tuple(row[:4]) for row in rows if row[4] == self.owner or not self.lives(row[4])]
 
     def tickets(self, batch: str) -> dict[str, Ticket]:
         """The open reservations of a batch, by request."""
@@ -271,6 +318,9 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.executescript(SCHEMA)
+                there = {row[1] for row in database.execute("PRAGMA table_info(attempts)")}
+                for column in LATER.keys() - there:
+                    database.execute(f"ALTER TABLE attempts ADD COLUMN {column} {LATER[column]}")
         except sqlite3.DatabaseError as error:
             refused = files.disk_error(error, path.parent)
             if refused is not None:
@@ -278,23 +328,36 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
             raise WorkbenchError(
                 f"this is not a ledger: {error}", where=str(path), remedy="restore it, or move it away"
             ) from error
-        yield Ledger(path, database, scope, f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}")
+        owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        with signs_of_life(path, owner):
+            yield Ledger(path, database, scope, owner)
     finally:
         database.close()
 
 
-def lives(owner: str | None) -> bool:
-    """Whether the process that wrote a reservation may still be at work; another machine's is taken to be."""
-    host, process, opened = ((owner or "") + "::").split(":")[:3]
-    if not process.isdigit() or not opened.isdigit():
-        return False
-    if host != socket.gethostname():
-        return True
+@contextlib.contextmanager
+def signs_of_life(path: Path, owner: str) -> Iterator[None]:
+    """Write into the ledger, again and again for as long as this is open, that its owner is at work."""
+    ended = threading.Event()
+
+    def sign() -> None:
+        while True:
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5.0)) as database:
+                with database:  # a ledger that is locked or on a full disk misses one sign of six
+                    database.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (owner, time.time()))
+            if ended.wait(SIGN_S):
+                break
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=5.0)) as database:
+            with database:
+                database.execute("DELETE FROM owners WHERE owner = ?", (owner,))
+
+    thread = threading.Thread(target=sign, daemon=True)
+    thread.start()
     try:
-        # A number is given out again: a process younger than the reservation's ledger is another one.
-        return psutil.Process(int(process)).create_time() <= int(opened) / NANO
-    except psutil.NoSuchProcess:
-        return False
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def egress_hashes(path: Path) -> Sequence[tuple[int, str]]:

@@ -28,13 +28,13 @@ async def probe(desk: Desk) -> dict[str, Any]:
 
     The first question is a plain one: a wrong key, an unknown or a retired model ends the run here, after one call.
     """
-    teacher = replace(desk.teacher, max_new_tokens=16)
+    teacher = desk.teacher  # with its own limit: what thinks before it speaks says nothing within a few tokens
     name = digest({"at": desk.client.identity, "model": teacher.model}, 40)
     known = desk.ledger.probe(name, time.time() - KEPT_DAYS * 86_400)
     if known is not None:
         return known
     try:
-        plain = await ask(desk, teacher)
+        plain = refuse_eaten(desk, await ask(desk, teacher))
     except RowError as error:
         if error.reason == "unanswered":
             raise WorkbenchError(
@@ -53,7 +53,7 @@ async def probe(desk: Desk) -> dict[str, Any]:
         "echo": False,
     }
     abilities["json_schema"] = await works(
-        lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in reply.text
+        lambda: ask(desk, teacher, schema=SCHEMA), lambda reply: '"word"' in refuse_eaten(desk, reply).text
     )
     if wire_of(teacher) == "openai":
         abilities["seed"] = await works(lambda: ask(desk, teacher, seed=1), lambda reply: True)
@@ -76,6 +76,18 @@ async def ask(
         schema=schema, logprobs=logprobs, seed=seed,
     )  # fmt: skip
     return await buy(desk, request, Sending("probe", NO_ROW), lambda reply: "ok", kind="probe")
+
+
+def refuse_eaten(desk: Desk, reply: Reply) -> Reply:
+    """The reply; RequestError where its whole length went into thoughts, which tells nothing of what it can do."""
+    if reply.finish == "length" and not reply.text.strip():
+        raise RequestError(
+            f"asked for one word, {desk.teacher.model or 'the teacher'} thinks until it is cut at "
+            f"{desk.teacher.max_new_tokens:,} tokens, and says nothing",
+            where="teacher.max_new_tokens",
+            remedy="raise it well above what the teacher thinks: its thoughts are paid for, and count",
+        )
+    return reply
 
 
 async def works(question: Callable[[], Awaitable[Reply]], shown: Callable[[Reply], bool]) -> bool:

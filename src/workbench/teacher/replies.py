@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,9 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from workbench.recipe import Teacher
-from workbench.records import Message
+from workbench.records import Message, ToolCall, canonical
 
-FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*$", re.S)
+BROKEN = "\ufffd"  # what stands in an answer for no character
+BEGINNINGS = 64  # places in an answer at which an object may begin: beyond them nothing is looked for
 
 
 class MalformedError(ValueError):
@@ -24,10 +24,11 @@ class MalformedError(ValueError):
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer as it is learned, and the reason the teacher gave for it."""
+    """An answer as it is learned, the reason the teacher gave for it, and what it calls."""
 
     answer: str
     rationale: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def wants_json(teacher: Teacher) -> bool:
@@ -95,11 +96,17 @@ def parse(teacher: Teacher, text: str) -> ParsedAnswer:
     """The answer in the text; MalformedError when it is not what was asked for."""
     if not text.strip():
         raise MalformedError("the answer is empty")
+    if BROKEN in text:
+        raise MalformedError("the answer holds a broken character")
     if not wants_json(teacher):
         return ParsedAnswer(text.strip())
-    fenced = FENCE.match(text)
+    bare = bare_label(teacher, text)
     try:
-        content = model_of(teacher).model_validate_json(fenced[1] if fenced else text.strip()).model_dump()
+        content = (
+            model_of(teacher)
+            .model_validate({"label": bare} if bare else as_written(teacher, the_object(text)))
+            .model_dump()
+        )
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the text'}: {e['msg']}" for e in error.errors()[:3])
         raise MalformedError(faults) from None
@@ -107,6 +114,82 @@ def parse(teacher: Teacher, text: str) -> ParsedAnswer:
     if teacher.fields:
         return ParsedAnswer(json.dumps(content, ensure_ascii=False), rationale)
     return ParsedAnswer(next(iter(content.values())).strip(), rationale)
+
+
+def bare_label(teacher: Teacher, text: str) -> str:
+    """The label that is the whole of a text which is no JSON; '' where it is none, or more is wanted than a label."""
+    if not teacher.labels or teacher.fields or teacher.rationale:
+        return ""
+    return canonical_choice(text.strip().strip("\"'`*.").strip(), teacher.labels, "")
+
+
+def canonical_choice(value: str, allowed: Sequence[str], otherwise: str) -> str:
+    """The allowed value that this is in other capitals; `otherwise` where none or several are."""
+    if value in allowed:
+        return value
+    same = [choice for choice in allowed if choice.casefold() == value.strip().casefold()]
+    return same[0] if len(same) == 1 else otherwise
+
+
+def as_written(teacher: Teacher, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object with its closed values written as the recipe writes them: capitals make no other label."""
+    choices = teacher.fields if teacher.fields else {"label": teacher.labels}
+    return {
+        name: canonical_choice(value, choices.get(name) or (), value) if isinstance(value, str) else value
+        for name, value in content.items()
+    }
+
+
+def the_object(text: str) -> dict[str, Any]:
+    """The one JSON object in a text, whether bare, fenced or amid prose; MalformedError where it is none or several."""
+    objects = list(objects_in(text))
+    if not objects:
+        raise MalformedError("Invalid JSON: there is no JSON object in it")
+    if any(other != objects[0] for other in objects[1:]):
+        raise MalformedError(f"there are {len(objects)} different JSON objects in it, and one is wanted")
+    return objects[0]
+
+
+def objects_in(text: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object that stands in a text, one within another left out."""
+    decoder = json.JSONDecoder(object_pairs_hook=without_doubles)
+    place = 0
+    for _ in range(BEGINNINGS):
+        place = text.find("{", place)
+        if place < 0:
+            return
+        try:
+            content, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        yield content
+
+
+def without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; MalformedError where a key stands twice with different values."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if content.setdefault(name, value) != value:
+            raise MalformedError(f"the key {name!r} stands in it twice")
+    return content
+
+
+def with_calls(text: str, calls: Sequence[ToolCall], tools: Sequence[Mapping[str, Any]]) -> ParsedAnswer:
+    """An answer that calls; MalformedError where it calls what is not there, or not as it wants to be called."""
+    functions = {function["name"]: function for tool in tools if (function := tool.get("function", tool))}
+    for call in calls:
+        if call.name not in functions:
+            raise MalformedError(f"it calls {call.name!r}, and may call {', '.join(functions) or 'nothing'}")
+        schema = functions[call.name].get("parameters") or {}
+        given, known = json.loads(call.arguments), schema.get("properties") or {}
+        missing = [name for name in schema.get("required") or () if name not in given]
+        if missing:
+            raise MalformedError(f"the call of {call.name} lacks {', '.join(missing)}")
+        stray = [name for name in given if name not in known]
+        if known and stray:
+            raise MalformedError(f"the call of {call.name} has no argument {', '.join(stray)}")
+    return ParsedAnswer(text.strip(), tool_calls=tuple(calls))
 
 
 def plea(why: str) -> Message:
@@ -119,9 +202,16 @@ def ranked(answers: Sequence[ParsedAnswer]) -> list[tuple[ParsedAnswer, int]]:
 
     Of equal answers the first is the one that stands for them.
     """
-    counts = Counter(normal(answer.answer) for answer in answers)
-    first = {normal(answer.answer): answer for answer in reversed(answers)}
+    counts = Counter(alike(answer) for answer in answers)
+    first = {alike(answer): answer for answer in reversed(answers)}
     return [(first[name], votes) for name, votes in counts.most_common()]
+
+
+def alike(answer: ParsedAnswer) -> str:
+    """What equal answers have in common: what they call, in any order, or their words where they call nothing."""
+    if not answer.tool_calls:
+        return normal(answer.answer)
+    return canonical(sorted([call.name, canonical(json.loads(call.arguments))] for call in answer.tool_calls))
 
 
 def normal(answer: str) -> str:

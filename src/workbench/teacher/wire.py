@@ -5,6 +5,7 @@ OpenAI: platform.openai.com/docs/api-reference/chat. Anthropic: docs.anthropic.c
 
 from __future__ import annotations
 
+import collections
 import json
 import struct
 import zlib
@@ -14,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.errors import WorkbenchError
 from workbench.recipe import Teacher
-from workbench.records import Message, canonical, digest, message_dicts
+from workbench.records import Message, ToolCall, canonical, digest
 
 Finish = Literal["stop", "length", "refusal", "filter"]
 # A chat template's marks around a message, and what a provider may add on its own.
@@ -25,17 +25,25 @@ TOKENS_A_MESSAGE, TOKENS_A_REQUEST = 16, 64
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one call. `tokens_in` includes the cached ones, `out` the reasoning ones."""
+    """Tokens of one call. `tokens_in` includes the cached ones, `out` the reasoning ones.
+
+    `own_in` and `own_out` mark our own count, where the provider states none that can be.
+    """
 
     tokens_in: int = 0
     cached: int = 0
     out: int = 0
     reasoning: int = 0
+    own_in: bool = False
+    own_out: bool = False
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer as the provider gave it. `attempt` and `cost` (nano-dollars) are set when it comes from the ledger."""
+    """One answer as the provider gave it, with what it thought before it spoke and what it calls.
+
+    `attempt` and `cost` (nano-dollars) are set when it comes from the ledger.
+    """
 
     text: str
     finish: Finish
@@ -44,17 +52,20 @@ class Reply:
     logprobs: bytes | None = None
     attempt: int = 0
     cost: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask: the body that would be sent, its identity, and the most tokens it can cost."""
+    """One thing to ask: the body that would be sent, its identity, the most tokens it can cost, its texts' bytes."""
 
     row: str
     body: Mapping[str, Any]
     hash: str
     most_in: int
     most_out: int
+    text_bytes: int = 0
 
 
 def make_request(
@@ -67,6 +78,7 @@ def make_request(
     schema: Mapping[str, Any] | None = None,
     logprobs: int = 0,
     seed: int | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Request:
     """The request for one sample of one row.
 
@@ -74,22 +86,38 @@ def make_request(
     schema, and the sample's number, so that equal requests are equal in every run and no others are.
     """
     if teacher.api == "anthropic":
-        body = anthropic_body(teacher, turns, schema)
+        body = anthropic_body(teacher, turns, schema, tools)
     else:
-        body = openai_body(teacher, turns, schema, logprobs, None if seed is None else seed + sample)
-    text = sum(len(turn.content.encode()) + TOKENS_A_MESSAGE for turn in turns)
+        body = openai_body(teacher, turns, schema, logprobs, None if seed is None else seed + sample, tools)
+    text = sum(len(said_in(turn).encode("utf-8", "replace")) for turn in turns)
     # No tokenizer makes more tokens than there are bytes, so this bound holds for models whose tokenizer is secret.
-    most_in = text + TOKENS_A_REQUEST + (len(canonical(schema)) if schema else 0)
-    return Request(
-        row, body, digest({"at": identity, "body": body, "sample": sample}, 40), most_in, teacher.max_new_tokens
+    most_in = (
+        text
+        + TOKENS_A_MESSAGE * len(turns)
+        + TOKENS_A_REQUEST
+        + sum(len(canonical(beside).encode("utf-8", "replace")) for beside in (schema, tools) if beside)
     )
+    identity = digest({"at": identity, "body": body, "sample": sample}, 40)
+    return Request(row, body, identity, most_in, teacher.max_new_tokens, text)
+
+
+def said_in(turn: Message) -> str:
+    """All words of a turn that are sent: its text and its calls."""
+    return turn.content + "".join(call.name + call.arguments for call in turn.tool_calls)
 
 
 def openai_body(
-    teacher: Teacher, turns: Sequence[Message], schema: Mapping[str, Any] | None, logprobs: int, seed: int | None
+    teacher: Teacher,
+    turns: Sequence[Message],
+    schema: Mapping[str, Any] | None,
+    logprobs: int,
+    seed: int | None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The body of POST /chat/completions."""
-    body: dict[str, Any] = {"model": teacher.model, "messages": message_dicts(turns)}
+    body: dict[str, Any] = {"model": teacher.model, "messages": openai_messages(turns)}
+    if tools:
+        body["tools"] = list(tools)
     body[teacher.limit_key] = teacher.max_new_tokens
     if teacher.temperature is not None:
         body["temperature"] = teacher.temperature
@@ -105,14 +133,93 @@ def openai_body(
     return body
 
 
-def anthropic_body(teacher: Teacher, turns: Sequence[Message], schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def call_ids(turns: Sequence[Message]) -> tuple[list[list[str]], list[str]]:
+    """(the ids of each turn's calls, of each turn the id of the call whose result it is): those given, else numbers.
+
+    Results without an id answer the calls before them in order.
+    """
+    calls: list[list[str]] = []
+    results: list[str] = []
+    number, open_calls = 0, collections.deque[str]()
+    for turn in turns:
+        ids = []
+        for call in turn.tool_calls:
+            ids.append(call.id or f"call_{number}")
+            number += 1
+        open_calls.extend(ids)
+        calls.append(ids)
+        result = turn.tool_call_id or (open_calls[0] if turn.role == "tool" and open_calls else "")
+        if result in open_calls:
+            open_calls.remove(result)
+        results.append(result)
+    return calls, results
+
+
+def openai_messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as OpenAI's servers take them: arguments as JSON text, every call with its id, no thoughts."""
+    calls, results = call_ids(turns)
+    messages = []
+    for turn, ids, result in zip(turns, calls, results, strict=True):
+        message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+        if turn.tool_calls:
+            message["tool_calls"] = [
+                {"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for id, call in zip(ids, turn.tool_calls, strict=True)
+            ]
+        if turn.role == "tool":
+            message["tool_call_id"] = result
+        elif turn.name:
+            message["name"] = turn.name
+        messages.append(message)
+    return messages
+
+
+def anthropic_messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as Anthropic takes them: calls and results are blocks, results stand in the user's turn."""
+    calls, results = call_ids(turns)
+    messages: list[dict[str, Any]] = []
+    for turn, ids, result in zip(turns, calls, results, strict=True):
+        if turn.role == "tool":
+            block = {"type": "tool_result", "tool_use_id": result, "content": turn.content}
+            if messages and messages[-1]["role"] == "user" and isinstance(messages[-1]["content"], list):
+                messages[-1]["content"].append(block)
+            else:
+                messages.append({"role": "user", "content": [block]})
+        elif turn.tool_calls:
+            blocks: list[dict[str, Any]] = [{"type": "text", "text": turn.content}] if turn.content else []
+            blocks += [
+                {"type": "tool_use", "id": id, "name": call.name, "input": json.loads(call.arguments)}
+                for id, call in zip(ids, turn.tool_calls, strict=True)
+            ]
+            messages.append({"role": turn.role, "content": blocks})
+        elif turn.role != "system":
+            messages.append({"role": turn.role, "content": turn.content})
+    return messages
+
+
+def anthropic_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function in OpenAI's layout as a tool in Anthropic's."""
+    function = tool.get("function", tool)
+    described = {"description": function["description"]} if function.get("description") else {}
+    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    return {"name": function["name"], **described, "input_schema": schema}
+
+
+def anthropic_body(
+    teacher: Teacher,
+    turns: Sequence[Message],
+    schema: Mapping[str, Any] | None,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """The body of POST /v1/messages; the system prompt stands beside the messages."""
     system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
     body: dict[str, Any] = {
         "model": teacher.model,
         "max_tokens": teacher.max_new_tokens,
-        "messages": message_dicts([turn for turn in turns if turn.role != "system"]),
+        "messages": anthropic_messages(turns),
     }
+    if tools:
+        body["tools"] = [anthropic_tool(tool) for tool in tools]
     if system:
         body["system"] = system
     if teacher.temperature is not None:
@@ -120,49 +227,6 @@ def anthropic_body(teacher: Teacher, turns: Sequence[Message], schema: Mapping[s
     if schema:
         body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
     return body
-
-
-def read_reply(api: str, payload: Any) -> Reply:
-    """The provider's JSON as a Reply. Raises WorkbenchError when it has not the documented shape."""
-    try:
-        return anthropic_reply(payload) if api == "anthropic" else openai_reply(payload)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        body = json.dumps(payload, ensure_ascii=False)[:200]
-        raise WorkbenchError(f"the answer has not the documented shape ({error!r}): {body}") from None
-
-
-def openai_reply(payload: Any) -> Reply:
-    """A chat completion: text, why it ended, usage, and log-probabilities packed."""
-    choice, usage = payload["choices"][0], payload.get("usage") or {}
-    message = choice["message"]
-    finish: Finish = {"length": "length", "content_filter": "filter"}.get(choice["finish_reason"], "stop")  # type: ignore[assignment]
-    text = message.get("content") or ""
-    if message.get("refusal"):
-        finish, text = "refusal", message["refusal"]
-    content = (choice.get("logprobs") or {}).get("content")
-    counted = Usage(
-        int(usage.get("prompt_tokens") or 0),
-        int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
-        int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0),
-    )
-    return Reply(text, finish, str(payload.get("model") or ""), counted, pack(content) if content else None)
-
-
-def anthropic_reply(payload: Any) -> Reply:
-    """A message: its text blocks joined, and why it stopped."""
-    ended: dict[str, Finish] = {
-        "max_tokens": "length", "refusal": "refusal", "model_context_window_exceeded": "length"
-    }  # fmt: skip
-    usage = payload.get("usage") or {}
-    cached = int(usage.get("cache_read_input_tokens") or 0)
-    # Anthropic counts cached tokens beside the input, not within it.
-    total = int(usage.get("input_tokens") or 0) + cached + int(usage.get("cache_creation_input_tokens") or 0)
-    text = "".join(block["text"] for block in payload["content"] if block["type"] == "text")
-    finish = ended.get(payload["stop_reason"], "stop")
-    return Reply(
-        text, finish, str(payload.get("model") or ""), Usage(total, cached, int(usage.get("output_tokens") or 0))
-    )
 
 
 # Top-k log-probabilities with token bytes: packed small for the ledger, laid out in columns for training.

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from workbench.files import file_sha256, read_json, write_whole
+from workbench.privacy.secrets import masked
 from workbench.records import digest
 from workbench.tracking import outbound as leaving
 from workbench.tracking import run_record
 from workbench.tracking.outbound import Outbound
 from workbench.tracking.run_record import Line
 from workbench.tracking.store import Store
-from workbench.urls import without_passwords
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -26,23 +26,55 @@ if TYPE_CHECKING:
 METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
 DATASET_DIGEST, DATASET_SOURCE = 36, 2000
 TABLES_TAG = "mlflow.loggedArtifacts"
+MOST_METRICS = 40  # of a run: more of them, and nobody finds the curve
+INTERVAL_ENDS = ("_ci_low", "_ci_high")
+REPORT = "evaluate/report.html"
+TEXTS = (".yaml", ".json", ".jsonl", ".html", ".svg", ".txt", ".md", ".csv")
 
 
-def feed_metrics(store: Store, fed: Fed, new: Sequence[Line]) -> int:
-    """Log the new metric events with their step and time. The same point twice is one point in MLflow."""
+def find_parent(store: Store, fed: Fed) -> str | None:
+    """The id of the parent run, if there is one."""
+    return search(store, f"tags.run = '{fed.run}' AND tags.stage = 'all'").get("all")
+
+
+def search(store: Store, query: str) -> dict[str, str]:
+    """Stage → run id of the runs a filter finds; the oldest where a kill left two."""
+    runs = store.client.search_runs([store.experiment_id], query, max_results=1000, order_by=["attributes.start_time"])
+    return {run.data.tags.get("stage", ""): run.info.run_id for run in reversed(runs)}
+
+
+def home_of(fed: Fed, stage: str | None) -> str:
+    """The MLflow run that shows what a stage tells: the parent for training, whose curves are looked at first."""
+    return fed.parent if stage == "train" else fed.stages.get(stage or "", fed.parent)
+
+
+def feed_metrics(store: Store, fed: Fed, events: Sequence[Line]) -> int:
+    """Log the metric events after those that were fed, with their step and time. Gives how many they are.
+
+    At most MOST_METRICS names a run. Ends of intervals are no metrics: they stand in the report's tables.
+    """
     from mlflow.entities import Metric
 
+    names: dict[str, set[str]] = {}
     runs: dict[str, list[Metric]] = {}
-    for line in new:
-        value = run_record.number(line.body.get("value")) if line.kind == "metric" else None
-        if value is not None:
-            point = Metric(
-                run_record.metric_name(line.body["name"]), value, line.at_ms, int(line.body.get("step") or 0)
-            )
-            runs.setdefault(fed.stages.get(line.stage or "", fed.parent), []).append(point)
+    for line, value in run_record.points(events):
+        run_id, name = home_of(fed, line.stage), run_record.metric_name(str(line.body["name"]))
+        known = names.setdefault(run_id, set())
+        if name.endswith(INTERVAL_ENDS) or (name not in known and len(known) >= MOST_METRICS):
+            continue
+        known.add(name)
+        if line.end > fed.offset:
+            point = Metric(name, value, line.at_ms, int(line.body.get("step") or 0))
+            runs.setdefault(run_id, []).append(point)
     for run_id, metrics in runs.items():
         log_metrics(store, run_id, metrics)
     return sum(map(len, runs.values()))
+
+
+def room_on_parent(events: Sequence[Line]) -> int:
+    """How many metrics the parent run can still hold beside those that the events give it."""
+    names = {str(line.body["name"]) for line, _ in run_record.points(events) if line.stage in ("train", None)}
+    return max(0, MOST_METRICS - len(names))
 
 
 def log_metrics(store: Store, run_id: str, metrics: Sequence[Any]) -> None:
@@ -55,11 +87,10 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
     """Set tags, as many at once as MLflow takes; None is left out."""
     from mlflow.entities import RunTag
 
-    kept = [
-        RunTag(k[:250], without_passwords(run_record.text_of(v, run_record.MAX_TAG)))
-        for k, v in tags.items()
-        if v is not None
-    ]
+    # Masked before they are cut: half a secret would not be known for one.
+    known = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in tags.items()}
+    texts = {masked(k): masked(v) for k, v in known.items() if tags[k] is not None}
+    kept = [RunTag(k[:250], run_record.text_of(v, run_record.MAX_TAG)) for k, v in texts.items()]
     for start in range(0, len(kept), TAGS_A_BATCH):
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 
@@ -80,7 +111,7 @@ def feed_datasets(store: Store, fed: Fed, events: Sequence[Line], out: Outbound)
         return
     for line in known:
         name, source = out.texts("data set", [str(line.body.get(key, "")) for key in ("name", "source")]) or ("", "")
-        body = {**line.body, "name": name or str(line.body.get("role", "rows")), "source": without_passwords(source)}
+        body = {**line.body, "name": name or str(line.body.get("role", "rows")), "source": source}
         for run_id in {fed.parent, fed.stages.get(line.stage or "", fed.parent)}:
             store.client.log_inputs(run_id, datasets=[dataset_input(body)])
 
@@ -104,7 +135,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
     if out.rule == "withheld":
         return
     for run_id in {*fed.stages.values(), fed.parent}:
-        here = [line for line in events if fed.stages.get(line.stage or "", fed.parent) == run_id]
+        here = [line for line in events if home_of(fed, line.stage) == run_id]
         samples = [line for line in here if line.kind == "sample"]
         if samples and fed.is_new(f"samples of {run_id}", [line.end for line in samples]):
             # Swapped before they are cut: half an address would not be known for one.
@@ -113,7 +144,7 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
     lines = [line for line in events if line.kind == "said"]
     if lines and fed.is_new("said", [line.end for line in lines]):
         texts = [f"{line.body['at']}  {line.stage or '-'}  {line.body.get('text', '')}" for line in lines]
-        text = without_passwords("\n".join(out.texts("said.txt", texts)))
+        text = "\n".join(out.texts("said.txt", texts))
         store.client.log_text(fed.parent, text + "\n", "said.txt")
 
 
@@ -144,13 +175,14 @@ def feed_parent(
 def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:
     """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one.
 
+    The report's page stands on top, in no folder.
     Of internal rows only JSON and the recipe leave for another machine: in a page, which marks texts up word by word,
     nobody could find what is personal. Of restricted rows none does.
     """
     notes, stay = [], []
     named = dict.fromkeys(["recipe.yaml", *(str(line.body.get("path")) for line in events if line.kind == "file")])
     for name in named:
-        path = folder / name
+        path, shown_as = folder / name, "report.html" if name == REPORT else name
         if not path.resolve().is_relative_to(folder.resolve()):
             notes.append(f"{name} lies outside the run's folder and was not logged")
         elif path.is_file():
@@ -160,9 +192,9 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
                 stay.append(name)
             elif out.whole:
                 out.file(name, file_sha256(path), path.stat().st_size)
-                log_whole(store, fed.parent, path, name)
+                log_whole(store, fed.parent, path, shown_as)
             else:
-                store.client.log_text(fed.parent, redacted_file(path, name, out), name)
+                store.client.log_text(fed.parent, redacted_file(path, name, out), masked(name))
         elif name != "recipe.yaml":
             notes.append(f"{name} is not there and was not logged")
     if stay:
@@ -171,11 +203,14 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
 
 
 def log_whole(store: Store, run_id: str, path: Path, name: str) -> None:
-    """A file as it stands, but for a password that an older recipe may hold in a URL."""
-    text = path.read_text(encoding="utf-8") if name == "recipe.yaml" else ""
-    clean = without_passwords(text)
+    """A file as it stands, but for a secret in its text or in its name."""
+    name = masked(name)
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.suffix in TEXTS else ""
+    clean = masked(text)
     if clean != text:
         store.client.log_text(run_id, clean, name)
+    elif Path(name).name != path.name:
+        store.client.log_text(run_id, path.read_text(encoding="utf-8", errors="replace"), name)
     else:
         store.client.log_artifact(run_id, str(path), Path(name).parent.as_posix().strip("."))
 
@@ -201,6 +236,7 @@ class Fed:
     offset: int = 0
     once: dict[str, str] = field(default_factory=dict)
     rule: str = "raw"
+    at_rest: bool = False  # nobody was at work on the run when it was fed last
 
     def is_new(self, what: str, content: object) -> bool:
         """Whether `content` differs from what was fed under this name; remembers it as fed from now on."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workbench.privacy.secrets import masked, masked_values, remember
 from workbench.recipe import Data, Recipe
 from workbench.records import canonical
 from workbench.runs import now
 from workbench.tracking.store import shown
-from workbench.urls import is_loopback, without_passwords
+from workbench.urls import is_loopback
 
 Rule = Literal["raw", "redacted", "withheld"]
 WITHHELD = "withheld: the rows are restricted"
@@ -52,11 +54,14 @@ class Outbound:
         return self.rule == "raw"
 
     def texts(self, what: str, texts: Sequence[str]) -> list[str]:
-        """The texts as they may leave under the name `what`, noted in the log; none of them when none may."""
+        """The texts as they may leave under the name `what`, noted in the log; none of them when none may.
+
+        A secret in one does not leave, nor is it written into a store on this machine.
+        """
         if self.rule == "withheld":
             return []
         counts: Mapping[str, int] = {}
-        sent = list(texts)
+        sent = [masked(text) for text in texts]
         if self.egress is not None and self.rule == "redacted":
             sent, _, counts = self.egress.redact(sent)
         if self.remote:
@@ -94,10 +99,19 @@ def outbound(uri: str, artefacts: str, recipe: Mapping[str, Any], run: str, egre
     Without an egress, which swaps and logs, nothing that holds texts leaves for another machine.
     """
     privacy = str((recipe.get("data") or {}).get("privacy") or Data().privacy)
+    remember_keys(recipe)
     remote = is_remote(uri, artefacts)
     rules: dict[str, Rule] = {"public": "raw", "internal": "redacted"}
     rule: Rule = "raw" if not remote else "withheld" if egress is None else rules.get(privacy, "withheld")
     return Outbound(rule, remote, privacy, shown(uri), run, egress)
+
+
+def remember_keys(node: object) -> None:
+    """Have the values of the variables that a recipe names as keys masked, whatever these are called."""
+    for name, value in node.items() if isinstance(node, Mapping) else ():
+        if name == "key_variable" and isinstance(value, str):
+            remember(os.environ.get(value, ""))
+        remember_keys(value)
 
 
 def is_remote(uri: str, artefacts: str = "") -> bool:
@@ -140,7 +154,7 @@ def rebuilt(node: Any, texts: Iterator[str]) -> Any:
 
 def settings(flat: Mapping[str, Any], out: Outbound) -> dict[str, Any]:
     """A recipe's leaves as they may leave: of restricted rows numbers, and strings from closed lists and names."""
-    flat = {path: without_passwords(v) if isinstance(v, str) else v for path, v in flat.items()}
+    flat = masked_values(dict(flat))
     if out.rule != "withheld":
         return dict(out.tree("recipe", flat))
     plain, chosen = schema(Recipe)

@@ -21,13 +21,16 @@ from workbench.command import next_command
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import artefact, read_json
 from workbench.names import check_arm
+from workbench.privacy.secrets import masked_values
 from workbench.recipe import Tracking
+from workbench.records import digest
 from workbench.tracking import content, run_record
 from workbench.tracking import versions as stored
+from workbench.tracking.bounds import AwayError
 from workbench.tracking.feed import catch_up
 from workbench.tracking.outbound import Egress, Outbound, outbound, strings
-from workbench.tracking.run_record import Line, interval_metrics, interval_text
-from workbench.tracking.store import Store, open_store, plain_name
+from workbench.tracking.run_record import Line, interval_text
+from workbench.tracking.store import Store, is_here, open_store, plain_name
 from workbench.tracking.versions import check_signed, check_trusted
 
 if TYPE_CHECKING:
@@ -108,7 +111,7 @@ def leaving_tags(tags: Mapping[str, str], out: Outbound) -> dict[str, str]:
     """A model's tags as they may leave: of restricted rows those that no person wrote."""
     if out.rule == "withheld":
         return {name: value for name, value in tags.items() if name in PLAIN_TAGS}
-    return dict(tags) if out.whole else dict(out.tree("model's tags", tags))
+    return masked_values(dict(tags)) if out.whole else dict(out.tree("model's tags", tags))
 
 
 def refuse_personal(part: Part, out: Outbound) -> None:
@@ -232,6 +235,8 @@ def check_version(
                 check_signed(into, name)
             elif part.passed and verify is not None:
                 verify(into)
+    except AwayError:  # it says nothing of the bytes
+        raise
     except WorkbenchError as error:
         # The aliases first: a kill between the two steps leaves none on bytes that are known to be wrong.
         moved = take_back(store, name, number, intact_check(store, experiments, download))
@@ -252,6 +257,8 @@ def intact_check(store: Store, experiments: Path, download: Download) -> IsIntac
             with downloaded(store, version, experiments, download) as into:
                 stored.check(into, version.tags.get("sha256", ""), where)
                 check_trusted(into, version.name, where, experiments)
+        except AwayError:
+            raise
         except WorkbenchError:
             return False
         return True
@@ -262,7 +269,7 @@ def intact_check(store: Store, experiments: Path, download: Download) -> IsIntac
 @contextlib.contextmanager
 def downloaded(store: Store, version: ModelVersion, experiments: Path, download: Download) -> Iterator[Path]:
     """A version's files as the store gives them now, in a folder that is gone afterwards."""
-    into = experiments / ".verify"
+    into = experiments / (".verify" if is_here(store.uri) else f".verify-{digest(store.uri, 8)}")
     shutil.rmtree(into, ignore_errors=True)  # a killed attempt's leavings; the store's lock is ours
     try:
         yield download(store.uri, store.client.get_model_version_download_uri(version.name, version.version), into)
@@ -482,8 +489,8 @@ def version_tags(
 
 
 def figures_of(part: Part, report: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of this model's own arm, with the ends of their intervals."""
-    flat: dict[str, float] = {}
-    for metric, cell in report.get("arms", {}).get(part.arm, {}).items():
-        flat |= interval_metrics(metric, cell)
-    return flat
+    """The metrics of this model's own arm; their intervals are tags of its version and a table of the run."""
+    cells = report.get("arms", {}).get(part.arm, {})
+    values = {run_record.metric_name(metric): run_record.value_of(cell) for metric, cell in cells.items()}
+    kept = {name: value for name, value in values.items() if value is not None}
+    return dict(list(kept.items())[: content.MOST_METRICS])

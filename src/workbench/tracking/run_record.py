@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.privacy.secrets import masked
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 MAX_PARAM, MAX_TAG = 6000, 5000
@@ -66,6 +67,12 @@ def torn_lines(path: Path, events: Sequence[Line]) -> int:
 def millis(at: str) -> int:
     """An ISO 8601 time in milliseconds since 1970."""
     return round(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def identity(folder: Path, events: Sequence[Line]) -> str:
+    """What tells this run from one that was started over in the same folder: its first event's time."""
+    run = f"{folder.parent.name}/{folder.name}@{events[0].at_ms if events else 0}"
+    return run.replace("'", "")  # it is quoted in MLflow's filters
 
 
 def is_live(folder: Path) -> bool:
@@ -137,23 +144,12 @@ def text_of(value: object, longest: int) -> str:
 
 def metric_name(name: str) -> str:
     """A name MLflow takes: letters, digits, `_ - . / : ` and spaces, at most 250."""
-    return re.sub(r"[^\w\-./: ]", "_", name)[:250]
+    return re.sub(r"[^\w\-./: ]", "_", masked(name))[:250]
 
 
 def number(value: object) -> float | None:
     """The value as a float, or None when it is not a number."""
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def interval_metrics(metric: str, cell: Any) -> dict[str, float]:
-    """One metric of one arm: its value, and its interval's ends where it has them."""
-    cell = cell if isinstance(cell, Mapping) else {"value": cell}
-    parts = {
-        metric: cell.get("value"),
-        f"{metric}_ci_low": cell.get("ci_low"),
-        f"{metric}_ci_high": cell.get("ci_high"),
-    }
-    return {metric_name(name): value for name, raw in parts.items() if (value := number(raw)) is not None}
 
 
 def interval_text(cell: Any) -> str:
@@ -163,6 +159,34 @@ def interval_text(cell: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} [{low:.4g}, {high:.4g}]"
+
+
+def value_of(cell: Any) -> float | None:
+    """A cell's value without its interval."""
+    return number(cell.get("value") if isinstance(cell, Mapping) else cell)
+
+
+# What a clock or a machine says of a step: other figures each time that the step is gone through.
+CLOCKED = ("train/tokens_per_second", "train/memory_gb")
+
+
+def points(lines: Sequence[Line]) -> Iterator[tuple[Line, float]]:
+    """The metric events with their values, each point of a curve once.
+
+    A training that was killed goes through its last steps again, to the same values: that is one point, not two.
+    """
+    known: dict[tuple[str | None, str, int], set[float]] = {}
+    for line in lines:
+        value = number(line.body.get("value")) if line.kind == "metric" else None
+        if value is None:
+            continue
+        if line.body.get("step") is not None:
+            name = str(line.body["name"])
+            values = known.setdefault((line.stage, name, int(line.body["step"])), set())
+            if value in values or (values and name in CLOCKED):
+                continue
+            values.add(value)
+        yield line, value
 
 
 def sample_table(bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import logging
 import os
 import re
@@ -28,6 +29,8 @@ from workbench.files import close_to_others
 from workbench.isolation import isolated
 from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
+from workbench.records import digest
+from workbench.tracking.bounds import CALL_S, GIVEN_UP, AwayError, Bounded, within
 from workbench.urls import is_loopback, without_passwords
 
 if TYPE_CHECKING:
@@ -35,12 +38,13 @@ if TYPE_CHECKING:
 
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 PROBE_TIMEOUT_S = 3.0
-LOCK_TIMEOUT_S = 120.0
-# What MLflow is told while we talk to it. With its own defaults a server that dies in the middle
-# stalls each call for minutes; the rest keeps it from phoning home and from talking over the screen.
+LOCK_TIMEOUT_S, SERVER_LOCK_TIMEOUT_S = 120.0, 15.0
+# What MLflow is told while we talk to it. With its own retries a server that dies in the middle stalls each call for
+# minutes: who has time tries again, later. The rest keeps it from phoning home and from talking over the screen.
 MANNERS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -109,13 +113,19 @@ def probe(uri: str) -> None:
     """
     if not is_server(uri):
         return
-    try:
+
+    def ask() -> None:
         urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+
+    try:
+        within(PROBE_TIMEOUT_S, "a first question", ask)  # the timeout above is for each read, and not for all of them
     except urllib.error.HTTPError:
         return
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(
-            f"the MLflow server does not answer: {error}", where=f"tracking.uri={shown(uri)}", remedy=EVENTS_KEEP
+    except (OSError, ValueError, http.client.HTTPException, AwayError) as error:
+        GIVEN_UP.add(uri)
+        why = shown(str(error))
+        raise AwayError(
+            f"the MLflow server does not answer: {why}", where=f"tracking.uri={shown(uri)}", remedy=EVENTS_KEEP
         ) from None
 
 
@@ -159,7 +169,10 @@ def manners(uri: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def connect(uri: str) -> Iterator[MlflowClient]:
-    """A client for one store, its failures turned into WorkbenchError; no global MLflow setting is touched."""
+    """A client for one store, its failures turned into WorkbenchError; no global MLflow setting is touched.
+
+    A server that does not answer, or not in time, or fails itself, is an AwayError.
+    """
     refuse_stray_password(uri)
     with manners(uri):
         probe(uri)
@@ -168,20 +181,43 @@ def connect(uri: str) -> Iterator[MlflowClient]:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        known = (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException)
         try:
-            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException) as error:
+            if is_here(uri):
+                yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+            else:
+                client = within(CALL_S, "a first call", lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))
+                yield Bounded(client, uri)
+                GIVEN_UP.discard(uri)
+        except AwayError as error:
+            GIVEN_UP.add(uri)
+            raise AwayError(f"MLflow: {error.what}", where=shown(uri), remedy=error.remedy or EVENTS_KEEP) from error
+        except known as error:
             refused = None if is_server(uri) else files.disk_error(error, folder_of(uri))
             if refused is not None:
                 raise refused from error
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WorkbenchError(f"MLflow: {shown(why)}", where=shown(uri), remedy=EVENTS_KEEP) from error
+            kind = AwayError if not is_here(uri) and is_away(error) else WorkbenchError
+            if kind is AwayError:
+                GIVEN_UP.add(uri)
+            raise kind(f"MLflow: {shown(why)}", where=shown(uri), remedy=EVENTS_KEEP) from error
         except ModuleNotFoundError as error:
             raise WorkbenchError(
                 f"MLflow needs {error.name} for the place where this store keeps its artefacts",
                 where=shown(uri),
                 remedy=f"install what brings {error.name}, or use another store (tracking.uri=null is one here)",
             ) from error
+
+
+def is_here(uri: str) -> bool:
+    """Whether the store is a file of this machine, which nobody waits for."""
+    return uri.startswith("sqlite:")
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error is the server's or the way's, and not what the server says to a question of ours."""
+    status = getattr(error, "get_http_status_code", None)
+    return status is None or int(status()) >= 500
 
 
 @contextlib.contextmanager
@@ -194,13 +230,16 @@ def open_store(tracking: Tracking, experiments: Path, recipe_name: str) -> Itera
     uri = store_uri(tracking, experiments)
     experiments.mkdir(parents=True, exist_ok=True)
     close_to_others(experiments / "mlflow.db", experiments / "mlartifacts")
-    # Two processes that create the tables at once would trip over each other.
-    lock = FileLock(experiments / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
+    # Two processes that create the tables at once would trip over each other. A store that hangs holds up no other.
+    name, patience_s = ".mlflow.lock", LOCK_TIMEOUT_S
+    if not is_here(uri):
+        name, patience_s = f".mlflow-{digest(uri, 8)}.lock", SERVER_LOCK_TIMEOUT_S
+    lock = FileLock(experiments / name, timeout=patience_s)
     try:
         lock.acquire()
     except Timeout:
-        raise WorkbenchError(
-            f"another process has been writing to the MLflow store for {LOCK_TIMEOUT_S:.0f} s",
+        raise (WorkbenchError if is_here(uri) else AwayError)(
+            f"another process has been writing to the MLflow store for {patience_s:.0f} s",
             where=shown(uri),
             remedy=EVENTS_KEEP,
         ) from None

@@ -19,7 +19,8 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.files import artefact, read_json
 from workbench.recipe import Tracking
 from workbench.signing_keys import PUBLIC, SHORT, TRUSTED, fingerprint, keys_folder, trusted_keys
-from workbench.tracking.store import connect, manners, plain_name, shown, store_uri
+from workbench.tracking.bounds import CALL_S, GIVEN_UP, AwayError, while_growing, within
+from workbench.tracking.store import connect, is_here, manners, plain_name, shown, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,13 +39,20 @@ def download(uri: str, location: str, into: Path) -> Path:
 
         into.mkdir(parents=True, exist_ok=True)
         refuse_odd_files(location)
-        if not list_artifacts(artifact_uri=location, tracking_uri=uri):
+
+        def listed() -> object:
+            return list_artifacts(artifact_uri=location, tracking_uri=uri)
+
+        def fetched() -> str:
+            return download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri)
+
+        if not (listed() if is_here(uri) else within(CALL_S, "list_artifacts", listed)):
             raise WorkbenchError(
                 "the store no longer has these files",
                 where=shown(location),
                 remedy="run `register` again to store them anew",
             )
-        got = Path(download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri))
+        got = Path(fetched() if is_here(uri) else while_growing(into, "download_artifacts", fetched))
     if got.resolve() != into.resolve():  # some artefact stores add the folder's own name
         for part in got.iterdir():
             shutil.move(part, into / part.name)
@@ -223,6 +231,8 @@ def find_champion(tracking: Tracking, experiments: Path, recipe_name: str) -> Ch
     uri = store_uri(tracking, experiments)
     if is_missing(uri):
         return None
+    if uri in GIVEN_UP:
+        raise AwayError("the MLflow server has not answered this command before", where=shown(uri))
     name = plain_name(tracking.registered_model or recipe_name)
     with connect(uri) as client:
         models = client.search_registered_models(f"name = '{name}'")

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -94,7 +95,8 @@ def collate(rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str
     """Right-padded `input_ids`, `attention_mask`, `labels` (−100 for no loss), all (B, T), and `rows` (their numbers).
 
     `trained` (rows,) counts a row's trained tokens. Where rows have weights or a teacher's targets, `weights` (B,) and
-    `targets` are there too; B is then more than the rows where soft labels make several sequences of one.
+    `targets` are there too, and `scales` (N,) of the trained positions where turns of a row have weights of their own.
+    B is then more than the rows where soft labels make several sequences of one.
     """
     targets = targets or {}
     read = [sequence for _, row in rows for sequence in sequences(row, targets.get(row.id))]
@@ -115,8 +117,12 @@ def collate(rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str
         "rows": torch.tensor([number for number, _ in rows]),
         "trained": torch.tensor([sum(row.trained[1:]) for _, row in rows]),
     }
-    if any(row.weight != 1.0 or row.id in targets for _, row in rows):
+    if any(row.weight != 1.0 or row.scales or row.id in targets for _, row in rows):
         batch["weights"] = torch.tensor([row.weight for row in read])
+        if any(row.scales for row in read):  # of each trained position, in order: position t predicts token t + 1
+            batch["scales"] = torch.tensor(
+                [scale for row in read for scale, on in zip(row.scales[1:] or repeat(1.0), row.trained[1:]) if on]
+            )
         batch["targets"] = target_tensors([row for _, row in rows], targets)
     return batch
 

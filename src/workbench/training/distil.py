@@ -54,7 +54,7 @@ def answers(job: Job, student: Student) -> Loss:
     targets, whose router's loss belongs to the model's own cross entropy.
     """
     rows, teach, router = [*job.rows, *job.validation], job.method.teach, router_coefficient(student.decoder)
-    if router and (job.targets or any(row.weight != 1.0 for row in job.rows)):
+    if router and (job.targets or any(row.weight != 1.0 or row.scales for row in job.rows)):
         raise RequestError(
             "a mixture of experts is trained on plain text alone here: rows have no weights, tokens no targets",
             where="method.distil",
@@ -147,6 +147,8 @@ def distillation_loss(
     mask, target = trained_positions(inputs["labels"])
     head = (plain_head if plain else own_head)(model, inputs, mask, vocabulary)
     scale = inputs["weights"][:, None].expand(mask.shape)[mask]
+    if "scales" in inputs:
+        scale = scale * inputs["scales"]
     part, w, t = inputs["targets"], teach.weight, teach.temperature
     kind = part["kind"]
     total = target.new_zeros((), dtype=torch.float32)

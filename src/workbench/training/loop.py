@@ -98,6 +98,7 @@ def train(job: Job) -> dict[str, Any]:
 
                 # Look, save, and end where a signal asks for it.
                 values = {"loss": whole, "grad_norm": norm, "learning_rate": rate} | loss.metrics()
+                values["memory_gb"] = peak_memory(device) / 1e9
                 tokens, trained_tokens = (sum(b[name] for b in batches) for name in ("tokens", "trained_tokens"))
                 watch.stepped(step, values, tokens, trained_tokens, time.monotonic() - begun)
                 if step in evaluate_at:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,10 +136,7 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
-    if dtype == "float16":
-        raise RequestError(
-            "float16 gradients vanish without loss scaling", where="model.dtype", remedy="use bfloat16 or float32"
-        )
+    refuse_dtype(dtype)
     refuse_code(base)
     torch_dtype = getattr(torch, dtype)
     settings: dict[str, Any] = {}
@@ -150,15 +147,36 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     attention = "eager" if device == "cpu" and longest <= SHORT_ROW else "sdpa"
     set_seed(seed)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch_dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False,
-            use_safetensors=True, **settings,
+            use_safetensors=True, output_loading_info=True, **settings,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise WorkbenchError(f"the model cannot be loaded: {error}", where=str(base)) from error
+    refuse_random(loading, base)
     model.config.use_cache = False
     keep_unpacked(model)
     return model if method.kind == "full" else with_adapter(model, method)
+
+
+def refuse_dtype(dtype: str) -> None:
+    """A type of weights that is not trained in here."""
+    if dtype == "float16":
+        raise RequestError(
+            "float16 gradients vanish without loss scaling", where="model.dtype", remedy="use bfloat16 or float32"
+        )
+
+
+def refuse_random(loading: Mapping[str, Any], base: Path) -> None:
+    """Refuse weights that the folder lacks: transformers fills them with random numbers and only warns."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        named = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+        raise RequestError(
+            f"the weights of {named} are not in its safetensors and would be random",
+            where=str(base),
+            remedy="fetch the model anew; of a model without a head (an embedder), take the one that writes text",
+        )
 
 
 def with_adapter(model: PreTrainedModel, method: Method) -> PreTrainedModel:

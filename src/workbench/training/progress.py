@@ -19,7 +19,7 @@ from workbench.training.job import Event
 
 LINE_SECONDS = 60.0
 LOGGED_STEPS = 500  # lines of a long training's log
-AS_THEY_ARE = ("learning_rate", "grad_norm")  # no means of these
+AS_THEY_ARE = ("learning_rate", "grad_norm", "memory_gb")  # no means of these
 
 
 @dataclass

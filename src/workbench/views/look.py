@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.containers import read_rows
-from workbench.data.load import LAYOUTS, guess, turns_of
+from workbench.data.layouts import guess
+from workbench.data.load import load
 from workbench.errors import RequestError, nearest
-from workbench.recipe import Columns
+from workbench.recipe import Data
 
 MOST_LABELS, LONGEST_LABEL, LABEL_ROWS = 20, 60, 3  # distinct answers, characters, rows an answer on average
 JSON_SHARE, FIELD_SHARE, LONGEST_VALUE = 0.9, 0.5, 60  # of the rows, of the rows, characters
@@ -42,14 +43,13 @@ def looked_at(path: Path) -> Look:
     if not rows:
         raise RequestError("there are no rows in it", where=str(path), remedy="a table with a header, or JSON lines")
     present = list(dict.fromkeys(str(column) for row in rows for column in row))
-    fits = {name: sum(all(key in row for key in keys) for row in rows) for name, keys in LAYOUTS.items()}
-    layout = max(fits, key=lambda name: fits[name])
-    if 2 * fits[layout] > len(rows):
-        pairs = [pair for row in rows if (pair := pair_of(row, layout))]
-        columns: dict[str, str] = {}
-    else:
-        columns = columns_of(rows, present, path)
-        layout = "columns"
+    columns: dict[str, str] = {}
+    try:
+        loaded = load(path, Data(train=str(path)))
+        layout = loaded.format
+        pairs = [("\n".join(turn.content for turn in e.prompt), e.answer) for e in loaded.examples]
+    except RequestError:  # no layout that is known: a table
+        columns, layout = columns_of(rows, present, path), "columns"
         pairs = [(str(row.get(columns["prompt"]) or ""), text_of(row.get(columns["answer"]))) for row in rows]
     pairs = [(prompt, answer) for prompt, answer in pairs if prompt.strip() and answer.strip()]
     if not pairs:
@@ -59,15 +59,6 @@ def looked_at(path: Path) -> Look:
     scorer, labels, fields = scorer_of([answer for _, answer in pairs])
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
     return Look(len(rows), layout, columns, scorer, labels, fields, max(lengths), max(len(a) for _, a in pairs))
-
-
-def pair_of(row: dict[str, Any], layout: str) -> tuple[str, str] | None:
-    """All that is asked and the last answer of a row in a known layout; None for one that cannot be read."""
-    try:
-        turns = turns_of(row, layout, Columns())
-    except Exception:  # a bad row is said by `plan`, with its reason
-        return None
-    return "\n".join(turn.content for turn in turns[:-1]), turns[-1].content
 
 
 def text_of(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import has_thoughts, load_tokenizer, render_all
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
@@ -26,18 +26,32 @@ from workbench.recipe import (
     Teacher,
     has_open_teacher,
     has_teacher,
+    makes_rows,
     sources_of,
     weights_of,
 )
-from workbench.recipe.methods import distilled
+from workbench.recipe.methods import distilled, learned_by
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
-from workbench.sources import content_digests, is_here, is_pinned, model_folder, model_is_here, pinned_commit
+from workbench.sources import (
+    content_digests,
+    is_here,
+    is_pinned,
+    left_unread,
+    model_folder,
+    model_is_here,
+    pinned_commit,
+    quantized_by_name,
+    refuse_rows_beyond,
+    refuse_untrainable,
+    unused_tokens,
+)
+from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import Estimate, estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
-from workbench.training.model import estimate_memory
+from workbench.training.model import estimate_memory, refuse_dtype
 from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -47,16 +61,21 @@ CHARACTERS_A_TOKEN = 4.0
 def run(recipe: Recipe) -> int:
     """Print the plan; an impossible format or a missing file is an error here, before any hour is spent."""
     teacher = recipe.teacher
+    if makes_rows(recipe):
+        return plan_documents(recipe)
     questions = (
         gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
         if teacher.api != "none"
         else None
     )
-    splits = questions.splits if questions else prepare(recipe.data, recipe.seed)
-    base = model_folder(recipe.model.source, recipe.model.sha256) if model_is_here(recipe.model.source) else None
+    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=learned_by(recipe.method))
+    refuse_dtype(recipe.model.dtype)
+    base = base_here(recipe.model)
     verdicts = format_verdicts(recipe, base)
     learned = [blank_filled(e) for e in questions.examples] if questions else splits.train
-    counted = tokens, _ = count_tokens(recipe, learned, base)
+    counted = tokens, _ = count_tokens(recipe, learned, base, splits.notes)
+    if base is not None:
+        refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
     dropped = len(learned) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(learned))
     sections: dict[str, Any] = {
@@ -126,6 +145,35 @@ def cost_of(recipe: Recipe, questions: Asked) -> Estimate:
         [e.answer for e in questions.examples],
         Path(recipe.launch.experiments) / "ledger.db",
     )
+
+
+def plan_documents(recipe: Recipe) -> int:
+    """The plan of rows that a teacher has yet to make from documents: what would be asked, and what it costs."""
+    passages, notes = passages_of(recipe.teacher, recipe.seed)
+    prompts, _ = prompts_of(recipe.teacher, passages, recipe.data.privacy, "raw")
+    examples = [Example(p.id, (*p.messages, Message("assistant", ""))) for p in prompts]
+    with_fields = replace(recipe, teacher=asking(recipe.teacher))
+    base = base_here(recipe.model)
+    sections = {
+        "run": about_run(recipe),
+        "model": about_model(recipe.model, base),
+        **unpinned(recipe),
+        "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
+                      "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
+        "bundles": about_bundles(recipe),
+        "teacher": about_teacher(with_fields, Asked(examples, Splits([], [], [], [], [], []), [], [])),
+    }  # fmt: skip
+    show(f"plan of {recipe.name}", sections, recipe.output)
+    return 0
+
+
+def base_here(model: Model) -> Path | None:
+    """The base's folder where it is here already; refused when it could not be tuned."""
+    if not model_is_here(model.source):
+        return None
+    base = model_folder(model.source, model.sha256, key="model.source")
+    refuse_untrainable(base, f"model.source={model.source}")
+    return base
 
 
 def blank_filled(example: Example) -> Example:
@@ -199,6 +247,13 @@ def about_model(model: Model, base: Path | None) -> dict[str, Any]:
     return {
         "source": model.source,
         "here": "yes" if base else "no, it would be fetched" + (" (HF_TOKEN needed)" if model.gated else ""),
+        **({"doubt": quantized_by_name(model.source)} if base is None and quantized_by_name(model.source) else {}),
+        **(
+            {"unread": f"{', '.join(left_unread(base))}: the safetensors are taken"}
+            if base and left_unread(base)
+            else {}
+        ),
+        **({"tokens": unused_tokens(base)} if base and unused_tokens(base) else {}),
         "parameters": model.parameters or None,
         **({"student": student_line(model, base)} if model.shrink.layers is not None else {}),
         "licence": model.licence or "UNKNOWN: read it before you ship",
@@ -217,18 +272,27 @@ def about_data(recipe: Recipe, splits: Splits, tokens: list[int], how: str, drop
     }
 
 
-def count_tokens(recipe: Recipe, examples: Sequence[Example], base: Path | None) -> tuple[list[int], str]:
-    """Tokens of each row that is trained on, exact where the tokenizer can be read here, else by characters (≈)."""
+def count_tokens(
+    recipe: Recipe, examples: Sequence[Example], base: Path | None, notes: list[str]
+) -> tuple[list[int], str]:
+    """Tokens of each row that is trained on, exact where the tokenizer can be read here, else by characters (≈).
+
+    What a user should hear of their rendering is added to `notes`.
+    """
     tokenizer = None
     if base is not None:
         with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
-            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
+            thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
+            tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
     if tokenizer is None:
         counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
         drop = recipe.method.too_long == "drop"
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
-        tokens = [len(row.input_ids) for row in render_all(examples, tokenizer, recipe.method)]
+        rows = render_all(examples, tokenizer, recipe.method, notes)
+        if base is not None:
+            refuse_rows_beyond(base, examples, rows, f"model.source={recipe.model.source}")
+        tokens = [len(row.input_ids) for row in rows]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""

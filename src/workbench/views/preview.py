@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from workbench.data.chat import load_tokenizer, render_all
+from workbench.data.chat import has_thoughts, load_tokenizer, render_all
 from workbench.data.prepare import gather, prepare
-from workbench.recipe import Recipe
+from workbench.errors import RequestError
+from workbench.recipe import Data, Recipe, makes_rows, sources_of, weights_of
+from workbench.recipe.methods import learned_by
 from workbench.records import TokenRow
-from workbench.sources import model_folder
+from workbench.runs import find_run, run_digest
+from workbench.sources import content_digests, model_folder
+from workbench.teacher.document_rows import ROWS, data_of
 from workbench.views.plan import blank_filled
 
 if TYPE_CHECKING:
@@ -21,17 +26,19 @@ if TYPE_CHECKING:
 
 def run(recipe: Recipe) -> int:
     """Show `rows` training rows as they are rendered, and count tokens over all of them."""
-    teacher, notes = recipe.teacher, []
-    if teacher.api == "none":
-        splits = prepare(recipe.data, recipe.seed)
-        examples, notes = splits.train, splits.notes
+    teacher = recipe.teacher
+    if teacher.api == "none" or makes_rows(recipe):
+        data = made_data(recipe) if makes_rows(recipe) else recipe.data
+        splits = prepare(data, recipe.seed, learns=learned_by(recipe.method))
+        examples, notes = splits.train, list(splits.notes)
     else:
         questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
         examples = [blank_filled(e) for e in questions.examples]
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
-    base = model_folder(recipe.model.source, recipe.model.sha256)
-    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True)
-    rows = render_all(examples, tokenizer, recipe.method)
+    base = model_folder(recipe.model.source, recipe.model.sha256, key="model.source")
+    thoughts = recipe.method.reasoning != "drop" and has_thoughts(examples)
+    tokenizer = load_tokenizer(base, recipe.model.chat_template, light=True, thoughts=thoughts)
+    rows = render_all(examples, tokenizer, recipe.method, notes)
     counts = {
         "rows": len(rows),
         "tokens": sum(len(r.input_ids) for r in rows),
@@ -59,6 +66,18 @@ def run(recipe: Recipe) -> int:
         + (f", {counts['left_out']:,} left out that are longer" if counts["left_out"] else "")
     )
     return 0
+
+
+def made_data(recipe: Recipe) -> Data:
+    """The data section of a recipe whose teacher has made its rows; RequestError before it has."""
+    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
+    run = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
+    if run is None or run.done("label") is None:
+        raise RequestError(
+            "the teacher has not made the rows yet", where="teacher.documents",
+            remedy=f"python -m workbench label recipe={recipe.name}",
+        )  # fmt: skip
+    return data_of(recipe.data, run.folder.resolve() / "label" / ROWS)
 
 
 def coloured(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> Text:

@@ -25,10 +25,10 @@ def run(experiments: str, uri: str, port: int) -> int:
         raise RequestError("there is no such folder", where=f"experiments={experiments}", remedy="train a recipe first")
     if not 0 < port < 65_536:
         raise RequestError(f"{port} is not a port", where="port", remedy="port=5000")
-    catch_up_all(folder, uri)
+    page = catch_up_all(folder, uri)
     address = store_uri(Tracking(uri=uri or None), folder)
     if is_server(address):
-        say(f"this store is a server with a UI of its own: {shown(address)}")
+        say(f"this store is a server with a UI of its own: {shown(address)}{page}")
         return errors.OK
     chosen = free_port(port)
     if chosen != port:
@@ -38,19 +38,21 @@ def run(experiments: str, uri: str, port: int) -> int:
         address,
         chosen,
         folder,
-        lambda url: say(f"open {url}   (Model training, top left, shows runs and models; Ctrl-C ends it)"),
+        lambda url: say(f"open {url}{page}   (the newest run's experiment; Ctrl-C ends it)"),
     )
     say("the MLflow UI has ended")
     return errors.OK if code == 0 else errors.FAILED
 
 
-def catch_up_all(folder: Path, uri: str) -> None:
+def catch_up_all(folder: Path, uri: str) -> str:
     """Feed what is new in every run to the store its recipe names, or to `uri`, saying how much.
 
-    A run that cannot be fed does not keep the others back; a store that is away is asked once.
+    Gives the page of the newest run's experiment in the store that is shown, empty where none was fed. A run that
+    cannot be fed does not keep the others back; a store that is away is asked once.
     """
     away: set[str] = set()
-    egress = Egress(redact, partial(write_line, folder / "egress.jsonl"))
+    shown_store, page, newest = store_uri(Tracking(uri=uri or None), folder), "", 0.0
+    egress = egress_of(folder)
     for events in sorted(folder.glob("*/*/events.jsonl")):
         name, tracking = events.parent.relative_to(folder), tracking_of(events.parent, uri)
         address = store_uri(tracking, folder)
@@ -62,10 +64,19 @@ def catch_up_all(folder: Path, uri: str) -> None:
             say(f"{name} could not be caught up: {error}")
             away |= {address} if is_server(address) else set()
             continue
+        at = events.stat().st_mtime
+        if address == shown_store and at > newest:
+            page, newest = f"/#/experiments/{fed['experiment_id']}/runs", at
         if fed["metrics"]:
             say(f"{name}: {fed['metrics']} new points")
         for line in fed["said"]:
             say(f"  {line}")
+    return page
+
+
+def egress_of(folder: Path) -> Egress:
+    """What a store on another machine is fed and read through."""
+    return Egress(redact, partial(write_line, folder / "egress.jsonl"))
 
 
 def tracking_of(folder: Path, uri: str) -> Tracking:

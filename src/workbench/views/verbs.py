@@ -209,6 +209,19 @@ VERBS: dict[str, Verb] = {
         recipe=False,
         words={"port": Word(5000, "port on loopback"), "uri": URI, "experiments": EXPERIMENTS, "debug": DEBUG},
     ),
+    "review": Verb(
+        "answers that people have corrected in MLflow, as a file: review recipe=NAME to=reviewed.jsonl",
+        ("review recipe=legal_lora to=reviewed.jsonl", "review legal_lora to=reviewed.jsonl experiments=runs"),
+        recipe=False,
+        first="recipe",
+        words={
+            "recipe": Word("", "the recipe whose runs were reviewed"),
+            "to": Word("", "the file of corrected answers, for `label`"),
+            "uri": URI,
+            "experiments": EXPERIMENTS,
+            "debug": DEBUG,
+        },
+    ),
     "doctor": Verb(
         "versions, devices, disk, store, and which keys are set",
         ("doctor", "doctor output=json"),

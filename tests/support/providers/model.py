@@ -49,6 +49,7 @@ class Config:
     batch_discount: float = 0.5  # share of the price that a batch saves
     cached_share: float = 0.0  # share of the input tokens read from the cache
     reasoning_tokens: int = 0  # hidden output tokens of each answer
+    thoughts_shown: bool = False  # in think marks before the answer
 
     faults: dict[str, float] = field(default_factory=dict)  # share of the calls, by name in FAULTS
     fault_depth: int = 2  # a fault befalls one conversation at most so often; 0: for ever
@@ -221,7 +222,12 @@ def say(config: Config, asked: Asked, sample: int, fault: str | None) -> Said:
     room = None if asked.limit is None else TOKEN_BYTES * max(0, asked.limit - reasoning)
     if room is not None and len(raw) > room:
         text, finish, stopped_by = raw[:room].decode(errors="ignore"), "length", None
-    return Said(text, finish, tokens_of(text), stopped_by)
+    tokens = tokens_of(text)
+    if config.thoughts_shown and reasoning:
+        most = reasoning if asked.limit is None else min(reasoning, asked.limit)
+        thoughts = ("Let me think. " * reasoning)[: TOKEN_BYTES * most]
+        text = f"<think>\n{thoughts}" + (f"\n</think>\n\n{text}" if text or finish != "length" else "")
+    return Said(text, finish, tokens, stopped_by)
 
 
 def usage_of(config: Config, asked: Asked, answers: Sequence[Said]) -> Usage:

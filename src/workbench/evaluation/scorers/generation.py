@@ -6,20 +6,18 @@ common subsequence of words), both 0 to 1.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from workbench.evaluation.scorers.scorer import Scorer
 from workbench.recipe.schema import Evaluate
+from workbench.words import words_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics import CHRF
 
 METRICS = ["chrf", "rouge_l", "exact_match", "length_ratio"]
-# Scripts written without blanks between words: each letter is a word of its own there.
-UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "THAI", "LAO ", "KHMER", "MYANMAR")
 
 
 def score(evaluate: Evaluate, expected: str, answer: str) -> dict[str, float]:
@@ -67,18 +65,8 @@ def common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, marks and digits, without case; where a script sets no blanks, each letter."""
-    spread = "".join(spaced(c) for c in unicodedata.normalize("NFC", text).casefold())
-    return spread.split()
-
-
-@lru_cache(maxsize=65_536)
-def spaced(character: str) -> str:
-    """The character as a part of a word, a word of its own, or a blank."""
-    if unicodedata.category(character)[0] not in "LMN":
-        return " "
-    alone = ord(character) > 0x7F and unicodedata.name(character, "").startswith(UNSPACED)
-    return f" {character} " if alone else character
+    """Runs of letters, marks and digits, without case; where a script sets no blanks, each letter with its marks."""
+    return words_of(text.replace("_", " "))
 
 
 SCORER = Scorer(lambda evaluate: METRICS, score, handed_over=("exact_match",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import json
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from workbench.bundles.prove import HERE, choose_engine
-from workbench.data.chat import load_tokenizer
+from workbench.data.chat import few_shot, load_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
@@ -24,7 +25,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.files import artefact, file_sha256, read_json
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
-from workbench.records import Answer, Example, Message, digest
+from workbench.records import Answer, Example, Message, Tools, canonical, digest
 from workbench.runs import Run
 from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
@@ -142,11 +143,37 @@ def weights_digest(path: Path) -> str:
 
 def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:
     """Training rows for the few-shot baseline: short ones, each with another answer where there are enough."""
-    pool = sorted(splits.train, key=lambda e: len(e.text))[: max(50, len(splits.train) // 3)]
+    pool = sorted(splits.train, key=shown_length)[: max(50, len(splits.train) // 3)]
     random.Random(recipe.seed).shuffle(pool)
     first_of_answer = {e.answer: e for e in reversed(pool)}
     chosen = sorted(first_of_answer.values(), key=pool.index) + pool
     return list({e.id: e for e in chosen}.values())[: recipe.evaluate.few_shot]
+
+
+def shown_length(example: Example) -> int:
+    """Characters of a row's own text and of its functions."""
+    return len(example.text) + (len(json.dumps(list(example.tools))) if example.tools else 0)
+
+
+def few_shot_prompt(item: Example, shots: Sequence[Example]) -> tuple[Message, ...]:
+    """The item's prompt after these examples.
+
+    A template shows one set of functions, the item's own. Where an example had others, every request comes with the
+    functions that were offered to it, the item's too: an example whose functions nobody sees would mislead.
+    """
+    if all(tuple(shot.tools) == tuple(item.tools) for shot in shots):
+        return few_shot(item.prompt, shots)
+    return few_shot(with_functions(item).prompt, [with_functions(shot) for shot in shots])
+
+
+def with_functions(example: Example) -> Example:
+    """The row with its functions written before its last request."""
+    last = max((at for at, m in enumerate(example.prompt) if m.role == "user"), default=None)
+    if last is None:
+        return example
+    functions = json.dumps([tool.get("function", tool) for tool in example.tools], ensure_ascii=False)
+    request = replace(example.messages[last], content=f"Functions: {functions}\n\n{example.messages[last].content}")
+    return replace(example, messages=(*example.messages[:last], request, *example.messages[last + 1 :]))
 
 
 # Who is held against whom: the recipe's own arms, the teacher and the champion, and what a verdict rests on.
@@ -404,12 +431,17 @@ def teacher_engine(recipe: Recipe, run: Run, items: Sequence[Example]) -> Iterat
     for line in require_way(recipe.teacher, recipe.data.privacy):
         say(run, "evaluate", line)
     key_of(recipe.teacher)  # only that it is set
-    rows = {tuple(e.prompt): e for e in items}
+    rows = {(tuple(e.prompt), canonical(e.tools)): e for e in items}
 
     def ask(
-        prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+        tools: Sequence[Tools] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
-        redacted = [prompt_of(rows[tuple(p)], recipe.data.privacy, rule) for p in prompts]
+        asked_with = tools or [()] * len(prompts)
+        examples = [rows[tuple(p), canonical(tuple(t))] for p, t in zip(prompts, asked_with, strict=True)]
+        redacted = [prompt_of(example, recipe.data.privacy, rule) for example in examples]
         stream = answers(recipe, run, redacted, rule)
 
         async def following() -> tuple[int, Answer] | None:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.data.chat import few_shot
 from workbench.data.prepare import Splits
 from workbench.engines import Ask
 from workbench.errors import WorkbenchError
@@ -27,7 +26,7 @@ from workbench.files import read_json, remove, write_whole
 from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
-from workbench.records import Answer, Example, Message
+from workbench.records import Answer, Example, Message, Tools
 from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
@@ -37,6 +36,7 @@ from workbench.stages.evaluate.arms import (
     Gold,
     choose_shots,
     contenders,
+    few_shot_prompt,
     fingerprint_of,
     gold_of,
     incumbent_of,
@@ -44,6 +44,7 @@ from workbench.stages.evaluate.arms import (
 )
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
+from workbench.stages.review_rows import write_answers
 from workbench.stages.rows import keep_questions, question_contents, question_file, rows
 
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
@@ -198,6 +199,7 @@ def written(
     }
     write_page(report, collected.free, folder / "report.html", title=run.recipe_name, context=context)
     drop_stale(folder / "predictions", list(collected.free))
+    write_answers(recipe.evaluate, items, collected.free.get(STUDENT, ()), folder)
     staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
     log_scores(run, report)
 
@@ -297,9 +299,7 @@ def questions_of(
 def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Path, collected: Collected) -> None:
     """Put all of an arm's answers into `collected`; the engine is only started when an answer is missing."""
     evaluate, name = recipe.evaluate, arm.name
-    prompts: list[tuple[Message, ...]] = [
-        few_shot(e.prompt, questions.shots if arm.few_shot else []) for e in questions.items
-    ]
+    prompts = [few_shot_prompt(e, questions.shots if arm.few_shot else []) for e in questions.items]
     spent, spent_before = (place / f"{name}.resources.json" for place in (folder, kept(run)))
     with opened(arm) as ask:
 
@@ -315,11 +315,16 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Pa
             return ask_arm(
                 name + suffix, arm.digest, ask, rows, texts, max_new_tokens=longest, out=out,
                 cached=earlier if earlier.exists() else None, schema=schema, seed=recipe.seed,
+                acceptable=evaluate.acceptable,
             )  # fmt: skip
 
         timed = metered(ask, spent, spent_before, energy=evaluate.energy)
         free = answers(timed, questions.items, prompts, evaluate.max_new_tokens, "")
         collected.free[name] = free
+        lost = sum(p.lost_in_thought for p in free)
+        if lost:
+            limit = f"evaluate.max_new_tokens={evaluate.max_new_tokens}"
+            say(run, "evaluate", f"{name}: in {lost} of {len(free)} answers thoughts ate up {limit}: raise it")
         account = read_spent(spent, spent_before)
         collected.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
         if questions.schema and name not in FREE_ONLY:
@@ -353,10 +358,13 @@ def opened(arm: Arm) -> Iterator[Any]:
         running: list[Any] = []
 
         def ask(
-            prompts: Sequence[Sequence[Message]], max_new_tokens: int, schema: Mapping[str, Any] | None = None
+            prompts: Sequence[Sequence[Message]],
+            max_new_tokens: int,
+            schema: Mapping[str, Any] | None = None,
+            tools: Sequence[Tools] | None = None,
         ) -> Iterator[tuple[int, Answer]]:
             if not running:
                 running.append(stack.enter_context(arm.engine()))
-            return running[0](prompts, max_new_tokens, schema)
+            return running[0](prompts, max_new_tokens, schema, tools)
 
         yield ask

@@ -189,6 +189,8 @@ def tell(run: Run, about: Mapping[str, Any]) -> None:
     begged = sum(about["told_the_judge"].values())
     if begged:
         parts.append(f"{begged:,} answers told the judge what to say")
+    if about.get("controls") == 0:
+        parts.append("it fails plain control questions, so nobody knows whether answers speak to it")
     say(run, "evaluate", "; ".join([*parts, f"{about['usd']:.4f} USD"]))
     for name in ("consistency", "kappa", "kappa_n", "unheard", "usd"):
         if about[name] is not None:

@@ -18,6 +18,7 @@ from workbench.data.chat import load_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import transformers_engine
 from workbench.errors import GateError
+from workbench.evaluation.answers import wanted_of
 from workbench.evaluation.scorers import deciding_score
 from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, item_estimate, resampled_totals
 from workbench.files import file_sha256, read_sealed, write_sealed
@@ -46,7 +47,13 @@ def headroom(
         say(run, "train", "there are no gold development rows: whether the teacher beats the base is not known")
         return {}
     items, answers = [item for item, _ in development], [answer for _, answer in development]
-    key = digest([base_key(recipe), [[message_dicts(e.messages), answer] for e, answer in development]], 32)
+    key = digest(
+        [
+            base_key(recipe),
+            [[message_dicts(e.messages), answer, *([e.tools] if e.tools else [])] for e, answer in development],
+        ],
+        32,
+    )
     kept = read_sealed(folder / FILE) or {}
     if kept.get("key") != key:
         teacher = scores_of(recipe.evaluate, items, answers)
@@ -91,14 +98,16 @@ def base_answers(recipe: Recipe, base: Path, items: Sequence[Example]) -> list[s
         batch_tokens=recipe.evaluate.batch_tokens,
         chat_template=template if isinstance(template, str) else None,
     ) as ask:
-        for number, answer in ask([e.prompt for e in items], recipe.evaluate.max_new_tokens):
+        tools = [e.tools for e in items]
+        for number, answer in ask([e.prompt for e in items], recipe.evaluate.max_new_tokens, tools=tools):
             answers[number] = answer.text
     return answers
 
 
 def scores_of(evaluate: Evaluate, items: Sequence[Example], answers: Sequence[str]) -> list[float]:
     """Each answer by the recipe's scorer."""
-    return [deciding_score(evaluate, item.answer, answer) for item, answer in zip(items, answers, strict=True)]
+    wanted = [wanted_of(item, evaluate.acceptable) for item in items]
+    return [deciding_score(evaluate, *pair) for pair in zip(wanted, answers, strict=True)]
 
 
 def compared(
@@ -181,7 +190,7 @@ def answers(recipe: Recipe, run: Run, splits: Splits, folder: Path) -> list[tupl
     if not items:
         return []
     weights = weights_of(recipe, run)
-    prompts = [message_dicts(e.prompt) for e in items]
+    prompts = [[message_dicts(e.prompt), *([e.tools] if e.tools else [])] for e in items]
     key = digest([digest_of(weights), recipe.evaluate.max_new_tokens, prompts], 32)
     kept = read_sealed(folder / ANSWERS) or {}
     if kept.get("key") != key:

@@ -18,6 +18,7 @@ from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import TokenRow
 from workbench.runs import Run, Staging, kept_data, stage
+from workbench.sources import left_unread, refuse_rows_beyond, refuse_untrainable
 from workbench.stages.common import base_model, is_done, log_datasets, say
 from workbench.stages.prompts import Lessons
 from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_questions, lessons, quarantine_file
@@ -36,6 +37,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     if is_done(run, "train", run.digest):
         return False
     base = base_model(recipe, run)
+    refuse_untrainable(base, f"model.source={recipe.model.source}")
     refuse_impossible_formats(recipe, base)
     from workbench.training.loop import train  # with torch, which a request that is refused above must not wait for
 
@@ -52,6 +54,10 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "train", line)
         if splits.bad:
             say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
+        texts = [*splits.train, *splits.validation, *splits.test]
+        refuse_rows_beyond(base, texts, material.train or [], f"model.source={recipe.model.source}")
+        if left_unread(base):
+            say(run, "train", f"the base's safetensors are taken; unread: {', '.join(left_unread(base))}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
         distils = recipe.method.distil and (has_teacher(recipe) or has_open_teacher(recipe))
         facts = headroom(recipe, run, base, material.lessons.development, staging.folder) if distils else {}

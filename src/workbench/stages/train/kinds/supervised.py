@@ -54,7 +54,7 @@ KINDS = [
 
 def answer_rows(task: Task) -> list[TokenRow]:
     """The examples as they are learned, each with its weight."""
-    return [replace(row, weight=task.weights.get(row.id, 1.0)) for row in task.token_rows()]
+    return [replace(row, weight=row.weight * task.weights.get(row.id, 1.0)) for row in task.token_rows()]
 
 
 def reason_rows(task: Task) -> list[TokenRow]:

@@ -1,0 +1,401 @@
+"""A raw row becomes a conversation by its layout, with its tools, its weight, and what a person preferred.
+
+Every column is used, or left over for the caller to name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.data.containers import UnreadableError, kind
+from workbench.data.turns import (
+    MEDIA,
+    Fields,
+    Leftovers,
+    conversation,
+    hermes_tools,
+    is_empty,
+    named_results,
+    number_or_none,
+    parted,
+    text_of,
+    tools_of,
+    written,
+)
+from workbench.errors import RequestError, nearest
+from workbench.recipe import Columns, Data
+from workbench.records import Example, Message, Role
+
+# What a layout's rows must have. Of two that fit equally many rows the first here is taken: the one that says more.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "openai_preference": ("input", "preferred_output", "non_preferred_output"),
+    "preference": ("chosen", "rejected"),
+    "kto": ("prompt", "completion", "label"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+}
+# What can be learned of a layout's rows; of any other, its answers.
+ANSWERS, PAIRS, JUDGED, TEXT = "answers", "pairs", "judged answers", "text"
+MATERIAL = {"preference": PAIRS, "openai_preference": PAIRS, "kto": JUDGED, "text": TEXT}
+CHOSEN = "chosen"  # the format under which of pairs and judged answers the good ones are learned, and no other
+SLOT = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
+RENDERED = ("<|im_start|>", "<|start_header_id|>", "[INST]", "<start_of_turn>", "<|start|>", "### Response:")
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What a row holds: its conversation, and all else of it that is learned from."""
+
+    turns: list[Message]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Message, ...] = ()
+    good: bool | None = None
+    weight: float = 1.0
+
+
+def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> str:
+    """The layout the recipe names, the mapping, or the one whose columns most rows have."""
+    present = list(dict.fromkeys(column for row in rows for column in row))
+    columns = data.columns
+    mapped = {"prompt": columns.prompt or data.prompt, "answer": columns.answer or data.answer}
+    listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
+    for role in ("prompt", "answer", "system", "id", "group", "weight"):
+        wanted = getattr(columns, role)
+        if wanted is not None and wanted not in present:
+            raise RequestError(
+                f"no column {wanted!r}; {listing}", where=f"data.columns.{role}", remedy=nearest(wanted, present)
+            )
+    for role in ("prompt", "answer"):
+        check_template(getattr(data, role), getattr(columns, role), present, role, listing)
+    fits = {layout: sum(fits_layout(row, layout) for row in rows) for layout in LAYOUTS}
+    best = max(fits, key=lambda layout: fits[layout])
+    if data.format == "text":
+        text_column(data, present, listing)
+        return "text"
+    if data.format == CHOSEN:
+        wanted = max(MATERIAL.keys() & LAYOUTS.keys(), key=lambda layout: fits[layout])
+        if rows and not fits[wanted]:
+            raise RequestError(
+                f"rows with a chosen answer have chosen and rejected, or prompt, completion and label; {listing}",
+                where="data.format",
+                remedy="try auto",
+            )
+        return wanted
+    if data.format not in ("auto", "columns"):
+        if any(mapped.values()):
+            raise RequestError(
+                f"data.columns.prompt and .answer say nothing to the format {data.format!r}",
+                where="data.format",
+                remedy="remove them, or set data.format=columns",
+            )
+        wanted = data.format
+        if wanted == "preference" and fits["openai_preference"] > fits[wanted]:
+            wanted = "openai_preference"
+        if rows and not any(all(key in row for key in LAYOUTS[wanted]) for row in rows):
+            missing = " and ".join(LAYOUTS[wanted])
+            raise RequestError(f"{wanted} rows have {missing}; {listing}", where="data.format", remedy="try auto")
+        return wanted
+    if all(mapped.values()):
+        return "columns"
+    if data.format == "auto" and not any(mapped.values()) and fits[best]:
+        return best
+    raise RequestError(
+        f"which column is which? {listing}",
+        where=" and ".join(f"data.columns.{role}" for role, column in mapped.items() if column is None),
+        remedy=which_column(rows, present, columns),
+    )
+
+
+def fits_layout(row: Mapping[str, Any], layout: str) -> bool:
+    """Whether a row has a layout's columns; of KTO's the label is true or false, else it is anybody's column."""
+    return all(key in row for key in LAYOUTS[layout]) and (layout != "kto" or isinstance(row["label"], bool))
+
+
+def which_column(rows: Sequence[Mapping[str, Any]], present: Sequence[str], columns: Columns) -> str:
+    """What to write into the recipe: the likely columns, or what can be done with the only one there is."""
+    if not present:
+        return "give it rows"
+    texts = [name for name in present if name.lower() != "id"]
+    if len(texts) == 1 and columns.prompt is None and columns.answer is None:
+        column = texts[0]
+        begins = str(rows[0].get(column))
+        mark = next((mark for mark in RENDERED if mark in begins), None)
+        if mark is not None:
+            return (
+                f"{column} holds whole chats as one model's template writes them ({mark}): give their turns as "
+                "`messages`, and the model's own template writes them"
+            )
+        return (
+            f"{column} is the only column, and no text is its own answer: add a column with the answers; to learn "
+            "the texts themselves (continued pretraining) set data.format=text"
+        )
+    prompt, answer = guess(present)
+    lines = f"data:\n      columns: {{prompt: {columns.prompt or prompt}, answer: {columns.answer or answer}}}"
+    return f"say so in the recipe (put your own columns here):\n    {lines}"
+
+
+def guess(columns: Sequence[str]) -> tuple[str, str]:
+    """A likely (prompt, answer) pair of columns, only to fill in the lines an error shows."""
+    likely_prompts = ("prompt", "text", "question", "input", "instruction", "document", "content")
+    likely_answers = ("answer", "label", "output", "response", "completion", "target", "category")
+    answer = next((c for w in likely_answers for c in columns if w in c.lower()), columns[-1] if columns else "")
+    rest = [c for c in columns if c != answer and c.lower() != "id"] or list(columns)
+    return next((c for w in likely_prompts for c in rest if w in c.lower()), rest[0] if rest else ""), answer
+
+
+def text_column(data: Data, present: Sequence[str], listing: str) -> str:
+    """The column of raw text: the one that the recipe assigns, else `text`."""
+    column = data.columns.answer or "text"
+    if present and column not in present:
+        raise RequestError(
+            f"no column {column!r} with raw text; {listing}",
+            where="data.format",
+            remedy=f"data.columns.answer={present[0]} names it",
+        )
+    return column
+
+
+def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
+    """The conversation a row holds, checked: a user's turn, and the assistant's answer at the end.
+
+    Raises UnreadableError with the reason why a row cannot be read.
+    """
+    values = row.values
+    missing = [key for key in LAYOUTS.get(layout, ()) if key not in values]
+    if missing:
+        raise UnreadableError(f"no {' and no '.join(missing)}; it has: {', '.join(map(str, values)) or 'nothing'}")
+    media = next((name for name in MEDIA if not is_empty(values.get(name))), None)
+    if media is not None and layout != "columns" and layout != "text":
+        raise UnreadableError(f"it has {media!r}: only text can be learned")
+    if layout == "text":
+        text = text_of(row.take(data.columns.answer or "text"), "the text")
+        return Laid([Message("assistant", text)], weight=row_weight(row, layout, data))
+    if layout in ("preference", "openai_preference"):
+        laid = preferred(row, layout, data, left)
+    else:
+        turns = turns_of(row, layout, data, left)
+        good = judgement(row.take("label")) if layout == "kto" else None
+        laid = Laid(named_results(turns), good=good)
+    if layout not in ("columns", "alpaca", "openai_preference"):
+        laid = replace(laid, tools=tools_of(row.take("tools", "functions")))
+    if layout != "columns" and laid.turns[0].role != "system":
+        laid = replace(laid, turns=system_turn(row) + laid.turns)
+    laid = with_hermes_tools(laid)
+    check_turns(laid.turns)
+    return replace(laid, weight=row_weight(row, layout, data))
+
+
+def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Message]:
+    """The turns of a row that has one answer."""
+    columns = data.columns
+    match layout:
+        case "messages":
+            return conversation(row.take("messages"), "messages", left)
+        case "sharegpt":
+            return conversation(row.take("conversations"), "conversations", left)
+        case "prompt_completion" | "kto":
+            prompt = either(row.take("prompt"), "user", "prompt", left)
+            return prompt + either(row.take("completion"), "assistant", "completion", left)
+        case "alpaca":
+            if row.take("history"):
+                raise UnreadableError("alpaca's `history` is not read: lay the row out as messages")
+            prompt_text = text_of(row.take("instruction"), "instruction")
+            if (more := row.take("input")) is not None:
+                prompt_text += "\n\n" + text_of(more, "input")
+            answer = written(row.take("output"), "answer (output)", left)
+            return [Message("user", prompt_text), assistant(answer)]
+        case _:
+            prompt_text = cell(row, data.prompt, columns.prompt, "prompt", left)
+            answer = cell(row, data.answer, columns.answer, "answer", left)
+            return [Message("user", prompt_text), assistant(answer)]
+
+
+def cell(row: Fields, template: str | None, column: str | None, what: str, left: Leftovers) -> str:
+    """A prompt or an answer from its column, or from the template over several."""
+    if template is not None:
+        return filled(template, row, f"data.{what}", left)
+    value = row.values.get(column or "")
+    row.used.add(column or "")
+    return written(value, f"{what} ({column})", left)
+
+
+def assistant(text: str) -> Message:
+    """An answer, its thoughts parted from it."""
+    thoughts, answer = parted("", text)
+    if not answer.strip():
+        raise UnreadableError("the answer is empty")
+    return Message("assistant", answer, thoughts)
+
+
+def either(value: object, role: Role, what: str, left: Leftovers) -> list[Message]:
+    """A prompt or completion given as text, as a turn, or as a list of turns."""
+    if isinstance(value, dict) and ("content" in value or "value" in value):
+        value = [value]
+    if isinstance(value, list):
+        return conversation(value, what, left)
+    if role == "assistant":
+        return [assistant(written(value, what, left))]
+    return [Message(role, text_of(value, what))]
+
+
+def system_turn(row: Fields) -> list[Message]:
+    """The row's own `system` text, where it has one."""
+    system = row.take("system", "system_prompt")
+    return [] if system is None else [Message("system", text_of(system, "system"))]
+
+
+def check_turns(turns: Sequence[Message]) -> None:
+    """A conversation can be learned from: a user's turn, the assistant's at the end, something with a weight."""
+    if not any(m.role == "user" for m in turns[:-1]):
+        raise UnreadableError("no user turn before the answer")
+    if turns[-1].role != "assistant":
+        raise UnreadableError(f"the last turn is the {turns[-1].role}'s, not the assistant's answer")
+    for number, turn in enumerate(turns):
+        if turn.role == "tool" and not any(before.role == "assistant" for before in turns[:number]):
+            raise UnreadableError(f"turn {number + 1} has the role 'tool', and nothing was called before it")
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if all(turn.weight == 0 for turn in answers):
+        raise UnreadableError("every turn of the assistant has weight 0: nothing would be trained")
+
+
+def with_hermes_tools(laid: Laid) -> Laid:
+    """The row with the tools that its system text names between `<tools>` and `</tools>` as tools."""
+    first = laid.turns[0]
+    if laid.tools or first.role != "system" or "<tools>" not in first.content:
+        return laid
+    system, tools = hermes_tools(first.content)
+    rest = laid.turns[1:]
+    return replace(laid, turns=[replace(first, content=system), *rest] if system else rest, tools=tools)
+
+
+def row_weight(row: Fields, layout: str, data: Data) -> float:
+    """How much the row counts: by the recipe's column; in a layout of its own, by `weight`."""
+    column = data.columns.weight or (None if layout in ("columns", "text", "alpaca") else "weight")
+    if column is None:
+        return 1.0
+    value = row.take(column)
+    if value is None and data.columns.weight:
+        raise UnreadableError(f"weight ({column}) is missing")
+    weight = number_or_none(value, f"weight ({column})")
+    if weight == 0:
+        raise UnreadableError(f"weight ({column}) is 0: nothing of the row would be trained")
+    return 1.0 if weight is None else weight
+
+
+# What a person preferred: two endings of one conversation, or one with a word on it.
+
+
+def preferred(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
+    """A pair: the conversation with the chosen ending, and the turns that end it instead."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    if layout == "openai_preference":
+        asked_for = row.take("input")
+        if not isinstance(asked_for, dict):
+            raise UnreadableError(f"input is {kind(asked_for)}, not an object with messages")
+        inner = Fields(asked_for)
+        prompt = conversation(inner.take("messages"), "input.messages", left)
+        tools = tools_of(inner.take("tools"))
+        left.add("input.", inner.unused())
+        chosen = conversation(row.take("preferred_output"), "preferred_output", left)
+        rejected = conversation(row.take("non_preferred_output"), "non_preferred_output", left)
+    else:
+        given = row.take(data.columns.prompt or "prompt", "question", "conversations")
+        prompt = [] if given is None else either(given, "user", "prompt", left)
+        chosen = either(row.take("chosen"), "assistant", "chosen", left)
+        rejected = either(row.take("rejected"), "assistant", "rejected", left)
+    if any(turn.role == "user" for turn in chosen):  # both are whole conversations
+        start = common(chosen, rejected)
+        if prompt and chosen[: len(prompt)] != prompt and prompt[-1] not in chosen[:start]:
+            raise UnreadableError("the prompt is not what the chosen conversation begins with")
+        prompt, chosen, rejected = chosen[:start], chosen[start:], rejected[start:]
+    if not prompt:
+        raise UnreadableError("chosen and rejected have no prompt: neither a column of its own nor turns they share")
+    if chosen == rejected or not chosen or not rejected:
+        raise UnreadableError("chosen and rejected are the same")
+    if len(chosen) != 1 or any(turn.role == "user" for turn in rejected):
+        raise UnreadableError("chosen and rejected part before the last answer")
+    return Laid([*prompt, *chosen], tools, tuple(rejected))
+
+
+def common(a: Sequence[Message], b: Sequence[Message]) -> int:
+    """How many turns both begin with."""
+    return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def judgement(value: object) -> bool:
+    """A person's word on an answer: true or false, also as 1 and 0 or as a CSV writes it."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(value).strip().lower() not in words:
+        raise UnreadableError(f"label is {value!r}, neither true nor false")
+    return words[str(value).strip().lower()]
+
+
+def chosen_alone(example: Example) -> Example | None:
+    """The row with its good answer as the one to learn; None where its only answer was judged bad."""
+    return None if example.good is False else replace(example, rejected=(), good=None)
+
+
+# A plain template over several columns: {column} stands for the row's text there.
+
+
+def check_template(template: str | None, column: str | None, present: Sequence[str], role: str, listing: str) -> None:
+    """RequestError where a template names no column, one that is not there, or stands beside a mapped column."""
+    if template is None:
+        return
+    where = f"data.{role}"
+    if column is not None:
+        raise RequestError(
+            f"data.columns.{role} names the column {column!r} beside it", where=where, remedy="keep one of the two"
+        )
+    slots = list(SLOT.finditer(template))
+    for slot in slots:
+        if slot[1] in present:
+            raise RequestError(
+                f"a column is written {{{slot[1]}}}, not {slot[0]}", where=where, remedy="one pair of braces"
+            )
+        if slot[2] is not None and present and slot[2] not in present and looks_like_a_name(slot[2]):
+            raise RequestError(
+                f"no column {slot[2]!r}; {listing}",
+                where=where,
+                remedy=f"{nearest(slot[2], present)}; braces that stand for themselves are written {{{slot[0]}}}",
+            )
+    if present and not any(slot[2] in present for slot in slots):
+        raise RequestError(
+            f"it names no column: every row would have the same text; {listing}",
+            where=where,
+            remedy=f"put a column's name in braces: {{{present[0]}}}",
+        )
+
+
+def looks_like_a_name(text: str) -> bool:
+    """Whether what stands between braces is meant as a column: not JSON, and not empty."""
+    return bool(re.fullmatch(r"[\w .\-]+", text)) and not text.isspace()
+
+
+def filled(template: str, row: Fields, what: str, left: Leftovers) -> str:
+    """The template with the row's texts; a column that is empty leaves its place empty, but not all of them may be."""
+    columns = [slot[2] for slot in SLOT.finditer(template) if slot[2] in row.values]
+    missing = [slot[2] for slot in SLOT.finditer(template) if slot[2] and slot[2] not in columns
+               and looks_like_a_name(slot[2])]  # fmt: skip
+    if missing:
+        raise UnreadableError(f"{what}: no {' and no '.join(missing)}; it has: {', '.join(map(str, row.values))}")
+    if all(is_empty(row.values[column]) for column in columns):
+        raise UnreadableError(f"{what}: {' and '.join(columns)} {'is' if len(columns) == 1 else 'are'} empty")
+
+    def text(slot: re.Match[str]) -> str:
+        if slot[2] is None:
+            return f"{{{slot[1]}}}"
+        if slot[2] not in columns:
+            return slot[0]
+        row.used.add(slot[2])
+        value = row.values[slot[2]]
+        return "" if is_empty(value) else written(value, f"{what} ({slot[2]})", left)
+
+    return SLOT.sub(text, template)

@@ -1,0 +1,343 @@
+"""A turn as a row writes it, in whichever of the known layouts, becomes a Message: text, thoughts, calls and weight."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from workbench.data.containers import UnreadableError, kind
+from workbench.records import Message, Role, ToolCall
+
+# In any capitals. `function_call` and its like are the assistant's turn with its call as JSON.
+ROLES: dict[str, Role] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
+    "function_call": "assistant", "tool_call": "assistant",
+}  # fmt: skip
+CALLING = ("function_call", "tool_call")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# What a text-only model cannot be shown, and what would change which tokens are trained in a way that is not read.
+MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "file", "files")
+REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail")
+TEXT_PARTS = ("text", "input_text", "output_text")
+THOUGHT = re.compile(r"\A\s*(?:<think>(.*?)|(.*?)\n)</think>\s*", re.DOTALL)
+HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+HERMES_RESULT = re.compile(r"\A\s*<tool_response>\s*(.*?)\s*</tool_response>\s*\Z", re.DOTALL)
+HERMES_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
+
+
+class Fields:
+    """An object's fields, and which of them have been used: what is left over is named, never dropped in silence."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.used: set[str] = set()
+        self.known: set[str] = set()
+
+    def take(self, *names: str) -> Any:
+        """The first of these fields that has something in it, which then counts as used. None where there is none."""
+        self.known.update(names)
+        name = next((name for name in names if not is_empty(self.values.get(name))), None)
+        if name is None:
+            return None
+        self.used.add(name)
+        return self.values[name]
+
+    def unused(self) -> list[str]:
+        """The fields that hold something and were not taken."""
+        return [str(name) for name, value in self.values.items() if name not in self.used and not is_empty(value)]
+
+
+def is_empty(value: object) -> bool:
+    """Whether nothing is lost with the value: null, and texts, lists and objects with nothing in them."""
+    return value is None or (isinstance(value, str | list | dict | tuple) and not value)
+
+
+@dataclass
+class Leftovers:
+    """What of a file's turns and rows was not used, or was taken in another form: said once, counted by row."""
+
+    fields: dict[str, None] = field(default_factory=dict)
+    written: int = 0
+
+    def add(self, where: str, names: Sequence[str]) -> None:
+        """Keep the names, in the order in which they first come."""
+        self.fields.update(dict.fromkeys(f"{where}{name}" for name in names))
+
+
+def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
+    """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
+    if not isinstance(value, list) or not value:
+        raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
+    turns = []
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            raise UnreadableError(f"turn {number} of {what} is {kind(turn)}, not an object")
+        message = message_of(turn, f"turn {number} of {what}", number == len(value), what, left)
+        if message is not None:
+            turns.append(message)
+    if not turns:
+        raise UnreadableError(f"{what} holds only an empty system message")
+    return named_results(turns)
+
+
+def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left: Leftovers) -> Message | None:
+    """One turn as a Message; None for an empty system turn. Raises UnreadableError with what is wrong in it."""
+    fields = Fields(turn)
+    given = fields.take("role", "from")
+    role = ROLES.get(given.strip().lower()) if isinstance(given, str) else None
+    if role is None:
+        raise UnreadableError(f"{what} has the role {given!r}, not one of {', '.join(ROLES)}")
+    for name in REFUSED:
+        if not is_empty(turn.get(name)):
+            raise UnreadableError(f"{what} has {name!r}, which is not read")
+    raw = fields.take("content", "value")
+    if role == "system" and is_empty(raw):
+        return None
+    called = "the answer" if last and role == "assistant" else what
+    calls: tuple[ToolCall, ...] = ()
+    thoughts, weight = "", weight_of(fields, role, what)
+    if role == "assistant":
+        thoughts = text_or_nothing(fields.take(*THOUGHTS), f"the reasoning of {what}")
+        calls = calls_of(fields.take("tool_calls", "function_call"), what)
+        if isinstance(given, str) and given.strip().lower() in CALLING:
+            calls, raw = calls + calls_of(raw, what), ""
+    if role == "assistant" and isinstance(raw, dict):
+        raw = json.dumps(raw, ensure_ascii=False)
+        left.written += 1
+    content = content_of(raw, called, left, may_be_empty=bool(calls) or (role == "tool" and isinstance(raw, str)))
+    if role == "assistant":
+        thoughts, content = parted(thoughts, content)
+        if not calls and "<tool_call>" in content:
+            calls, content = hermes_calls(content, what)
+        if not content.strip() and not calls:
+            raise UnreadableError(f"{called} is empty")
+    call_id, name = "", ""
+    if role == "tool":
+        match = HERMES_RESULT.match(content)
+        content = match[1] if match else content
+        call_id, name = (str(fields.take(key) or "") for key in ("tool_call_id", "name"))
+    left.add(f"{source}[].", fields.unused())
+    return Message(role, content, thoughts, calls, call_id, name, weight)
+
+
+def content_of(value: object, what: str, left: Leftovers, *, may_be_empty: bool = False) -> str:
+    """A turn's text: as it stands, or its text parts, a line each. Other kinds of part are refused by their name."""
+    if isinstance(value, list):
+        value = "\n".join(part_text(part, number, what, left) for number, part in enumerate(value, 1))
+    if may_be_empty and is_empty(value):
+        return ""
+    return text_of(value, what)
+
+
+def part_text(part: object, number: int, what: str, left: Leftovers) -> str:
+    """The text of one content part."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise UnreadableError(f"part {number} of {what} is {kind(part)}, not text")
+    fields = Fields(part)
+    named = fields.take("type")
+    if named not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        raise UnreadableError(f"part {number} of {what} is of type {named!r}: only text can be learned")
+    fields.take("text")
+    left.add("content[].", fields.unused())
+    return part["text"]
+
+
+def text_of(value: object, what: str) -> str:
+    """The value as it is, when it is text with something in it."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if value is None or isinstance(value, str):
+        raise UnreadableError(f"{what} is {'missing' if value is None else 'empty'}")
+    raise UnreadableError(f"{what} is {kind(value)}, not text")
+
+
+def text_or_nothing(value: object, what: str) -> str:
+    """Text, or '' where there is none."""
+    return "" if value is None else text_of(value, what)
+
+
+def written(value: object, what: str, left: Leftovers) -> str:
+    """A cell as text: numbers, true and false as JSON writes them, dates by ISO 8601, objects and lists as JSON."""
+    if value is None or isinstance(value, str):
+        return text_of(value, what)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnreadableError(f"{what} is {value}, no number that can be written")
+    if isinstance(value, date | Decimal):
+        value = value.isoformat() if isinstance(value, date) else str(value)
+        left.written += 1
+        return value
+    if not isinstance(value, bool | int | float | dict | list):
+        raise UnreadableError(f"{what} is {kind(value)}, not text")
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        raise UnreadableError(f"{what} is {kind(value)} that JSON cannot hold") from None
+    left.written += 1
+    return text
+
+
+def weight_of(fields: Fields, role: Role, what: str) -> float | None:
+    """A turn's own weight, from `weight` (0 or more) or `train` (true or false); None leaves it to the recipe."""
+    train, weight = fields.take("train"), number_or_none(fields.take("weight"), f"the weight of {what}")
+    if train is not None and not isinstance(train, bool):
+        raise UnreadableError(f"`train` of {what} is {kind(train)}, not true or false")
+    if train is not None:
+        weight = (1.0 if weight is None else weight) * train
+    if weight and role != "assistant":
+        raise UnreadableError(f"{what} is to be trained, but it is the {role}'s: only the assistant's turns are")
+    return weight if role == "assistant" else None
+
+
+def number_or_none(value: object, what: str) -> float | None:
+    """A number of 0 or more, also as a CSV writes it; None stays None."""
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise UnreadableError(f"{what} is {value!r}, not a number of 0 or more")
+    return number
+
+
+# Thoughts: a field of their own, or a block at the beginning of the text.
+
+
+def parted(thoughts: str, content: str) -> tuple[str, str]:
+    """(thoughts, answer): a `<think>` block that an answer begins with is its thoughts, where it has no field of them.
+
+    The opening mark may be missing: some generation prompts end with it.
+    """
+    match = THOUGHT.match(content) if not thoughts and content.count("</think>") == 1 else None
+    thought = "" if match is None else match[1] if match[1] is not None else match[2]
+    if match is None or "<think>" in thought:
+        return thoughts, content
+    return thought.strip(), content[match.end() :]
+
+
+# Calls of tools, and what may be called.
+
+
+def calls_of(value: object, what: str) -> tuple[ToolCall, ...]:
+    """The calls of a turn: OpenAI's `tool_calls` or `function_call`, or ShareGPT's JSON text of one or several."""
+    if is_empty(value):
+        return ()
+    value = parsed(value, f"the call of {what}")
+    return tuple(call_of(call, what) for call in (value if isinstance(value, list) else [value]))
+
+
+def call_of(value: object, what: str) -> ToolCall:
+    """One call: `{"id", "function": {"name", "arguments"}}`, or the function alone."""
+    value = parsed(value, f"the call of {what}")
+    if not isinstance(value, dict):
+        raise UnreadableError(f"a call of {what} is {kind(value)}, not an object")
+    function: dict[str, Any] = value["function"] if isinstance(value.get("function"), dict) else value
+    name, arguments = function.get("name"), function.get("arguments", function.get("parameters"))
+    if not isinstance(name, str) or not name:
+        raise UnreadableError(f"a call of {what} names no function")
+    if isinstance(arguments, str) and arguments.strip():
+        text, arguments = arguments, parsed(arguments, f"the arguments of {name} in {what}")
+    else:
+        arguments = arguments or {}
+        text = json.dumps(arguments, ensure_ascii=False, default=str)
+    if not isinstance(arguments, dict):
+        raise UnreadableError(f"the arguments of {name} in {what} are {kind(arguments)}, not an object")
+    return ToolCall(name, text, str(value.get("id") or ""))
+
+
+def parsed(value: object, what: str) -> object:
+    """JSON text as its value; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise UnreadableError(f"{what} is not JSON: {value[:60]!r}") from None
+
+
+def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
+    """What may be called, in OpenAI's layout, from a list of tools or of plain functions, or the JSON text of one."""
+    if is_empty(value) or (isinstance(value, str) and not value.strip()):
+        return ()
+    value = parsed(value, "tools")
+    tools: list[Mapping[str, Any]] = []
+    for number, given in enumerate(value if isinstance(value, list) else [value], 1):
+        tool = parsed(given, f"tool {number}")
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(tool, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise UnreadableError(f"tool {number} is no function with a name")
+        tools.append(tool if "function" in tool else {"type": "function", "function": function})
+    return tuple(tools)
+
+
+def named_results(turns: Sequence[Message]) -> list[Message]:
+    """The turns, each result with the name of the function that was called, where its id tells."""
+    names = {call.id: call.name for turn in turns for call in turn.tool_calls if call.id}
+    return [
+        replace(turn, name=names[turn.tool_call_id]) if not turn.name and turn.tool_call_id in names else turn
+        for turn in turns
+    ]
+
+
+# Hermes writes tools, calls and results as marked text.
+
+
+def hermes_calls(content: str, what: str) -> tuple[tuple[ToolCall, ...], str]:
+    """(calls, text before them); where text follows a call nothing is parted, for a template would move it."""
+    if HERMES_CALL.sub("", content[content.index("<tool_call>") :]).strip():
+        return (), content
+    calls = tuple(call_of(lenient(match, what), what) for match in HERMES_CALL.findall(content))
+    return (calls, content[: content.index("<tool_call>")].strip()) if calls else ((), content)
+
+
+def hermes_tools(system: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """(system text without its `<tools>` block, the tools of that block)."""
+    for match in HERMES_TOOLS.finditer(system):
+        try:
+            tools = tools_of(list(values_in(match[1])))
+        except UnreadableError:
+            continue
+        if tools:
+            return (system[: match.start()].rstrip() + "\n" + system[match.end() :].lstrip()).strip(), tools
+    return system, ()
+
+
+def values_in(text: str) -> Iterator[object]:
+    """The JSON values that stand one after the other in a text, those of a list one by one."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text):
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError:
+            raise UnreadableError(f"not JSON: {text[at : at + 60]!r}") from None
+        yield from value if isinstance(value, list) else [value]
+        at = re.compile(r"[\s,]*").match(text, at).end()  # type: ignore[union-attr]
+
+
+def lenient(text: str, what: str) -> object:
+    """A call as Hermes' rows write it: JSON, or the same as a Python literal."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise UnreadableError(f"a <tool_call> of {what} is not JSON: {text[:60]!r}") from None
