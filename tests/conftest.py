@@ -51,7 +51,8 @@ class FedAtTheEnd:
     """Feeds MLflow in the test's own process, once, when the command ends."""
 
     def __init__(self, recipe: Any, run: Any):
-        self.recipe, self.run, self.before = recipe, run, self.size()
+        self.recipe, self.run = recipe, run
+        self.before = self.size()
 
     def size(self) -> int:
         return (self.run.folder / "events.jsonl").stat().st_size

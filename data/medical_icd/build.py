@@ -155,24 +155,23 @@ def draw(purpose: str, name: str) -> str:
 def split(rows: Rows, groups: np.ndarray) -> dict[str, list[int]]:
     """Row numbers of each split: whole clusters are asked or trained, and a category that is asked is trained, too."""
     members = defaultdict(list)
-    for i in range(len(rows)):
+    for i in sorted(range(len(rows)), key=lambda i: draw("row", rows[i]["id"])):
         members[groups[i]].append(i)
-    left = Counter(row["category"] for row in rows)
+    trained = {group: own[:TRAIN_ROWS_PER_CLUSTER] for group, own in members.items()}
+    left = Counter(rows[i]["category"] for own in trained.values() for i in own)
     splits: dict[str, list[int]] = {name: [] for name in SPLITS}
-    asked = set()
-    for group in sorted(members, key=lambda group: draw("cluster", rows[members[group][0]]["id"])):
-        own = members[group]
-        terms = sorted((i for i in own if not rows[i]["title"]), key=lambda i: draw("row", rows[i]["id"]))
-        takes = Counter(rows[i]["category"] for i in own)
-        if not terms or any(left[category] - n < MIN_TRAIN_TERMS for category, n in takes.items()):
-            continue
+    for group in sorted(members, key=lambda group: draw("cluster", rows[min(members[group])]["id"])):
+        term = next((i for i in members[group] if not rows[i]["title"]), None)
         name = "test" if len(splits["test"]) < TEST_ROWS else "validation"
-        if len(splits[name]) < VALIDATION_ROWS or name == "test":
-            splits[name].append(terms[0])
+        takes = Counter(rows[i]["category"] for i in trained[group])
+        categories = [*takes, *([] if term is None else [rows[term]["category"]])]
+        if term is None or (len(splits[name]) == VALIDATION_ROWS and name == "validation"):
+            continue
+        if all(left[category] - takes[category] >= MIN_TRAIN_TERMS for category in categories):
+            splits[name].append(term)
             left -= takes
-            asked.add(group)
-    for group in sorted(set(members) - asked):
-        splits["train"] += sorted(members[group], key=lambda i: draw("row", rows[i]["id"]))[:TRAIN_ROWS_PER_CLUSTER]
+            del trained[group]
+    splits["train"] = [i for own in trained.values() for i in own]
     return splits
 
 

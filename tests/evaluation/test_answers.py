@@ -135,3 +135,21 @@ def test_lines_that_are_no_predictions_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(["[]", '{"id": "1"}', "{", json.dumps(asdict(whole)), ""]))
     assert read_predictions(path) == [whole]
+
+
+def test_a_question_is_asked_with_its_own_functions_and_is_another_one_without_them(tmp_path: Path) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def engine(
+        prompts: Sequence[Sequence[Message]], max_new_tokens: int, tools: Sequence[object] = ()
+    ) -> Iterator[tuple[int, Answer]]:
+        asked.extend((p[-1].content, list(t)) for p, t in zip(prompts, tools, strict=True))  # type: ignore[call-overload]
+        yield from ((at, Answer("x", "stop", 1, 1, 0.1)) for at in range(len(prompts)))
+
+    same = items(1)[0].messages
+    rows = [Example(f"r{n}", same, tools=({"name": f"f{n}"},)) for n in range(3)] + [Example("plain", same)]
+    found = ask_arm("a", "d", engine, rows, [r.prompt for r in rows], max_new_tokens=4, out=tmp_path / "a.jsonl")
+    assert sorted(asked, key=str) == [("q0", [{"name": f"f{n}"}]) for n in range(3)] + [("q0", [])]
+    assert len({p.key for p in found}) == 4
+    plain = ask(Engine(), items(1), tmp_path / "b.jsonl", arm_digest="d", max_new_tokens=4)
+    assert plain[0].key == found[3].key  # a question without functions keeps the key that it always had

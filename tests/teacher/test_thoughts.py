@@ -11,7 +11,11 @@ import pytest
 from odd_teacher import completion, is_probe, odd_teacher
 from teacher_project import project, questions
 from teacher_server import teacher_server
-from workbench.recipe import Teacher
+from workbench.data.prepare import Asked, Splits
+from workbench.recipe import Recipe, Teacher
+from workbench.records import Example, Message, ToolCall
+from workbench.runs import Run
+from workbench.stages.prompts import labelled
 from workbench.teacher.replies import MalformedError, parse
 from workbench.teacher.thoughts import parted
 
@@ -185,3 +189,20 @@ def test_the_one_json_object_of_a_text_is_read(teacher: Teacher, text: str, answ
 def test_what_could_be_two_answers_is_none(text: str) -> None:
     with pytest.raises(MalformedError):
         parse(LABELS, text)
+
+
+def test_thoughts_and_calls_come_with_the_row_that_is_learned_where_they_are_wanted(tmp_path: Path) -> None:
+    (tmp_path / "label").mkdir()
+    line = {"id": "r", "answer": "", "rationale": "", "agreement": 1.0, "reasoning": THOUGHT, "others": [],
+            "tool_calls": [{"name": "weather", "arguments": '{"place": "Oslo"}', "id": "c0"}]}  # fmt: skip
+    (tmp_path / "label" / "labels.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "label" / "summary.json").write_text('{"teacher": "odd-1"}')
+    row = Example("r", (Message("user", "And Oslo?"), Message("assistant", "")), where="rows:1")
+    recipe = Recipe(name="mine", teacher=LABELS)
+    recipe.data.privacy = "public"
+    rows = Asked([row], Splits([], [], [], [], [], []), [], [])
+    for wanted in (False, True):
+        recipe.teacher.thoughts = wanted
+        (learned,) = labelled(recipe, Run(tmp_path, "mine", "1234abcd"), rows).splits.train
+        assert learned.messages[-1].tool_calls == (ToolCall("weather", '{"place": "Oslo"}', "c0"),)
+        assert learned.messages[-1].reasoning == (THOUGHT if wanted else "")

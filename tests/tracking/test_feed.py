@@ -20,7 +20,7 @@ from tracking_runs import RECIPE, HandMade, new_experiments, whole_run
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.tracking import catch_up, store_uri
-from workbench.tracking.run_record import fold_stages, read_events
+from workbench.tracking.run_record import fold_stages, read_events, torn_lines
 from workbench.tracking.store import connect
 
 
@@ -180,6 +180,17 @@ def test_a_torn_last_line_is_left_for_later(experiments: Path) -> None:
     assert fold_stages(read_events(path), live=False)["train"].status == "KILLED"
     path.write_bytes(before + b'{"at": "2026-09-21T14:13:{"at": "2026-\n')
     assert len(read_events(path)) == before.count(b"\n")
+
+
+def test_what_a_run_writes_while_it_is_fed_is_not_taken_for_torn(experiments: Path) -> None:
+    run = HandMade(experiments).train(steps=2)
+    path = run.folder / "events.jsonl"
+    with path.open("a") as stream:
+        stream.write('{"at": "2026-09-\n')
+    run.event("said", "train", text="a whole line")
+    events = read_events(path)
+    run.train(steps=3)
+    assert torn_lines(path, events) == 1
 
 
 def test_a_file_outside_the_run_is_never_logged(experiments: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from tracking_runs import HandMade, new_experiments
 from workbench.__main__ import main
 from workbench.privacy.redact import redact
-from workbench.recipe import Tracking
+from workbench.recipe import Recipe, Teacher, Tracking
+from workbench.stages.reviewed import reviews_of
 from workbench.tracking import Egress, catch_up, reviewed, store_uri
 from workbench.tracking.store import connect
 
@@ -91,18 +92,33 @@ def test_a_corrected_answer_comes_back_by_its_row_with_who_and_when(
 ) -> None:
     run = answered(experiments)
     catch_up(run.folder, Tracking(), experiments)
-    assert reviewed(run.folder, Tracking(), experiments) == [], "what the workbench has written is no review"
+    assert reviewed(run.folder, Tracking(), experiments) == {}, "what the workbench has written is no review"
     trace = traces(experiments)[1]
     write(experiments, trace, by_hand("expected_response", "GPL"))
     write(experiments, trace, by_hand("expected_response", {"license": "ISC"}, "bo"))
     write(experiments, trace, by_hand("mood", "glad"))
     out = tmp_path / "reviewed.jsonl"
     assert main(["review", "recipe=tiny", f"to={out}", f"experiments={experiments}"]) == 0
-    (row,) = map(json.loads, out.read_text().splitlines())
-    assert (row["id"], json.loads(row["answer"]), row["reviewer"]) == ("7", {"license": "ISC"}, "bo")
-    assert set(row) == {"id", "answer", "reviewer", "reviewed_at"}
-    assert row["reviewed_at"].startswith("20")
-    assert "1 corrected answers of 1 runs" in capfd.readouterr().err
+    assert out.read_text() == "", "test rows are nothing to train on"
+    (row,) = map(json.loads, (tmp_path / "reviewed.test.jsonl").read_text().splitlines())
+    assert (row["id"], json.loads(row["answer"]), row["by"]) == ("7", {"license": "ISC"}, "bo")
+    assert set(row) == {"id", "answer", "by", "at"}
+    assert row["at"].startswith("20")
+    assert "1 corrected answers to test rows" in capfd.readouterr().err
+
+
+def test_a_right_answer_that_is_changed_in_place_is_a_correction_too(experiments: Path) -> None:
+    from mlflow.entities import Expectation
+    from mlflow.tracing.client import TracingClient
+
+    run = answered(experiments)
+    catch_up(run.folder, Tracking(), experiments)
+    trace = traces(experiments)[1]
+    (wanted,) = [a for a in trace.info.assessments if a.name == "expected_response"]
+    client = TracingClient(store_uri(Tracking(), experiments))
+    client.update_assessment(trace.info.trace_id, wanted.assessment_id, Expectation("expected_response", "GPL"))
+    (row,) = reviewed(run.folder, Tracking(), experiments)["evaluate"].values()
+    assert (row["id"], row["answer"], row["by"]) == ("7", "GPL", "not named in MLflow")
 
 
 def test_of_internal_rows_traces_hold_placeholders_and_corrections_get_the_originals_back(
@@ -120,7 +136,7 @@ def test_of_internal_rows_traces_hold_placeholders_and_corrections_get_the_origi
     assert trace.info.request_preview == "Who wrote? [EMAIL_1]"
     assert log
     write(experiments, trace, by_hand("expected_response", "[EMAIL_1], surely"))
-    (back,) = reviewed(run.folder, Tracking(), experiments, egress)
+    (back,) = reviewed(run.folder, Tracking(), experiments, egress)["evaluate"].values()
     assert (back["id"], back["answer"]) == ("ann@acme.org", "ann@acme.org, surely")
 
 
@@ -132,14 +148,22 @@ def test_of_restricted_rows_no_trace_leaves(experiments: Path, monkeypatch: pyte
     assert traces(experiments) == []
 
 
-def test_labels_of_a_teacher_are_traces_too(experiments: Path) -> None:
-    run = answered(experiments, [{"id": "3", "prompt": "Which licence?", "answer": "BSD"}], stage="label")
+def test_labels_of_a_teacher_are_traces_too_and_the_next_run_takes_a_correction(
+    experiments: Path, tmp_path: Path
+) -> None:
+    run = answered(
+        experiments,
+        [{"id": "3", "prompt": "Which licence?", "answer": "BSD"}, {"id": "4", "answer": None}],
+        stage="label",
+    )
     catch_up(run.folder, Tracking(), experiments)
     (trace,) = traces(experiments)
     assert (trace.info.tags["workbench.stage"], trace.info.assessments) == ("label", [])
     write(experiments, trace, by_hand("expected_response", "MIT"))
-    (row,) = reviewed(run.folder, Tracking(), experiments)
-    assert (row["id"], row["answer"]) == ("3", "MIT")
+    out = tmp_path / "reviewed.jsonl"
+    assert main(["review", "recipe=tiny", f"to={out}", f"experiments={experiments}"]) == 0
+    teacher = Recipe(teacher=Teacher(api="openai", model="m", review=f"file:{out}"))
+    assert {r.id: (r.answer, r.by) for r in reviews_of(teacher, {"3"}).values()} == {"3": ("MIT", "ann@example.org")}
 
 
 @pytest.mark.parametrize(("words", "key"), [(["recipe=tiny"], "to"), (["to=x"], "recipe"), (["recipe=no", "to=x"], "")])

@@ -32,7 +32,7 @@ from workbench.data.templates import (
 )
 from workbench.errors import RequestError
 from workbench.recipe import Method
-from workbench.recipe.methods import distilled
+from workbench.recipe.methods import learned
 from workbench.records import Example, Message, TokenRow
 
 if TYPE_CHECKING:
@@ -164,13 +164,13 @@ def render_all(
 ) -> list[TokenRow]:
     """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
 
-    On-policy the student's own answer takes the place of the row's: there must be room for it. What a user should hear
-    of the rendering is added to `notes`. Raises RequestError when no row is left, and for all rows that hold a mark of
+    Where the student's own answer takes the place of the row's, there must be room for it. What a user should hear of
+    the rendering is added to `notes`. Raises RequestError when no row is left, and for all rows that hold a mark of
     the template's at once.
     """
     rows: list[TokenRow] = []
     marked: list[SpecialTokenError] = []
-    replaced = any(kind.replaces for kind in distilled(method.distil))
+    room = room_wanted(method)
     for example in examples:
         try:
             row = render(
@@ -180,8 +180,8 @@ def render_all(
                 max_length=method.max_length,
                 reasoning=method.reasoning,
             )
-            if replaced:
-                refuse_no_room(row, method.teach.max_new_tokens, method.max_length)
+            if room:
+                refuse_no_room(row, *room)
             rows.append(row)
         except TooLongError:
             if method.too_long != "drop":
@@ -237,16 +237,26 @@ def earlier_thoughts_lost(example: Example, tokenizer: PreTrainedTokenizerBase) 
     return any(thought not in text for thought in thoughts)
 
 
-def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int) -> None:
+def refuse_no_room(row: TokenRow, new_tokens: int, max_length: int, key: str = "method.teach.max_new_tokens") -> None:
     """TooLongError for a prompt after which the student may not say that many tokens."""
     if row.answer_start + new_tokens > max_length:
         raise TooLongError(
             f"the prompt has {row.answer_start:,} tokens, and an answer of {new_tokens:,} may follow it: "
             f"method.max_length is {max_length:,}",
             where=row.where or row.id,
-            remedy="raise method.max_length, lower method.teach.max_new_tokens, or leave such rows out: "
-            "method.too_long=drop",
+            remedy=f"raise method.max_length, lower {key}, or leave such rows out: method.too_long=drop",
         )
+
+
+def room_wanted(method: Method) -> tuple[int, int, str] | None:
+    """The longest answer a student is sampled for (tokens), the longest row, and the first's key; None for none."""
+    kinds = [kind for kind in learned(method) if kind.replaces]
+    if not kinds:
+        return None
+    longest, key = method.teach.max_new_tokens, "method.teach.max_new_tokens"
+    if kinds[0].own:
+        longest, key = method.reward.max_new_tokens, "method.reward.max_new_tokens"
+    return longest, method.max_length, key
 
 
 def prompt_ids(

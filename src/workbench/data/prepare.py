@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
+from workbench.data.raw_text import raw_text
 from workbench.data.split import drop_overlaps, drop_repeats, split
 from workbench.errors import RequestError
 from workbench.recipe import Data
@@ -95,6 +96,30 @@ def prepare(
     )
 
 
+def documents(data: Data, seed: int, tests: Sequence[Example], contents: Mapping[str, str] | None = None) -> Splits:
+    """The raw text of `data.documents`, parted by document into what is learned and what is held out.
+
+    Near copies are never parted. A document that shares a run of words with a test row is left out, as a training row
+    would be: what is judged by it must not have been read before. `Splits.test` is empty.
+    """
+    path = resolve(data.documents or "", key="data.documents")
+    with unchanged(path, (contents or {}).get(data.documents or ""), f"data.documents={data.documents}"):
+        loaded = raw_text(path, data)
+    if not loaded.examples:
+        raise RequestError("there is no document with text in it", where=f"data.documents={data.documents}")
+    notes = [f"documents: {line}" for line in loaded.notes]
+    whole, repeats = drop_repeats(loaded.examples)
+    if repeats:
+        notes.append(f"dropped {repeats:,} documents that repeat another one word for word")
+    whole = without_overlaps("document", whole, "test", tests, data.overlap_words, notes)
+    learned, held, _ = split(whole, data.validation_share, 0.0, seed)
+    notes.append(f"split the documents by near copies: {len(learned):,} to learn, {len(held):,} held out")
+    described = [
+        describe(part, role, data.documents or "", data) for part, role in ((learned, "train"), (held, "validation"))
+    ]
+    return Splits(learned, held, [], loaded.bad, notes, described)
+
+
 def readable(
     part: str, source: str, data: Data, unanswered: bool = False, contents: Mapping[str, str] | None = None
 ) -> Loaded:
@@ -122,9 +147,11 @@ def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> Non
     if loaded.material in learns:
         return
     remedies = {
-        PAIRS: "data.format=chosen learns the chosen answers and leaves the rejected ones out",
-        JUDGED: "data.format=chosen learns the answers that were judged good and leaves the others out",
-        TEXT: "raw text has no answers: name columns with prompts and answers",
+        PAIRS: "method.learn=[dpo], [orpo], [kto] or [sft,dpo] learns from both; data.format=chosen learns the chosen "
+        "answers and leaves the rejected ones out",
+        JUDGED: "method.learn=[kto] learns from both sorts; data.format=chosen learns the answers that were judged "
+        "good and leaves the others out",
+        TEXT: "method.learn=[pretrain] reads it as it stands; to learn answers, name columns with prompts and answers",
     }
     raise RequestError(
         f"the rows are {loaded.material} ({loaded.format}), and this method learns from {' or '.join(learns)}",

@@ -32,6 +32,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHT = re.compile(r"\A\s*(?:<think>(.*?)|(.*?)\n)</think>\s*", re.DOTALL)
 HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 HERMES_RESULT = re.compile(r"\A\s*<tool_response>\s*(.*?)\s*</tool_response>\s*\Z", re.DOTALL)
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 HERMES_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
 
@@ -274,7 +275,11 @@ def parsed(value: object, what: str) -> object:
 
 
 def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
-    """What may be called, in OpenAI's layout, from a list of tools or of plain functions, or the JSON text of one."""
+    """What may be called, in OpenAI's layout, from a list of tools or of plain functions, or the JSON text of one.
+
+    A function has its keys in the order, and a description and parameters in their absence, that servers give to a
+    chat template: else what is trained on is not what is asked.
+    """
     if is_empty(value) or (isinstance(value, str) and not value.strip()):
         return ()
     value = parsed(value, "tools")
@@ -284,7 +289,9 @@ def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(tool, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise UnreadableError(f"tool {number} is no function with a name")
-        tools.append(tool if "function" in tool else {"type": "function", "function": function})
+        plain: dict[str, Any] = {"name": function["name"], "description": "", "parameters": NO_PARAMETERS}
+        around = tool if "function" in tool else {}
+        tools.append({"type": "function"} | around | {"function": plain | function})
     return tuple(tools)
 
 

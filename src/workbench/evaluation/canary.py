@@ -85,7 +85,8 @@ def controls_of(
         ((pair, ruled) for pair, ruled in pairs if ruled.alike and ruled.winner != "tie" and not any(pair.caught)),
         key=lambda both: both[1].winner != "b",
     )
-    own, used = [], set[str]()
+    own: list[Control] = []
+    used: set[str] = set()
     for pair, ruled in firm:
         if pair.id not in used and len(own) < PROOFS:
             better, worse = (pair.a, pair.b) if ruled.winner == "a" else (pair.b, pair.a)

@@ -127,7 +127,7 @@ def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict
     flat = {q.key: (name, q) for name, both in questions.items() for two in both if two for q in two}
     known = gathered(bench, flat)
     verdicts = {
-        name: [tuple(known.get(q.key, {}).get("better") for q in two) if two else (None, None) for two in both]
+        name: [(side_in(known, two[0]), side_in(known, two[1])) if two else (None, None) for two in both]
         for name, both in questions.items()
     }
     rulings = {name: [ruling(p, *verdicts[name][i]) for i, p in enumerate(rows)] for name, rows in pairs.items()}
@@ -157,11 +157,16 @@ def judge_pairs(bench: Bench, pairs: Mapping[str, Sequence[Pair]]) -> tuple[dict
     }
 
 
+def side_in(known: Mapping[str, Mapping[str, Any]], question: Question) -> Side | None:
+    """The verdict on a question; None where there is none."""
+    return known.get(question.key, {}).get("better")
+
+
 def spoken(
     bench: Bench,
     pairs: Mapping[str, Sequence[Pair]],
     rulings: Mapping[str, Sequence[Ruling]],
-    verdicts: Mapping[str, Sequence[tuple[Side | None, ...]]],
+    verdicts: Mapping[str, Sequence[tuple[Side | None, Side | None]]],
 ) -> tuple[set[str], dict[str, Any]]:
     """(the answers, as shown, that turn the judge's control questions; what those cost and whether it passes them)."""
     lines: dict[str, dict[str, Any]] = {}

@@ -130,11 +130,16 @@ def arm_metrics(
             estimates[name] = bounded(value, draws[name], clusters_n, confidence)
     cut = np.array([p.finish == "length" for p in rows], dtype=np.float64)
     estimates["cut_short"] = statistics.share_interval(cut, clusters_n, confidence)
-    if any(p.thoughts for p in rows):
+    if thinks(rows):
         lost = np.array([p.lost_in_thought for p in rows], dtype=np.float64)
         estimates["lost_in_thought"] = statistics.share_interval(lost, clusters_n, confidence)
     plain = {name: Estimate(value, None, None) for name, value in taken(rows).items()}
     return {name: cell(estimate) for name, estimate in (estimates | plain).items()}
+
+
+def thinks(rows: Sequence[Prediction]) -> bool:
+    """Whether anything was thought before an answer."""
+    return any(p.thoughts or p.tokens_thought for p in rows)
 
 
 def taken(rows: Sequence[Prediction]) -> dict[str, float]:
@@ -147,7 +152,7 @@ def taken(rows: Sequence[Prediction]) -> dict[str, float]:
         "tokens_per_answer": float(np.mean([p.tokens_out - p.tokens_thought for p in rows])),
         "seconds_per_answer": float(np.mean([p.seconds for p in rows])),
     }
-    if any(p.thoughts for p in rows):
+    if thinks(rows):
         figures["thought_tokens_per_answer"] = float(np.mean([p.tokens_thought for p in rows]))
     latency = [p.latency for p in rows if p.latency is not None]
     if len(latency) == len(rows):

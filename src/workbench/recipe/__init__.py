@@ -1,5 +1,6 @@
 """The recipe: every key with its default and meaning, and `read()`, which lets a composed one in."""
 
+from workbench.recipe.learning import Prefer, Reward
 from workbench.recipe.read import (
     has_open_teacher,
     has_teacher,
@@ -8,6 +9,7 @@ from workbench.recipe.read import (
     read,
     refuse_secrets,
     register_schema,
+    rewarded_by,
     sources_of,
     to_dict,
     weights_of,
@@ -39,9 +41,11 @@ __all__ = [
     "Launch",
     "Method",
     "Model",
+    "Prefer",
     "Price",
     "Quantize",
     "Recipe",
+    "Reward",
     "Shrink",
     "Teach",
     "Teacher",
@@ -53,6 +57,7 @@ __all__ = [
     "read",
     "refuse_secrets",
     "register_schema",
+    "rewarded_by",
     "sources_of",
     "to_dict",
     "weights_of",

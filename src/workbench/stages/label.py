@@ -25,7 +25,6 @@ from workbench.runs import Run, Staging, hold_source, stage
 from workbench.sources import content_sha256, is_moving, pinned_commit, resolve
 from workbench.stages.common import is_done, log_datasets, refuse_base, say
 from workbench.stages.prompts import Asked, prompt_of, put_back, scorer
-from workbench.stages.review_rows import write_labels
 from workbench.stages.reviewed import FILE as REVIEW
 from workbench.stages.reviewed import Review, reviews_of, signers, write_line
 from workbench.stages.rows import asked_rows, keep_prepared
@@ -179,7 +178,6 @@ async def work(recipe: Recipe, run: Run, to_ask: Asked, staging: Staging, rule: 
         await by_batches(desk, (p for p in prompts() if p.id not in reviews), rules, hear)
         total = len(to_ask.examples)
         kept, reasons, size, others = await written(desk, prompts(), total, rules, staging.folder, reviews)
-        write_labels(to_ask.examples, staging.folder, recipe.seed)
         total = kept + sum(reasons.values())
         hear(f"kept {kept:,} of {total:,} ({kept / max(total, 1):.1%})" + "".join(
             f"; {n:,} {reason}" for reason, n in reasons.most_common())

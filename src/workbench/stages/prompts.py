@@ -74,6 +74,9 @@ def labelled(recipe: Recipe, run: Run, to_ask: Asked) -> Lessons:
         label = labels[example.id]
         for number, reply in enumerate([label, *label.get("others", [])]):
             row = answered(example, reply["answer"], recipe, rule, reply.get("tool_calls", ()))
+            if recipe.teacher.thoughts and reply.get("reasoning"):
+                thoughts = answered(example, reply["reasoning"], recipe, rule).answer
+                row = replace(row, messages=(*row.prompt, replace(row.messages[-1], reasoning=thoughts)))
             row = replace(row, id=other_id(example.id, number))
             rows.append(row)
             if method.distil and method.teach.vote_weight:

@@ -1,10 +1,9 @@
-"""Answers of a stage that people may look at and correct: `STAGE/review.jsonl`, which tracking shows in MLflow."""
+"""The student's answers that people may look at and correct: `evaluate/review.jsonl`, which MLflow shows as traces."""
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,7 @@ def write_answers(evaluate: Evaluate, items: Sequence[Example], predictions: Seq
          "scores": score(evaluate, p.expected, p.answer)}
         for p in predictions
     ]  # fmt: skip
-    return write_rows(sorted(rows, key=lambda row: row["scores"].get(first, 0.0)), folder)
-
-
-def write_labels(examples: Sequence[Example], folder: Path, seed: int) -> int:
-    """Write a teacher's kept answers, drawn by the seed where they are many; gives how many."""
-    prompts = {example.id: example.text for example in examples}
-    lines = (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()
-    if len(lines) > MOST:
-        lines = random.Random(seed).sample(lines, MOST)
-    labels = [json.loads(line) for line in lines]
-    return write_rows(
-        ({"id": label["id"], "prompt": prompts.get(label["id"], ""), "answer": label["answer"]} for label in labels),
-        folder,
-    )
-
-
-def write_rows(rows: Iterable[Mapping[str, Any]], folder: Path) -> int:
-    """Write at most MOST rows."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows][:MOST]
-    write_whole(folder / "review.jsonl", "".join(f"{line}\n" for line in lines), errors="backslashreplace")
-    return len(lines)
+    worst_first = sorted(rows, key=lambda row: row["scores"].get(first, 0.0))[:MOST]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in worst_first)
+    write_whole(folder / "review.jsonl", text, errors="backslashreplace")
+    return len(worst_first)

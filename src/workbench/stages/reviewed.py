@@ -107,7 +107,7 @@ def signers(reviews: Iterable[Review]) -> str:
 def write_line(stream: TextIO, prompt: Prompt, outcome: Label | Rejected, review: Review | None) -> None:
     """One row to be looked at, as it was sent; `by` and `at` are for who reads it, or say who has."""
     struck = review is not None and review.answer is None
-    line = {
+    line: dict[str, object] = {
         "id": prompt.id, "prompt": asked_text(prompt.messages), "answer": None if struck else outcome.answer,
         "by": review.by if review else "", "at": review.at if review else "",
         "rejected": outcome.reason if isinstance(outcome, Rejected) else None,

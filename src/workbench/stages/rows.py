@@ -20,7 +20,7 @@ from workbench.data.load import BadRow, write_quarantine
 from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Recipe, has_teacher, makes_rows, sources_of
-from workbench.recipe.methods import learned_by
+from workbench.recipe.methods import material_of
 from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
@@ -32,13 +32,16 @@ from workbench.sources import (
     pinned_commit,
     resolve,
 )
-from workbench.stages.common import PREPARED, has_rows, need
+from workbench.stages.common import PREPARED, has_rows, log_datasets, need, say
 from workbench.stages.prompts import Lessons, labelled
 from workbench.teacher.document_rows import ROWS, data_of
 
 # The keys of sources that hold rows, or what rows are made from.
-SOURCES = ("data.train", "data.validation", "data.test", "teacher.prompts", "teacher.documents", "teacher.review")
-LEARNED, QUESTIONS = "learned", "questions"  # further folders of the run's `data/`
+SOURCES = (
+    "data.train", "data.validation", "data.test", "data.documents",
+    "teacher.prompts", "teacher.documents", "teacher.review",
+)  # fmt: skip
+LEARNED, QUESTIONS, DOCUMENTS = "learned", "questions", "documents"  # further folders of the run's `data/`
 FACTS, QUARANTINE = "facts.json", "quarantine.jsonl"
 PARTS = ("train", "validation", "test")
 
@@ -108,7 +111,7 @@ def from_sources(recipe: Recipe, run: Run) -> Asked:
     if makes_rows(recipe):
         need(run, "label", "train")
         data = data_of(data, run.folder / "label" / ROWS)
-    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=learned_by(method))
+    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=material_of(recipe))
     return Asked([], splits, splits.notes, [])
 
 
@@ -176,6 +179,22 @@ def read_prepared(recipe: Recipe, run: Run) -> Asked:
         return Asked([], splits, splits.notes, [])
     examples = read_rows(run, PREPARED, "prompts.jsonl")
     return Asked(examples, splits, prompts["said"], named(prompts["datasets"], recipe), frozenset(prompts["judging"]))
+
+
+def documents(recipe: Recipe, run: Run) -> tuple[list[Example], list[Example]]:
+    """The documents that are learned, and those held out; the first who wants them writes `data/documents/`."""
+    parts = ("train.jsonl", "validation.jsonl")
+    if kept_data(run, DOCUMENTS) is None:
+        tests = rows(recipe, run).test
+        split = prepare.documents(recipe.data, recipe.seed, tests, row_contents(recipe, run))
+        with keep_data(run, DOCUMENTS) as folder:
+            for file, examples in zip(parts, (split.train, split.validation), strict=True):
+                write_rows(folder / file, map(line_of, examples))
+        for line in split.notes:
+            say(run, "train", line)
+        log_datasets(run, "train", split.datasets, ("training", "validation"))
+    learned, held = (read_rows(run, DOCUMENTS, file) for file in parts)
+    return learned, held
 
 
 def part(recipe: Recipe, run: Run, name: str) -> list[Example]:

@@ -79,7 +79,9 @@ def prompts_of(teacher: Teacher, passages: Sequence[Passage], privacy: str, rule
     """A prompt for each question that is wanted of each passage, about sentences spread over it, and their grounds."""
     prompts, behind, sent = [], {}, {}
     for passage in passages:
-        text, originals, counts = passage.text, {}, {}
+        text = passage.text
+        originals: Mapping[str, str] = {}
+        counts: Mapping[str, int] = {}
         if rule == "redacted":
             (text,), originals, counts = redact([passage.text])
         sentences = replace(passage, text=text).sentences or [text]
@@ -98,7 +100,7 @@ def row_of(label: Label, prompt: Prompt, passage: Passage, with_passage: bool) -
     """A label as a row, the texts behind placeholders put back."""
     made = {name: restore(text, prompt.originals).strip() for name, text in json.loads(label.answer).items()}
     shown = f"{passage.text}\n\n{made['question']}" if with_passage else made["question"]
-    return {"id": label.id, "prompt": shown, "document": passage.document, **made}
+    return {"id": label.id, "prompt": shown, "document": passage.document, **made, "quote": bare(made["quote"])}
 
 
 async def written_rows(

@@ -132,7 +132,9 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
         first = next(s for s in samples if isinstance(s, RowError))
         return Rejected(prompt.id, first.reason, str(first), first.answer)
     (majority, votes), *rest = ranked([answered.answer for answered in good])
-    why = await unkept(desk, prompt, majority, votes, rules)
+    chosen = last_reply(good, majority)
+    thoughts = chosen.reasoning if teacher.thoughts else ""
+    why = await unkept(desk, prompt, majority, votes, rules, thoughts)
     if why:
         return Rejected(prompt.id, *why, majority.answer)
     others = []
@@ -142,7 +144,6 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
             packed = last_reply(good, another).logprobs
             share = count / teacher.samples
             others.append(Another(another.answer, another.rationale, share, packed, another.tool_calls))
-    chosen = last_reply(good, majority)
     return Label(
         id=prompt.id,
         answer=majority.answer,
@@ -158,8 +159,10 @@ async def one_row(desk: Desk, prompt: Prompt, rules: Rules) -> Label | Rejected:
     )
 
 
-async def unkept(desk: Desk, prompt: Prompt, parsed: ParsedAnswer, votes: int, rules: Rules) -> tuple[str, str] | None:
-    """(reason, details) why an answer is not kept; None when it is."""
+async def unkept(
+    desk: Desk, prompt: Prompt, parsed: ParsedAnswer, votes: int, rules: Rules, thoughts: str = ""
+) -> tuple[str, str] | None:
+    """(reason, details) why an answer is not kept; None when it is. `thoughts` are those that are learned with it."""
     teacher = desk.teacher
     # What is kept on disk keeps its placeholders; the originals are only put back here, to be compared.
     answer, rationale = (rules.restore(text, prompt.originals) for text in (parsed.answer, parsed.rationale))
@@ -170,7 +173,7 @@ async def unkept(desk: Desk, prompt: Prompt, parsed: ParsedAnswer, votes: int, r
     if prompt.gold and rules.score is not None and rules.score(answer, prompt.gold) < 1.0:
         return "differs_from_gold", "the row's own answer is another"
     calls = "".join(f"\n{call.name} {call.arguments}" for call in parsed.tool_calls)
-    if (where := rules.leaks(f"{rationale}\n{answer}{calls}")) is not None:
+    if (where := rules.leaks(f"{rationale}\n{answer}{calls}\n{thoughts}")) is not None:
         return "repeats_evaluation", f"it shares words with {where}"
     if teacher.judge_at_least is not None:
         grade = await judged(desk, prompt, parsed, rules)

@@ -88,7 +88,11 @@ def text_of_file(path: Path) -> str:
 def pdf_text(path: Path) -> str:
     """The text of a PDF's pages. RequestError where it is locked or broken."""
     extras.require("reading a PDF", ("documents",))
+    import logging
+
     import pypdf
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it grumbles about need not trouble the reader
 
     try:
         with path.open("rb") as stream:

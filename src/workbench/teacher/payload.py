@@ -256,7 +256,7 @@ def counted(
 
 def believed(stated: int | None, size: int) -> tuple[int, bool]:
     """(tokens, whether it is our own count) of a text of so many bytes."""
-    if stated is not None and stated >= size // MOST_BYTES_A_TOKEN:
+    if stated is not None and stated >= max(size // MOST_BYTES_A_TOKEN, min(size, 1)):
         return stated, False
     return math.ceil(size / OWN_BYTES_A_TOKEN), True
 

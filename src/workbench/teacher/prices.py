@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import RequestError
 from workbench.recipe import Teacher
-from workbench.records import Message
+from workbench.records import Message, canonical
 from workbench.teacher.ledger import NANO
 from workbench.teacher.replies import conversation
-from workbench.teacher.wire import Usage, make_request
+from workbench.teacher.wire import Usage, make_request, said_in
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,17 @@ class Estimate:
     why: str
 
 
-def estimate(teacher: Teacher, prompts: Sequence[tuple[Message, ...]], golds: Sequence[str], ledger: Path) -> Estimate:
-    """The cost of asking these prompts once, samples included. Reads the ledger, sends nothing."""
+def estimate(
+    teacher: Teacher,
+    prompts: Sequence[tuple[Message, ...]],
+    golds: Sequence[str],
+    ledger: Path,
+    tools: Sequence[Sequence[Mapping[str, Any]]] = (),
+) -> Estimate:
+    """The cost of asking these prompts once, samples included. Reads the ledger, sends nothing.
+
+    `tools` are those of each prompt, where there are any.
+    """
     pricing = pricing_of(teacher, batch=teacher.batch, to_spend=False)
     pilot = answers_before(ledger, teacher.model)
     own = [len(gold) for gold in golds if gold]
@@ -121,10 +132,11 @@ def estimate(teacher: Teacher, prompts: Sequence[tuple[Message, ...]], golds: Se
         out, why = teacher.max_new_tokens / 4, "answers of a quarter of max_new_tokens"
     out = min(max(out, 1.0), teacher.max_new_tokens)
     low = likely = high = 0
-    for messages in prompts:
+    for messages, offered in zip_longest(prompts, tools, fillvalue=()):
         turns = conversation(teacher, messages, in_words=True)
-        request = make_request(teacher, "plan", "plan", turns, 0)
-        tokens = round(sum(len(turn.content) for turn in turns) / CHARACTERS_A_TOKEN) + 8 * len(turns)
+        request = make_request(teacher, "plan", "plan", turns, 0, tools=offered)
+        letters = sum(len(said_in(turn)) for turn in turns) + sum(len(canonical(tool)) for tool in offered)
+        tokens = round(letters / CHARACTERS_A_TOKEN) + 8 * len(turns)
         low += pricing.cost(Usage(tokens_in=round(tokens * 0.8), out=max(1, round(out / 2))))
         likely += pricing.cost(Usage(tokens_in=tokens, out=round(out)))
         high += pricing.worst(request.most_in, request.most_out)

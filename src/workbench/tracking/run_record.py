@@ -60,8 +60,11 @@ def read_events(path: Path) -> list[Line]:
 
 
 def torn_lines(path: Path, events: Sequence[Line]) -> int:
-    """How many lines of `events.jsonl` have an end and are no event: a full disk has torn them."""
-    return path.read_bytes().count(b"\n") - len(events)
+    """How many lines of `events.jsonl` before the last event have an end and are no event: a full disk has torn them.
+
+    What was written since the events were read is none of them.
+    """
+    return path.read_bytes()[: events[-1].end].count(b"\n") - len(events) if events else 0
 
 
 def millis(at: str) -> int:

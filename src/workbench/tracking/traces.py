@@ -1,12 +1,14 @@
 """Answers as MLflow's traces, the scorer's word on each as its assessments, for people to review; and what they say.
 
-A stage leaves `STAGE/review.jsonl`, one answer a line: `{"id", "prompt", "answer", "expected", "scores"}`. A trace is
+A stage leaves `STAGE/review.jsonl`, one answer a line: `{"id", "prompt", "answer", "expected", "scores"}`, of which a
+teacher's labels have the first three. A trace is
 found again by an id that is made of the run, the row and the answer, so that it is there once, however often it is
 fed, and keeps what people have written on it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ FILE, STAGES = "review.jsonl", ("label", "evaluate")
 WANTED = "expected_response"  # the name of the right answer, where there is one, and where a person writes one
 ROW, STAGE = "workbench.row", "workbench.stage"
 CORRECTIONS = (WANTED, "answer", "correction")
-PAGE, PREVIEW = 200, 900
+MOST, PAGE, PREVIEW = 200, 200, 900
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,10 @@ def items_of(fed: Fed, folder: Path, stage: str, out: Outbound) -> list[Item]:
 
 
 def review_rows(folder: Path, stage: str) -> Iterator[dict[str, Any]]:
-    """The lines of a stage's file of answers; none where it has left none."""
+    """The first MOST lines with an answer of a stage's file of them; none where it has left none."""
     path = folder / stage / FILE
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        if line:
-            yield json.loads(line)
+    lines = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1]) if path.is_file() else ()
+    yield from itertools.islice((line for line in lines if line.get("answer") is not None), MOST)
 
 
 def feed_traces(store: Store, fed: Fed, folder: Path, out: Outbound, at_ms: int) -> None:
@@ -90,7 +91,7 @@ def feed_traces(store: Store, fed: Fed, folder: Path, out: Outbound, at_ms: int)
             client.start_trace(trace_info(item, store.experiment_id, fed.parent, at_ms))
         current = {item.trace for item in items}
         stale = [
-            t.trace_id for t in there.values() if t.trace_id not in current and not any(map(is_human, t.assessments))
+            t.trace_id for t in there.values() if t.trace_id not in current and not any(map(by_person, t.assessments))
         ]
         for start in range(0, len(stale), PAGE):
             client.delete_traces(store.experiment_id, trace_ids=stale[start : start + PAGE])
@@ -167,13 +168,17 @@ def trace_info(item: Item, experiment_id: str, run_id: str, at_ms: int) -> Trace
 # Review comes back: what people have written on the traces of a run, by the ids of its rows.
 
 
-def is_human(assessment: Assessment) -> bool:
-    """Whether a person has written it."""
-    return str(assessment.source.source_type) == "HUMAN" and assessment.valid is not False
+def by_person(assessment: Assessment) -> bool:
+    """Whether a person has written it, or has changed in MLflow what the workbench wrote."""
+    human = str(assessment.source.source_type) == "HUMAN"
+    changed = (assessment.last_update_time_ms or 0) > (assessment.create_time_ms or 0)
+    return (human or changed) and assessment.valid is not False
 
 
-def reviewed(folder: Path, tracking: Tracking, experiments: Path, egress: Egress | None = None) -> list[dict[str, str]]:
-    """The answers that people have corrected on a run's traces: `{"id", "answer", "reviewer", "reviewed_at"}`.
+def reviewed(
+    folder: Path, tracking: Tracking, experiments: Path, egress: Egress | None = None
+) -> dict[str, dict[str, dict[str, str]]]:
+    """The answers that people have corrected on a run's traces: stage → row → `{"id", "answer", "by", "at"}`.
 
     Of several on one row the newest counts. Placeholders that were sent become what they stand for again. Raises
     WorkbenchError when the store cannot be reached.
@@ -181,33 +186,46 @@ def reviewed(folder: Path, tracking: Tracking, experiments: Path, egress: Egress
     events = run_record.read_events(folder / "events.jsonl")
     rows = {(stage, digest(line["id"], 16)): line for stage in STAGES for line in review_rows(folder, stage)}
     if not rows:
-        return []
-    newest: dict[str, tuple[int, dict[str, str]]] = {}
+        return {}
+    newest: dict[str, dict[str, dict[str, str]]] = {}
     with open_store(tracking, experiments, folder.parent.name) as store:
         fed = content.remembered(folder, store.uri, run_record.identity(folder, events))
         out = leaving.outbound(store.uri, store.artefacts, run_record.recipe_of(folder, events), folder.name, egress)
         parent = content.find_parent(store, fed)
         for info in traces_of(tracing(store), store, parent) if parent else ():
-            line = rows.get((info.tags.get(STAGE, ""), info.tags.get(ROW, "")))
+            stage = info.tags.get(STAGE, "")
+            line = rows.get((stage, info.tags.get(ROW, "")))
             for assessment in info.assessments if line else ():
                 text = correction(assessment)
                 if line is None or text is None:
                     continue
-                at_ms = int(assessment.last_update_time_ms or 0)
                 row = {
                     "id": str(line["id"]),
                     "answer": put_back(text, line, out),
-                    "reviewer": str(assessment.source.source_id or ""),
-                    "reviewed_at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds"),
+                    "by": reviewer_of(assessment),
+                    "at": written_at(assessment),
                 }
-                if at_ms >= newest.get(row["id"], (0, {}))[0]:
-                    newest[row["id"]] = at_ms, row
-    return [row for _, row in newest.values()]
+                known = newest.setdefault(stage, {})
+                if row["at"] >= known.get(row["id"], row)["at"]:
+                    known[row["id"]] = row
+    return newest
+
+
+def written_at(assessment: Assessment) -> str:
+    """When it was written last, ISO 8601 in UTC to the millisecond."""
+    at = datetime.fromtimestamp((assessment.last_update_time_ms or 0) / 1000, UTC)
+    return at.isoformat(timespec="milliseconds")
+
+
+def reviewer_of(assessment: Assessment) -> str:
+    """Who has written it; MLflow does not note who changes what another wrote."""
+    human = str(assessment.source.source_type) == "HUMAN"
+    return str(assessment.source.source_id or "") if human else "not named in MLflow"
 
 
 def correction(assessment: Assessment) -> str | None:
     """The answer that a person has written in an assessment; None where it is none."""
-    if not is_human(assessment) or assessment.name not in CORRECTIONS:
+    if not by_person(assessment) or assessment.name not in CORRECTIONS:
         return None
     part = assessment.expectation or assessment.feedback
     value = part.value if part else None

@@ -127,7 +127,7 @@ def collate(rows: Sequence[tuple[int, TokenRow]], pad: int, targets: Mapping[str
     return batch
 
 
-def on_device(batch: Batch, device: str, items: int) -> Batch:
+def on_device(batch: Batch, device: str, items: float) -> Batch:
     """The batch on the device, with counts that are known without it: `items`, which the loss is divided by, `tokens`.
 
     `trained_tokens` are those with a loss. A step's counts are the sums of its batches' and need no device either.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STANDARD_ERRORS = 2.0  # of the paired difference: a fall that is smaller may be chance
+KEY = "method.teach.hacking_drop"
+REMEDY = "mix gold rows in (method.teach.gold_share), or look at what the teacher gets wrong"
 BATCH_TOKENS = 4096  # padded prompt tokens asked at once
 
 
@@ -38,12 +40,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Development:
-    """Gold rows, and how the answer to the n-th of them is scored; `drop` is the most it may fall, None: any."""
+    """Gold rows, and how the answer to the n-th of them is scored; `drop` is the most it may fall, None: any.
+
+    By the score the best step is chosen where it `decides`. `key` is the recipe's for `drop`, `remedy` what else may
+    be done where the score falls by more.
+    """
 
     rows: Sequence[TokenRow]
     score: Callable[[int, str], float]
     max_new_tokens: int
     drop: float | None = None
+    decides: bool = True
+    key: str = KEY
+    remedy: str = REMEDY
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: str) -> list[float]:
         """Each row's score by the model's greedy answer as it is now."""
@@ -75,7 +84,7 @@ def best_of(points: Sequence[Point]) -> Point:
     return max(points, key=lambda point: (point.score, -point.step))
 
 
-def refuse_hacking(points: Sequence[Point], drop: float | None) -> None:
+def refuse_hacking(points: Sequence[Point], drop: float | None, key: str = KEY, remedy: str = REMEDY) -> None:
     """GateError when the last look's score fell by more than `drop` from the best one's while its loss fell on.
 
     The fall must also exceed two standard errors of the rows' paired differences, or chance would stop good runs.
@@ -94,9 +103,8 @@ def refuse_hacking(points: Sequence[Point], drop: float | None) -> None:
     raise GateError(
         f"the student falls while its {now.loss_name} falls: at steps {steps} the {now.loss_name} was {losses} and the "
         f"score on {len(now.scores)} gold development rows {scores}; its best was {best.score:.3f} at step {best.step}",
-        where="method.teach.hacking_drop",
-        remedy=f"the checkpoint step-{best.step:08d} is kept: train for {best.step} steps (method.max_steps), mix gold "
-        "rows in (method.teach.gold_share), or look at what the teacher gets wrong",
+        where=key,
+        remedy=f"the checkpoint step-{best.step:08d} is kept: train for {best.step} steps (method.max_steps), {remedy}",
     )
 
 

@@ -1,7 +1,8 @@
 """The loss of answers, a teacher's word among them: weighted text, likeliest tokens, chunks of bytes, soft labels.
 
 A row's loss is (1−w) × cross entropy + w × the teacher's term, both in nats, summed over its answer; positions that the
-teacher says nothing of keep the whole cross entropy. The loop divides by the whole step's trained tokens.
+teacher says nothing of keep the whole cross entropy. The loop divides by the whole step's trained tokens, each counted
+as often as its row's weight says: a step of rows that all weigh one half is the same step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from workbench.errors import RequestError
 from workbench.recipe import Teach
+from workbench.records import TokenRow
 from workbench.training.batches import CHUNKS, LABELS, PLAIN, TOKENS, Batch, by_length, collate, on_device
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import (
@@ -64,7 +66,7 @@ def answers(job: Job, student: Student) -> Loss:
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
         targets = job.targets if moment[0] == "step" else {}
         made = [collate([(number, rows[number]) for number in cut], student.pad, targets) for cut in cuts]
-        items = [int(batch["trained"].sum()) for batch in made]
+        items = [sum(counted(rows[number]) for number in cut) for cut in cuts]
         # The router's loss is a mean over a batch: of a step it is the mean of its micro-batches' means.
         scale = router * sum(items) / len(made) if moment[0] == "step" else 0.0
         return [on_device(b | {"router": scale}, student.device, n) for b, n in zip(made, items, strict=True)]
@@ -82,6 +84,13 @@ def answers(job: Job, student: Student) -> Loss:
 
     looks = by_length([len(row.input_ids) for row in job.validation], student.batch_tokens)
     return Loss(batches, summed_loss, [[len(job.rows) + number for number in cut] for cut in looks])
+
+
+def counted(row: TokenRow) -> float:
+    """The row's trained tokens, each as often as its row's weight and its turn's say."""
+    if not row.scales:
+        return row.weight * sum(row.trained[1:])
+    return row.weight * sum(scale for scale, on in zip(row.scales[1:], row.trained[1:], strict=True) if on)
 
 
 class LogitRows(torch.autograd.Function):

@@ -53,18 +53,35 @@ class Student:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What a kind's own measure makes of the rows that judge it: a value each, and how much each counts.
+
+    `measure` says what is measured, `better` whether more of it ("up") or less ("down") is better.
+    """
+
+    measure: str
+    better: str
+    values: Sequence[float]
+    weights: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Loss:
     """One kind of training, as the loop meets it. Rows have numbers: the job's rows first, then its validation rows.
 
     `batches(cuts, moment)` makes a batch of each list of row numbers, with `batches.on_device`'s counts: the cuts of
     one call are one whole step, whose losses are divided by the sum of its `items`. `summed(batch)` is the batch's
     summed loss. `looks` are the cuts of the validation rows, and `metrics()` what else the step just taken told.
+    `held_out()` measures the student as it is; it is asked before the first step and of the weights that stay.
+    `name` is what the mean over the looks is called where it is said beside a development score.
     """
 
     batches: Callable[[Sequence[Sequence[int]], Moment], list[Batch]]
     summed: Callable[[Batch], torch.Tensor]
     looks: Sequence[Sequence[int]] = ()
     metrics: Callable[[], dict[str, float]] = dict
+    held_out: Callable[[], HeldOut] | None = None
+    name: str = "validation loss"
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Job:
     `targets` are a teacher's word on rows, by their ids. `development` are gold rows on which the student is scored at
     every evaluation. `start` is the adapter to go on from, in a chain of kinds. `loss` makes the kind's loss; None is
     that of answers, see distil.py. `made_of` names what the weights depend on and no other field holds; `facts` go into
-    the summary as they are.
+    the summary as they are, and so does what `compared` makes of the loss's held-out measure before and after.
     """
 
     base: Path
@@ -93,6 +110,7 @@ class Job:
     loss: Callable[[Job, Student], Loss] | None = None
     made_of: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    compared: Callable[[HeldOut, HeldOut], Mapping[str, Any]] | None = None
 
 
 def request_of(job: Job, dtype: str) -> str:

@@ -16,13 +16,14 @@ from transformers import set_seed
 
 from workbench.engines.device import device_of, keep_at_most
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import write_whole
+from workbench.files import read_sealed, write_sealed, write_whole
 from workbench.records import TokenRow
 from workbench.training import checkpoints
 from workbench.training.batches import Plan, evaluation_steps
-from workbench.training.development import noted, refuse_hacking, samples
+from workbench.training.development import Point, best_of, noted, refuse_hacking, samples
 from workbench.training.distil import answers
-from workbench.training.job import Job, Loss, Student
+from workbench.training.job import HeldOut, Job, Loss, Student
+from workbench.training.neftune import noise_for
 from workbench.training.optimizer import optimizer_for, schedule_for
 from workbench.training.progress import Progressed, Watch, stopping
 from workbench.training.student import (
@@ -40,9 +41,11 @@ from workbench.training.student import (
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
+HELD_OUT = "held_out.json"
+
 
 def train(job: Job) -> dict[str, Any]:
-    """Train, keep the step with the lowest validation loss, prove that it moved, and write it.
+    """Train, keep the best step (of the lowest validation loss, or development score), prove it moved, and write it.
 
     Writes `job.out/adapter` (`full`: `job.out/model`), `job.out/summary.json`, `job.out/development.json` where there
     are development rows, and `job.out/checkpoints` as it goes; with sound checkpoints of the same request there, it
@@ -61,13 +64,15 @@ def train(job: Job) -> dict[str, Any]:
         model, before = student.model, fingerprints(student.model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         loss = (job.loss or answers)(job, student)
+        start, noise = measured(job, student, loss), noise_for(student, method.neftune, job.seed)
         optimizer = optimizer_for(model, method, student.dtype)
         schedule = schedule_for(optimizer, method, plan.steps)
         set_seed(job.seed)
         done, progressed = resumed(job, student, optimizer, schedule)
         event("said", text=opening_line(job, student, plan))
         evaluate_at = evaluation_steps(plan.steps, method.evaluations) if job.validation or job.development else ()
-        watch, saved, step = Watch(plan.steps, progressed, event), time.monotonic(), done
+        by_score = bool(job.development and job.development.decides)
+        watch, saved, step = Watch(plan.steps, progressed, event, by_score), time.monotonic(), done
         if method.compile:
             for layer in student.decoder.base_model.layers:
                 layer.compile(dynamic=True)
@@ -75,13 +80,17 @@ def train(job: Job) -> dict[str, Any]:
 
         with watch.screen.shown(done, plan.steps):
             for step in range(done + 1, plan.steps + 1):
+                if tired(progressed, method.patience):
+                    step -= 1
+                    break
                 # Forward, backward. A micro-batch's sum is divided by the count of the whole step, so that how a step
                 # is cut changes nothing: not its micro-batches, nor the processes that would share them.
                 begun, cuts, losses = time.monotonic(), plan.of_step(step), []
                 batches = loss.batches(cuts, ("step", step - 1))
-                items = max(1, sum(batch["items"] for batch in batches))
+                items = sum(batch["items"] for batch in batches) or 1
                 for batch in batches:
-                    part = loss.summed(batch) / items
+                    with noise(step):
+                        part = loss.summed(batch) / items
                     part.backward()
                     losses.append(part.detach())
                 *parts, whole = torch.stack([*losses, sum(losses)]).tolist()
@@ -104,7 +113,8 @@ def train(job: Job) -> dict[str, Any]:
                 if step in evaluate_at:
                     look(job, student, loss, watch, step)
                 late = time.monotonic() - saved > method.save_minutes * 60
-                if step in evaluate_at or late or step == plan.steps or stop.requested:
+                ends = step == plan.steps or tired(progressed, method.patience)
+                if step in evaluate_at or late or ends or stop.requested:
                     save(job, student, optimizer, schedule, progressed, step)
                     saved = time.monotonic()
                 if stop.requested:
@@ -112,16 +122,42 @@ def train(job: Job) -> dict[str, Any]:
                 if device == "cpu":
                     keep_at_most()
 
-        if step < plan.steps:
+        if stop.requested and step < plan.steps and not tired(progressed, method.patience):
             event("said", text=f"stopped after step {step} of {plan.steps}: a checkpoint is written")
             stop.take_effect()
-        keep_best(job, student, progressed, plan.steps)
+        if step < plan.steps:
+            event(
+                "said", text=f"ended after step {step} of {plan.steps}: {method.patience} looks brought nothing better"
+            )
+        keep_best(job, student, progressed, step)
         moved = {"trained_tensors": len(before.trained), "moved_tensors": prove_moved(model, before, method.kind)}
-        score = write_development(job, student, progressed, plan.steps)
+        score = write_development(job, student, progressed, step)
+        rest = moved | {"development_score": score, "resumed_from": done or None}
+        if start and loss.held_out and job.compared:
+            model.eval()
+            rest |= job.compared(start, loss.held_out())
         narrow(model, job.dtype)
         write_weights(model, student.tokenizer, job.out / ("model" if method.kind == "full" else "adapter"))
-        rest = moved | {"development_score": score, "resumed_from": done or None}
-        return write_summary(job, student, plan, progressed, rest)
+        return write_summary(job, student, plan, progressed, step, rest)
+
+
+def measured(job: Job, student: Student, loss: Loss) -> HeldOut | None:
+    """The kind's own measure of the held-out rows before the first step: taken once, and read by who resumes."""
+    if loss.held_out is None or job.compared is None or not job.validation:
+        return None
+    path = job.out / HELD_OUT
+    kept = read_sealed(path) or {}
+    if kept.get("of") == student.request:
+        return HeldOut(**kept["start"])
+    student.model.eval()
+    start = loss.held_out()
+    write_sealed(path, {"of": student.request, "start": asdict(start)})
+    return start
+
+
+def tired(progressed: Progressed, patience: int | None) -> bool:
+    """Whether as many looks as the recipe has patience for have brought nothing better."""
+    return patience is not None and progressed.looks_since_best >= patience
 
 
 def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
@@ -184,18 +220,19 @@ def look(job: Job, student: Student, loss: Loss, watch: Watch, step: int) -> Non
                 value, items = float(loss.summed(batch)), items + batch["items"]
                 refuse_non_finite("validation loss", value, step, [job.validation[n - len(job.rows)] for n in cut])
                 total += value
-        watch.evaluated(step, total / max(items, 1))
+        watch.evaluated(step, total / (items or 1))
     for sample in samples(model, student.tokenizer, job.validation[: job.method.sample_answers], student.device):
         job.event("sample", step=step, **sample)
     if development:
-        now = development.point(model, student.tokenizer, student.device, step, *watch.loss_now())
+        now = development.point(model, student.tokenizer, student.device, step, *watch.loss_now(loss.name))
         watch.developed(step, now.score)
-        refuse_hacking(noted(watch.progressed.development, now), development.drop)
+        curve = noted(watch.progressed.development, now)
+        refuse_hacking(curve, development.drop, development.key, development.remedy)
     model.train()
 
 
 def keep_best(job: Job, student: Student, progressed: Progressed, steps: int) -> None:
-    """Put the weights of the step with the lowest validation loss back, where that is not the last."""
+    """Put the best step's weights back, where that is not the last."""
     best = progressed.best_step
     if best is None or best == steps:
         return
@@ -208,8 +245,10 @@ def keep_best(job: Job, student: Student, progressed: Progressed, steps: int) ->
             remedy="the same command goes back to the last sound one",
         )
     load_weights(student.model, checkpoints.weights_in(folder))
-    text = f"step {best} had the lowest validation loss ({progressed.best_loss:.4f}): its weights stay"
-    job.event("said", text=text)
+    why = f"the lowest validation loss ({progressed.best_loss:.4f})"
+    if job.development and job.development.decides:
+        why = f"the highest development score ({best_of([Point(**p) for p in progressed.development]).score:.3f})"
+    job.event("said", text=f"step {best} had {why}: its weights stay")
 
 
 def write_development(job: Job, student: Student, progressed: Progressed, steps: int) -> float | None:
@@ -254,14 +293,14 @@ def opening_line(job: Job, student: Student, plan: Plan) -> str:
 
 
 def write_summary(
-    job: Job, student: Student, plan: Plan, progressed: Progressed, rest: Mapping[str, Any]
+    job: Job, student: Student, plan: Plan, progressed: Progressed, steps: int, rest: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write what was trained in numbers, and give it."""
     method = job.method
     summary = {
         "kind": method.kind,
-        "steps": plan.steps,
-        "epochs": round(plan.steps * method.batch_size / len(job.rows), 3),
+        "steps": steps,
+        "epochs": round(steps * method.batch_size / len(job.rows), 3),
         "rows": len(job.rows),
         "batch_size": method.batch_size,
         "micro_batch_size": plan.micro,
@@ -273,7 +312,7 @@ def write_summary(
         "first_validation_loss": progressed.first_loss,
         "last_validation_loss": progressed.last_loss,
         "best_validation_loss": progressed.best_loss,
-        "best_step": progressed.best_step or plan.steps,
+        "best_step": progressed.best_step or steps,
         "trainable_parameters": sum(p.numel() for p in student.model.parameters() if p.requires_grad),
         "peak_memory_bytes": peak_memory(student.device),
         "device": student.device,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,41 @@ def load_model(base: Path, method: Method, *, dtype: str, device: str, longest: 
     return model if method.kind == "full" else with_adapter(model, method)
 
 
+def is_regex(names: Sequence[str]) -> bool:
+    """Whether the wanted layers are one regular expression over whole names; a dot alone parts a name's words."""
+    return len(names) == 1 and bool(re.search(r"[\\*+?|()\[\]{}^$]", names[0]))
+
+
+def check_targets(base: Path, method: Method) -> None:
+    """RequestError where no layer of the model has a name that `method.target_modules` wants. Loads no weight."""
+    wanted = list(method.target_modules)
+    if method.kind == "full" or wanted == ["all-linear"]:
+        return
+    shapes = {name: shape for path in base.glob("*.safetensors") for name, shape in stored_shapes(path).items()}
+    layers = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2]
+    pattern = wanted[0] if is_regex(wanted) else "|".join(rf"(?:.*\.)?{re.escape(name)}" for name in wanted)
+    try:
+        fits = any(re.fullmatch(pattern, layer) for layer in layers)
+    except re.error as error:
+        raise RequestError(
+            f"{pattern!r} is no regular expression: {error}", where="method.target_modules", remedy="all-linear"
+        ) from None
+    if layers and not fits:
+        ends = sorted({layer.rsplit(".", 1)[-1] for layer in layers})
+        raise RequestError(
+            f"no layer of the model is called {' or '.join(wanted)}",
+            where="method.target_modules",
+            remedy=f"its layers end in {', '.join(ends[:12])}; all-linear fits every model",
+        )
+
+
+def stored_shapes(path: Path) -> dict[str, list[int]]:
+    """Every tensor's shape, by its name, from the head of a safetensors file."""
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
+
+
 def refuse_dtype(dtype: str) -> None:
     """A type of weights that is not trained in here."""
     if dtype == "float16":
@@ -186,11 +222,12 @@ def with_adapter(model: PreTrainedModel, method: Method) -> PreTrainedModel:
     names = list(method.target_modules)
     config = LoraConfig(
         r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, use_rslora=method.rslora,
-        use_dora=method.dora, target_modules="all-linear" if names == ["all-linear"] else names, task_type="CAUSAL_LM",
+        use_dora=method.dora, target_modules=names[0] if names == ["all-linear"] or is_regex(names) else names,
+        task_type="CAUSAL_LM", init_lora_weights=True if method.adapter_init == "zero" else method.adapter_init,
     )  # fmt: skip
     try:
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise RequestError(str(error), where="method.target_modules", remedy="all-linear fits every model") from error
     for name, parameter in model.named_parameters():
         if "lora_magnitude_vector" in name:  # DoRA's steps are smaller than bf16 can hold

@@ -12,7 +12,10 @@ from workbench.recipe import Method
 
 # Biases and norms do not decay: pulling a scale towards 0 is no regularisation. The patterns are transformers' own.
 UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-SCHEDULES = {"constant": "constant_with_warmup"}  # a recipe's word → transformers', where they differ
+SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "wsd": "warmup_stable_decay",
+}  # a recipe's word → transformers', where they differ
 
 
 def optimizer_for(model: torch.nn.Module, method: Method, dtype: str) -> torch.optim.Optimizer:
@@ -48,7 +51,12 @@ def schedule_for(optimizer: torch.optim.Optimizer, method: Method, steps: int) -
 
     name = SCHEDULES.get(method.schedule, method.schedule)
     warmup = round(method.warmup_share * steps)
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    # MiniCPM's decay (arXiv 2404.06395) is steep; a straight line to nought is its simplest form.
+    decay = {"num_decay_steps": round(method.decay_share * steps), "decay_type": "linear"}
+    specific = decay if method.schedule == "wsd" else None
+    return get_scheduler(
+        name, optimizer, num_warmup_steps=warmup, num_training_steps=steps, scheduler_specific_kwargs=specific
+    )
 
 
 class MasterAdamW(torch.optim.AdamW):

@@ -26,7 +26,9 @@ AS_THEY_ARE = ("learning_rate", "grad_norm", "memory_gb")  # no means of these
 class Progressed:
     """What a checkpoint carries beside weights and state, so that a resumed run ends with true sums.
 
-    `window` holds what was told since the last line of the log, `recent` the training losses since the last look.
+    `best_rank` is what the best step stays for, the higher the better: its development score and then its validation
+    loss, negated, or the latter alone. `window` holds what was told since the last line of the log, `recent` the
+    training losses since the last look.
     """
 
     tokens: int = 0
@@ -36,12 +38,14 @@ class Progressed:
     last_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    best_rank: list[float] | None = None
+    looks_since_best: int = 0
     development: list[dict[str, Any]] = field(default_factory=list)
     window: dict[str, list[float]] = field(default_factory=dict)
     recent: list[float] = field(default_factory=list)
 
     def best_steps(self) -> list[int]:
-        """The step with the lowest validation loss and that with the highest development score, where there are."""
+        """The step whose weights stay, and that with the highest development score, where there are."""
         best = max(self.development, key=lambda point: (point["score"], -point["step"]), default=None)
         lowest = [] if self.best_step is None else [self.best_step]
         return [*lowest, best["step"]] if best else lowest
@@ -87,8 +91,8 @@ def stopping() -> Iterator[Stop]:
 class Watch:
     """Counts what training does, and tells it as events and on the screen."""
 
-    def __init__(self, steps: int, progressed: Progressed, event: Event):
-        self.steps, self.progressed, self.event = steps, progressed, event
+    def __init__(self, steps: int, progressed: Progressed, event: Event, by_score: bool = False):
+        self.steps, self.progressed, self.event, self.by_score = steps, progressed, event, by_score
         self.every = max(1, steps // LOGGED_STEPS)  # steps between two lines of the log
         self.since_line = (0, 0.0)  # tokens, seconds of steps
         self.screen = Screen()
@@ -119,25 +123,38 @@ class Watch:
         self.screen.step(step, means["loss"], speed)
 
     def evaluated(self, step: int, loss: float) -> None:
-        """Note a validation loss; the lowest is the best."""
+        """Note a validation loss; the lowest is the best where no development score decides."""
         p = self.progressed
         p.last_loss = loss
         p.first_loss = loss if p.first_loss is None else p.first_loss
         if p.best_loss is None or loss < p.best_loss:
-            p.best_loss, p.best_step = loss, step
+            p.best_loss = loss
+        if not self.by_score:
+            self.ranked(step, [-loss])
         self.event("metric", name="validation/loss", value=loss, step=step)
         self.screen.line(f"step {step} of {self.steps} · validation loss {loss:.4f}")
         self.screen.loss = f" · validation {loss:.3f}"
 
-    def loss_now(self) -> tuple[float, str]:
+    def ranked(self, step: int, rank: list[float]) -> None:
+        """Keep the step if it is better than all before; count the looks since."""
+        p = self.progressed
+        if p.best_rank is None or rank > p.best_rank:
+            p.best_rank, p.best_step, p.looks_since_best = rank, step, 0
+        else:
+            p.looks_since_best += 1
+
+    def loss_now(self, name: str = "validation loss") -> tuple[float, str]:
         """The loss that a development score is held beside: the last validation's, else training's since the last."""
         p = self.progressed
         recent = sum(p.recent) / len(p.recent) if p.recent else float("inf")
         p.recent = []
-        return (recent, "training loss") if p.last_loss is None else (p.last_loss, "validation loss")
+        return (recent, "training loss") if p.last_loss is None else (p.last_loss, name)
 
     def developed(self, step: int, score: float) -> None:
-        """Tell a development score."""
+        """Note a development score; where it decides, the highest is the best, and of equals the lowest loss."""
+        if self.by_score:
+            last = self.progressed.last_loss
+            self.ranked(step, [score, *([] if last is None else [-last])])
         self.event("metric", name="development/score", value=score, step=step)
         self.screen.line(f"step {step} of {self.steps} · development score {score:.3f}")
 

@@ -15,7 +15,15 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.files import tensor_heads
 from workbench.recipe import Model, Shrink
 from workbench.records import digest
-from workbench.sources import at_commit, cache_folder, content_sha256, made_once, model_weights, refuse_code
+from workbench.sources import (
+    at_commit,
+    cache_folder,
+    content_sha256,
+    left_unread,
+    made_once,
+    model_weights,
+    refuse_code,
+)
 
 LAYER = re.compile(r"^(?P<before>.*?\blayers\.)(?P<number>\d+)(?P<after>\..*)$")
 A_LAYER_EACH = ("layer_types", "no_rope_layers", "sliding_window_pattern")  # config lists with an entry a layer
@@ -98,7 +106,7 @@ def cut(base: Path, folder: Path, kept: list[int]) -> None:
             section[name] = [section[name][layer] for layer in kept]
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     for path in base.iterdir():
-        if path.is_file() and path.name != "config.json" and "safetensors" not in path.name:
+        if path.is_file() and path.name not in ("config.json", *left_unread(base)) and "safetensors" not in path.name:
             shutil.copyfile(path, folder / path.name)
 
 

@@ -26,6 +26,8 @@ from workbench.training.targets import sequences
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+START = "pissa_start"  # PEFT takes the part of the name before the first sign that is no letter for how it began
+
 
 def plan_that_fits(job: Job, device: str) -> Plan:
     """The plan with as many rows at once as memory takes, activations recomputed only where it must be."""
@@ -49,6 +51,8 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
         tokenizer.pad_token = tokenizer.eos_token
     dtype = computed_in(job.dtype, device)
     model = load_model(job.base, job.method, dtype=dtype, device=device, longest=longest, seed=job.seed)
+    if job.method.adapter_init != "zero":
+        write_start(model, job.out / START)
     if job.start is not None:
         load_weights(model, job.start.glob("*.safetensors"))
     if job.method.kind != "qlora":  # four-bit weights are where they were loaded to
@@ -123,13 +127,27 @@ def narrow(model: PreTrainedModel, dtype: str) -> None:
     model.config.dtype = getattr(torch, dtype)
 
 
+def write_start(model: PreTrainedModel, folder: Path) -> None:
+    """Write an adapter that has taken a part of the base into itself, as it begins: PEFT needs it to give that back."""
+    config = model.peft_config["default"]
+    init, config.init_lora_weights = config.init_lora_weights, True  # whoever reads it need not make it again
+    model.save_pretrained(folder)
+    config.init_lora_weights = init
+
+
 def write_weights(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write adapter or model beside its place and rename it; a model takes its tokenizer along."""
+    """Write adapter or model beside its place and rename it; a model takes its tokenizer along.
+
+    An adapter that began with a part of the base (`write_start`) is written as one of twice its rank on the whole base.
+    """
     staging = folder.with_name(f".{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     model.config.use_cache = True
-    model.save_pretrained(staging)
+    start = folder.with_name(START)
+    kept = {"path_initial_model_for_weight_conversion": str(start)} if start.is_dir() else {}
+    model.save_pretrained(staging, **kept)
+    shutil.rmtree(start, ignore_errors=True)
     if folder.name == "model":
         tokenizer.save_pretrained(staging)
     if not list(staging.glob("*.safetensors")):

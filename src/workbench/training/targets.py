@@ -70,13 +70,25 @@ class Rejected:
     row: TokenRow
 
 
-Target = TokenTargets | ChunkTargets | LabelTargets | Rejected
+@dataclass(frozen=True)
+class Sampled:
+    """The student answers the row's prompt itself, so many times: each answer takes the room of a row."""
+
+    samples: int
+
+
+Target = TokenTargets | ChunkTargets | LabelTargets | Rejected | Sampled
 
 
 def sequences(row: TokenRow, target: Target | None) -> list[TokenRow]:
-    """A row as the sequences that the student reads: one, for soft labels one a label, in a pair the rejected next."""
+    """A row as the sequences that the student reads: one, for soft labels one a label, in a pair the rejected next.
+
+    A prompt that is sampled is as many sequences as it has answers.
+    """
     if isinstance(target, Rejected):
         return [row, target.row]
+    if isinstance(target, Sampled):
+        return [row] * target.samples
     if not isinstance(target, LabelTargets):
         return [row]
     prompt = row.input_ids[: row.answer_start]

@@ -30,7 +30,7 @@ from workbench.recipe import (
     sources_of,
     weights_of,
 )
-from workbench.recipe.methods import distilled, learned_by
+from workbench.recipe.methods import distilled, guard_of, learned, material_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import (
@@ -51,7 +51,8 @@ from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import Estimate, estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
-from workbench.training.model import estimate_memory, refuse_dtype
+from workbench.training.adapter import start_adapter
+from workbench.training.model import check_targets, estimate_memory, refuse_dtype
 from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -68,16 +69,19 @@ def run(recipe: Recipe) -> int:
         if teacher.api != "none"
         else None
     )
-    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=learned_by(recipe.method))
+    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=material_of(recipe))
     refuse_dtype(recipe.model.dtype)
     base = base_here(recipe.model)
     verdicts = format_verdicts(recipe, base)
-    learned = [blank_filled(e) for e in questions.examples] if questions else splits.train
-    counted = tokens, _ = count_tokens(recipe, learned, base, splits.notes)
+    lessons = [blank_filled(e) for e in questions.examples] if questions else conversations(recipe, splits)
+    counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
     if base is not None:
         refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
-    dropped = len(learned) - len(tokens)
-    learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(learned))
+        check_targets(base, recipe.method)
+    if recipe.model.adapter and is_here(recipe.model.adapter):
+        start_adapter(recipe.model, recipe.method)
+    dropped = len(lessons) - len(tokens)
+    learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     sections: dict[str, Any] = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
@@ -85,6 +89,7 @@ def run(recipe: Recipe) -> int:
         "data": about_data(recipe, splits, *counted, dropped),
         "training": about_training(recipe, learned_rows, *counted, base),
         **({"distillation": about_distillation(recipe, splits, questions)} if recipe.method.distil else {}),
+        **({"learning": about_learning(recipe, splits)} if recipe.method.learn else {}),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "bundles": about_bundles(recipe),
@@ -144,6 +149,7 @@ def cost_of(recipe: Recipe, questions: Asked) -> Estimate:
         [e.prompt for e in questions.examples],
         [e.answer for e in questions.examples],
         Path(recipe.launch.experiments) / "ledger.db",
+        [e.tools for e in questions.examples],
     )
 
 
@@ -289,10 +295,13 @@ def count_tokens(
         drop = recipe.method.too_long == "drop"
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
-        rows = render_all(examples, tokenizer, recipe.method, notes)
+        raw = [e for e in examples if not e.prompt]
+        talks = [e for e in examples if e.prompt]
+        rows = render_all(talks, tokenizer, recipe.method, notes)
         if base is not None:
-            refuse_rows_beyond(base, examples, rows, f"model.source={recipe.model.source}")
+            refuse_rows_beyond(base, talks, rows, f"model.source={recipe.model.source}")
         tokens = [len(row.input_ids) for row in rows]
+        tokens += [len(tokenizer(e.answer, add_special_tokens=False)["input_ids"]) + 1 for e in raw]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""
@@ -305,7 +314,8 @@ def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base:
     steps = steps_of(method, rows)
     a_step = sum(tokens) / len(tokens) * method.batch_size
     memory = estimate_memory(student_model(recipe.model, base), method)
-    kinds = f", for each of {len(method.distil)} kinds" if len(method.distil) > 1 else ""
+    chain = learned(method)
+    kinds = f", for each of {len(chain)} kinds" if len(chain) > 1 else ""
     return {
         "method": method.kind + (f", rank {method.rank}" if method.kind != "full" else ""),
         "steps": f"{steps:,} of {method.batch_size} rows ({steps / an_epoch:.2f} epochs, ≈{a_step:,.0f} tokens a step)"
@@ -413,6 +423,35 @@ def about_distillation(recipe: Recipe, splits: Splits, questions: Asked | None) 
     lines["headroom"] = f"on {gold:,} gold development rows: {limit}" if there and gold else "not looked at"
     if teach.curve:
         lines["learning curve"] = "trained on 25 and 50 % of the labels as well"
+    return lines
+
+
+def conversations(recipe: Recipe, splits: Splits) -> list[Example]:
+    """The rows as the last kind of the recipe reads them: of a pair both answers, of judged answers the good ones."""
+    return learned(recipe.method)[-1].conversations(splits.train)
+
+
+def about_learning(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What is learned of one's own rows, one kind after the other, and what guards it."""
+    method, data = recipe.method, recipe.data
+    lines: dict[str, Any] = {"learns": ", then ".join(method.learn)}
+    pairs, good = sum(bool(e.rejected) for e in splits.train), sum(e.good is True for e in splits.train)
+    if pairs:
+        lines["pairs"] = f"{pairs:,}"
+    if good or any(e.good is False for e in splits.train):
+        lines["judged answers"] = f"{good:,} good, {sum(e.good is False for e in splits.train):,} bad"
+    if data.documents:
+        lines["documents"] = f"of {data.documents}, {data.validation_share:.0%} of them held out"
+    if any(kind.samples for kind in learned(method)):
+        reward = method.reward
+        lines["own answers"] = f"{reward.samples} a prompt, of at most {reward.max_new_tokens} tokens"
+        by = guard_of(recipe)
+        drop = (
+            "told, not judged" if reward.guard_drop is None else f"a fall of more than {reward.guard_drop:g} stops it"
+        )
+        lines["guard"] = f"{by} on {reward.guard_rows:,} held-out rows: {drop}" if reward.guard_rows else "none"
+    if recipe.model.adapter:
+        lines["starts from"] = recipe.model.adapter
     return lines
 
 

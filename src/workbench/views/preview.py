@@ -13,7 +13,7 @@ from workbench.data.chat import has_thoughts, load_tokenizer, render_all
 from workbench.data.prepare import gather, prepare
 from workbench.errors import RequestError
 from workbench.recipe import Data, Recipe, makes_rows, sources_of, weights_of
-from workbench.recipe.methods import learned_by
+from workbench.recipe.methods import material_of
 from workbench.records import TokenRow
 from workbench.runs import find_run, run_digest
 from workbench.sources import content_digests, model_folder
@@ -29,7 +29,7 @@ def run(recipe: Recipe) -> int:
     teacher = recipe.teacher
     if teacher.api == "none" or makes_rows(recipe):
         data = made_data(recipe) if makes_rows(recipe) else recipe.data
-        splits = prepare(data, recipe.seed, learns=learned_by(recipe.method))
+        splits = prepare(data, recipe.seed, learns=material_of(recipe))
         examples, notes = splits.train, list(splits.notes)
     else:
         questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)

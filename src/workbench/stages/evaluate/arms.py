@@ -25,7 +25,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.files import artefact, file_sha256, read_json
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
-from workbench.records import Answer, Example, Message, Tools, canonical, digest
+from workbench.records import Answer, Example, Message, Tools, calls_text, canonical, digest
 from workbench.runs import Run
 from workbench.sources import resolve
 from workbench.stages.common import base_model, merged_model, need, say
@@ -143,7 +143,8 @@ def weights_digest(path: Path) -> str:
 
 def choose_shots(splits: Splits, recipe: Recipe) -> list[Example]:
     """Training rows for the few-shot baseline: short ones, each with another answer where there are enough."""
-    pool = sorted(splits.train, key=shown_length)[: max(50, len(splits.train) // 3)]
+    known = [e for e in splits.train if e.prompt and e.good is not False]  # no raw text, and no answer called bad
+    pool = sorted(known, key=shown_length)[: max(50, len(known) // 3)]
     random.Random(recipe.seed).shuffle(pool)
     first_of_answer = {e.answer: e for e in reversed(pool)}
     chosen = sorted(first_of_answer.values(), key=pool.index) + pool
@@ -497,12 +498,14 @@ async def answer_of(desk: Desk, place: int, prompt: Prompt, rules: Rules, newest
         return place, Answer(error.answer, "length" if cut else "stop", 0, 0, seconds)
     seconds = desk.took.pop(prompt.id, 0.0)
     text = rules.restore(bought.answer.answer, prompt.originals)
+    calls = [replace(c, arguments=rules.restore(c.arguments, prompt.originals)) for c in bought.answer.tool_calls]
     asked_now = all(reply.attempt > newest for reply in bought.replies)
     return place, Answer(
-        text=text,
+        text="\n".join(filter(None, [text, calls_text(calls)])),
         finish="stop",
         tokens_in=sum(reply.usage.tokens_in for reply in bought.replies),
         tokens_out=sum(reply.usage.out for reply in bought.replies),
+        tokens_thought=sum(reply.usage.reasoning for reply in bought.replies),
         seconds=seconds / desk.teacher.concurrency,
         latency=seconds if asked_now and seconds else None,
         usd=sum(reply.cost for reply in bought.replies) / 1e9,

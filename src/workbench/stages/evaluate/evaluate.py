@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.data.prepare import Splits
 from workbench.engines import Ask
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
 from workbench.evaluation.attribution import joints
@@ -26,7 +26,7 @@ from workbench.files import read_json, remove, write_whole
 from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe
-from workbench.records import Answer, Example, Message, Tools
+from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
 from workbench.stages.evaluate.arms import (
@@ -68,7 +68,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
         staging.scratch = [FETCHED]
         splits = rows(recipe, run)
-        items = splits.test[: recipe.evaluate.limit]
+        items = answerable(splits, run)[: recipe.evaluate.limit]
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)
         say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
@@ -85,6 +85,24 @@ def run(recipe: Recipe, run: Run) -> bool:
         refuse_changed(recipe, run, questions)
         written(recipe, run, report, collected, splits, items, staging)
     return True
+
+
+def answerable(splits: Splits, run: Run) -> list[Example]:
+    """The test rows that an arm can be right about: without those whose answer a person has called bad, aloud.
+
+    RequestError where they are raw text, or none is left.
+    """
+    items = [item for item in splits.test if item.good is not False]
+    raw = next((item for item in items if not item.prompt), None)
+    if raw or not items:
+        raise RequestError(
+            "the test rows are raw text, which asks nothing" if raw else "every test row's answer is called bad",
+            where=(raw.where or raw.id) if raw else "data.test",
+            remedy="name rows of the task with right answers (data.test=FILE), or end before: until=merge",
+        )
+    if len(items) < len(splits.test):
+        say(run, "evaluate", f"{len(splits.test) - len(items):,} test rows are not asked: their answer is called bad")
+    return items
 
 
 def refuse_changed(recipe: Recipe, run: Run, questions: Mapping[str, str]) -> None:
@@ -148,7 +166,8 @@ def report_of(
     if collected.harmful:
         report["refusals"] = behaviours.refusals_report(evaluate, collected.harmful, seed)
     own = {arm: predictions for arm, predictions in collected.free.items() if arm in (STUDENT, *recipe.quantize)}
-    prompts = {e.id: "\n".join(m.content for m in e.prompt) for e in items}
+    # An answer may repeat what it was given, and that is the functions that it calls, too.
+    prompts = {e.id: "\n".join([*(answer_text(m) for m in e.prompt), canonical(e.tools)]) for e in items}
     public = recipe.data.privacy == "public"
     learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
     report["memorised"] = behaviours.memorised(own, prompts, learned, quote=public, confidence=evaluate.confidence)

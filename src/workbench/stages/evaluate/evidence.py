@@ -19,7 +19,8 @@ from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Example
 from workbench.runs import Run
 from workbench.stages.common import base_model, merged_model, say
-from workbench.stages.train.guards import FILE, interval
+from workbench.stages.train.guards import FILE
+from workbench.stages.train.intervals import interval
 from workbench.terms import policy
 from workbench.terms.policy import Duty, name_ok, read_duties
 from workbench.training.shrink import counted

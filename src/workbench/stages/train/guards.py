@@ -12,15 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.data.chat import load_tokenizer
 from workbench.data.prepare import Splits
 from workbench.engines import transformers_engine
 from workbench.errors import GateError
 from workbench.evaluation.answers import wanted_of
 from workbench.evaluation.scorers import deciding_score
-from workbench.evaluation.statistics import Floats, Ints, cluster_numbers, difference, item_estimate, resampled_totals
 from workbench.files import file_sha256, read_sealed, write_sealed
 from workbench.recipe import Evaluate, Recipe
 from workbench.records import Example, digest, message_dicts
@@ -28,6 +25,7 @@ from workbench.runs import Run, hold_source
 from workbench.sources import Weights, is_moving, model_weights, pinned_commit
 from workbench.stages.common import say
 from workbench.stages.label import refuse_name
+from workbench.stages.train.intervals import compared
 from workbench.terms import policy
 from workbench.terms.policy import read_duties, write_duties
 
@@ -108,32 +106,6 @@ def scores_of(evaluate: Evaluate, items: Sequence[Example], answers: Sequence[st
     """Each answer by the recipe's scorer."""
     wanted = [wanted_of(item, evaluate.acceptable) for item in items]
     return [deciding_score(evaluate, *pair) for pair in zip(wanted, answers, strict=True)]
-
-
-def compared(
-    teacher: Sequence[float], base: Sequence[float], groups: Sequence[str], recipe: Recipe
-) -> dict[str, float]:
-    """Both means and the paired lead with its interval; near copies are resampled together."""
-    ours, theirs, clusters = np.array(base), np.array(teacher), cluster_numbers(groups)
-    delta = theirs - ours
-    lead = difference(delta, clusters, resampled_means(delta, clusters, recipe), recipe.evaluate.confidence)
-    means = {"teacher_score": float(theirs.mean()), "base_score": float(ours.mean())}
-    return means | {"lead": lead.value, "lead_low": float(lead.low or 0.0), "lead_high": float(lead.high or 0.0)}
-
-
-def resampled_means(values: Floats, clusters: Ints, recipe: Recipe) -> Floats:
-    """The mean (B,) of the values over resamples of whole clusters."""
-    columns = np.stack([values, np.ones(len(values))], 1)
-    totals = resampled_totals(columns, clusters, recipe.evaluate.resamples, recipe.seed)
-    return totals[:, 0] / totals[:, 1]
-
-
-def interval(scores: Sequence[float], groups: Sequence[str], recipe: Recipe) -> dict[str, float]:
-    """A mean score with its interval: `value`, `ci_low`, `ci_high`."""
-    values, clusters = np.array(scores, dtype=float), cluster_numbers(groups)
-    estimate = item_estimate(values, resampled_means(values, clusters, recipe), clusters, recipe.evaluate.confidence)
-    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
-    return {"value": estimate.value, "ci_low": min(low, estimate.value), "ci_high": max(high, estimate.value)}
 
 
 # A teacher whose weights are here: its terms, its folder, and what it says to the gold rows it is held against.

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import load_tokenizer, render_all
-from workbench.files import changed_since, hashes_of, read_json, read_sealed, write_sealed
+from workbench.files import changed_since, file_sha256, hashes_of, read_json, read_sealed, write_sealed
 from workbench.recipe import Recipe
-from workbench.recipe.methods import PLAIN, kind_named
-from workbench.records import Example, TokenRow
+from workbench.recipe.methods import learned
+from workbench.records import Example, TokenRow, digest
 from workbench.runs import Run
 from workbench.stages.common import base_model
 from workbench.training.job import Job
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from workbench.training.development import Development
 
 WRITTEN = "written.json"  # the hash of every file of a kind that another goes on from
@@ -51,10 +53,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Start:
-    """The weights a kind begins from: a model's folder, and the adapter of the kind before it, if there is one."""
+    """The weights a kind begins from: a model's folder, and the adapter that is on it, if there is one.
+
+    The adapter is that of the kind before, or `given` by the recipe.
+    """
 
     base: Path
     adapter: Path | None = None
+    given: bool = False
 
 
 def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
@@ -65,8 +71,9 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
     """
     from workbench.training.student import release_memory
 
-    kinds, steps = task.recipe.method.distil or [PLAIN], 0
-    for number, name in enumerate(kinds):
+    kinds, steps = learned(task.recipe.method), 0
+    for number, kind in enumerate(kinds):
+        name = kind.name
         last = number == len(kinds) - 1
         out = folder if last else folder / "before" / f"{number + 1}_{name}"
         written = read_sealed(out / WRITTEN)
@@ -78,7 +85,7 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
             if len(kinds) > 1:
                 task.event("said", text=f"{name}: {number + 1} of {len(kinds)} kinds")
             try:
-                yield kind_named(name).job(after(task, steps), start, out)
+                yield kind.job(after(task, steps), start, out)
             finally:
                 release_memory()
             if not last:
@@ -100,8 +107,13 @@ def after(task: Task, steps: int) -> Task:
     return replace(task, event=event) if steps else task
 
 
-def job_of(task: Task, start: Start, out: Path, rows: Sequence[TokenRow]) -> Job:
-    """Training on these rows' answers, as the recipe says: what every kind's job begins with."""
+def job_of(task: Task, start: Start, out: Path, rows: Sequence[TokenRow], groups: Sequence[str] | None = None) -> Job:
+    """Training on these rows' answers, as the recipe says: what every kind's job begins with.
+
+    `groups` tie near copies among the rows that judge together; None: those of the task's own.
+    """
+    from workbench.stages.train.intervals import held_against  # with numpy, which reading a recipe need not wait for
+
     recipe = task.recipe
     return Job(
         base=start.base,
@@ -116,7 +128,14 @@ def job_of(task: Task, start: Start, out: Path, rows: Sequence[TokenRow]) -> Job
         device=recipe.launch.device,
         threads=recipe.launch.threads,
         event=task.event,
+        made_of=weights_digest(start.adapter) if start.given else "",
+        compared=held_against(recipe, [group_of(e) for e in task.judges] if groups is None else groups, task.event),
     )
+
+
+def group_of(example: Example) -> str:
+    """What ties near copies of a row together: its group, or its own name."""
+    return example.group or example.id
 
 
 def start_model(recipe: Recipe, run: Run) -> Path:
@@ -126,9 +145,26 @@ def start_model(recipe: Recipe, run: Run) -> Path:
     return shrunk(base_model(recipe, run), recipe.model.shrink)
 
 
+def weights_digest(folder: Path | None) -> str:
+    """What an adapter's weights are."""
+    return digest([file_sha256(path) for path in sorted(folder.glob("*.safetensors"))]) if folder else ""
+
+
 def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[TokenRow]:
-    """Every row as the model will see it; the first row that cannot be trained on as asked is an error."""
-    return render_all(examples, load_tokenizer(base, recipe.model.chat_template), recipe.method)
+    """Every row as the model will see it; the first row that cannot be trained on as asked is an error.
+
+    Raw text is no conversation: of it the beginning is shown, and what `pretrain` makes of it is its own.
+    """
+    tokenizer = load_tokenizer(base, recipe.model.chat_template)
+    if examples and not any(example.prompt for example in examples):
+        return [as_text(example, tokenizer, recipe.method.max_length) for example in examples]
+    return render_all(examples, tokenizer, recipe.method)
+
+
+def as_text(example: Example, tokenizer: PreTrainedTokenizerBase, most: int) -> TokenRow:
+    """The beginning of a document, `most` tokens, as a model reads it: all but the first token is predicted."""
+    ids = tuple(tokenizer(example.answer)["input_ids"])[:most]
+    return TokenRow(example.id, ids, (False, *[True] * (len(ids) - 1)), example.where)
 
 
 def token_line(training: Sequence[TokenRow], max_length: int) -> str:

@@ -23,8 +23,10 @@ from workbench.stages.common import base_model, is_done, log_datasets, say
 from workbench.stages.prompts import Lessons
 from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_questions, lessons, quarantine_file
 from workbench.stages.train import guards
-from workbench.stages.train.guards import compared, headroom, interval, scores_of
+from workbench.stages.train.guards import headroom, scores_of
+from workbench.stages.train.intervals import compared, interval
 from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
+from workbench.training.adapter import start_adapter
 
 if TYPE_CHECKING:
     from workbench.training.development import Development
@@ -62,10 +64,14 @@ def run(recipe: Recipe, run: Run) -> bool:
         distils = recipe.method.distil and (has_teacher(recipe) or has_open_teacher(recipe))
         facts = headroom(recipe, run, base, material.lessons.development, staging.folder) if distils else {}
         task = task_of(recipe, run, start, material)
-        for job in jobs(task, Start(start), staging.folder):
+        adapter = start_adapter(recipe.model, recipe.method)
+        if adapter:
+            say(run, "train", f"training goes on from the adapter {recipe.model.adapter}")
+        begin = Start(start, adapter, given=adapter is not None)
+        for job in jobs(task, begin, staging.folder):
             staging.facts = train(job) | facts | teacher
         if recipe.method.teach.curve:
-            write_curve(task, Start(start), [e.group for e, _ in material.lessons.development], staging.folder)
+            write_curve(task, begin, [e.group for e, _ in material.lessons.development], staging.folder)
         tell_files(run, staging)
         staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.data.chat import load_tokenizer, render
-from workbench.errors import WorkbenchError
-from workbench.recipe.methods import PLAIN, Kind
+from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe.methods import ANSWERS, JUDGED, PAIRS, PLAIN, Kind
 from workbench.records import Example, Message, TokenRow
 from workbench.stages.train.task import Start, Task, job_of, rendered, token_line
 from workbench.teacher.wire import read_parquet
@@ -25,6 +25,29 @@ MARK = "[rationale]"  # the task's prefix in the user's text (arXiv 2305.02301 t
 def text(task: Task, start: Start, out: Path) -> Job:
     """The rows' answers, whoever gave them."""
     return on_rows(task, start, out, answer_rows(task))
+
+
+def sft(task: Task, start: Start, out: Path) -> Job:
+    """The rows' own answers; of a pair the better one, and of judged answers the good ones, how many is said."""
+    learned = good_answers(task.examples)
+    if len(learned) == len(task.examples):
+        return text(task, start, out)
+    task.event("said", text=f"sft learns {len(learned):,} of {len(task.examples):,} rows: the others are called bad")
+    judges = good_answers(task.judges)
+    only = replace(task, examples=learned, tokens=None, validation=rendered(task.recipe, task.base, judges))
+    return text(only, start, out)
+
+
+def good_answers(examples: Sequence[Example]) -> list[Example]:
+    """The rows whose answers nobody called bad. RequestError where there is none."""
+    good = [example for example in examples if example.good is not False]
+    if examples and not good:
+        raise RequestError(
+            f"all {len(examples):,} rows are called bad: there is nothing to learn as it stands",
+            where="method.learn",
+            remedy="method.learn=[kto], with good ones beside them",
+        )
+    return good
 
 
 def rationale(task: Task, start: Start, out: Path) -> Job:
@@ -45,7 +68,7 @@ def on_rows(task: Task, start: Start, out: Path, rows: Sequence[TokenRow]) -> Jo
 
 
 KINDS = [
-    Kind(PLAIN, text, answers=False),
+    Kind(PLAIN, sft, answers=False, own=True, material=frozenset({ANSWERS, PAIRS, JUDGED}), conversations=good_answers),
     Kind("text", text),
     Kind("rationale", rationale, reasons=True),
     Kind("logprobs", logprobs, logprobs=True),

@@ -1,0 +1,64 @@
+"""Raw text: every text file of a folder is a document, and so is every row of a table that has a text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.data.load import BadRow, Loaded, load
+from workbench.recipe import Columns, Data
+from workbench.records import Example, Message
+
+PLAIN = (".txt", ".md", ".rst")
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+
+
+def raw_text(path: Path, data: Data) -> Loaded:
+    """The documents of a file or a folder, each one assistant's message without a prompt; what is no text is said.
+
+    Files of `PLAIN` are a document each; those of `ROWS` hold one a row, in a column called text. A file that is not
+    UTF-8 is set aside as a bad row, an empty one too.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p, path))
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    notes: list[str] = []
+    others: list[str] = []
+    texts = [file for file in files if file.suffix.lower() in PLAIN]
+    for file in texts:
+        name = str(file.relative_to(path)) if path.is_dir() else file.name
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            bad.append(BadRow(name, f"it is not UTF-8: {error.reason} at byte {error.start:,}", ""))
+            continue
+        if text.strip():
+            examples.append(document(name, text, name))
+        else:
+            bad.append(BadRow(name, "it is empty", ""))
+    if texts:
+        notes.append(f"{len(examples):,} text files of {path.name}")
+    as_text = replace(data, format="text", columns=Columns(), prompt=None, answer=None)
+    for file in files:
+        if file.suffix.lower() in ROWS:
+            loaded = load(file, as_text)
+            examples += [replace(row, id=f"{file.stem} {row.id}") for row in loaded.examples]
+            bad += loaded.bad
+            notes += loaded.notes
+        elif file not in texts:
+            others.append(file.name)
+    if bad:
+        notes.append(f"{len(bad):,} documents set aside; the first: {bad[0].where}: {bad[0].reason}")
+    if others:
+        notes.append(f"{len(others):,} files are no text and not read, the first {others[0]}")
+    return Loaded(examples, bad, "text", notes)
+
+
+def document(name: str, text: str, where: str) -> Example:
+    """One document."""
+    return Example(name, (Message("assistant", text),), where=where, own_text=text)
+
+
+def hidden(file: Path, folder: Path) -> bool:
+    """Whether a part of its path below the folder begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
