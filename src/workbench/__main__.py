@@ -17,67 +17,20 @@ from workbench import errors, extras, files
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.files import keep_private
 from workbench.privacy.secrets import SECRET_KEY, credential_in, masked
+from workbench.views import verbs
 
 if TYPE_CHECKING:
     from workbench.recipe import Recipe
 
-LIFE = "the recipe to its end, from the first stage that is not done"
-VERBS: dict[str, str] = {
-    "train": LIFE,
-    "label": "that one stage: a teacher answers the prompts, within budget, terms and privacy",
-    "merge": "that one stage: the adapter into 16-bit weights",
-    "quantize": "that one stage: the merged model in each wanted format",
-    "evaluate": (
-        "that one stage: every arm on the test rows, and the gate; "
-        "or evaluate model=models:/NAME@champion data=NEW.jsonl: has it drifted?"
-    ),
-    "bundle": "that one stage: what may ship, loaded and asked in the engine that will serve it",
-    "register": "that one stage: the proven bundles into the MLflow registry",
-    "plan": "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
-    "preview": "rows as the model will see them, the trained tokens in colour",
-    "verify": "prove a bundle in its real engine: verify bundle=FOLDER; or the log of what has left: verify egress",
-    "serve": "the right engine on a bundle, on loopback, with a curl line that works: serve bundle=FOLDER",
-    "export": "a proven bundle to a folder or an object store: export from=models:/NAME@champion to=FOLDER_OR_URL",
-    "compare": "runs side by side, paired item by item: compare runs=NAME/DIGEST,NAME/DIGEST",
-    "ui": "the MLflow UI on this project's store, loopback only",
-    "review": "answers that people have corrected in MLflow, as a file: review recipe=NAME to=reviewed.jsonl",
-    "doctor": "versions, devices, disk, store, and which keys are set",
-}
+# What each verb does; and the words of those that can do without a recipe, with their defaults.
+VERBS: dict[str, str] = {name: verb.does for name, verb in verbs.VERBS.items()}
 WITHOUT_RECIPE: dict[str, dict[str, Any]] = {
-    "evaluate": {
-        "model": "",
-        "data": "",
-        "engine": "auto",
-        "key": "",
-        "function": "",
-        "output": "text",
-        "debug": False,
-    },
-    "compare": {
-        "runs": "",
-        "metric": "",
-        "out": "",
-        "experiments": "experiments",
-        "output": "text",
-        "debug": False,
-    },
-    "verify": {
-        "bundle": "",
-        "engine": "auto",
-        "key": "",
-        "egress": False,
-        "experiments": "experiments",
-        "output": "text",
-        "debug": False,
-    },
-    "serve": {"bundle": "", "engine": "auto", "key": "", "port": 8000, "context": 0, "debug": False},
-    "export": {"from": "", "to": "", "key": "", "debug": False},
-    "review": {"recipe": "", "to": "", "uri": "", "experiments": "experiments", "debug": False},
-    "ui": {"port": 5000, "uri": "", "experiments": "experiments", "debug": False},
-    "doctor": {"uri": "", "experiments": "experiments", "output": "text", "debug": False},
+    name: {key: word.default for key, word in verb.words.items()} for name, verb in verbs.VERBS.items() if verb.words
 }
 # What these verbs cannot do without; an engine that `verify` or `serve` starts asks for its own.
-WITHOUT_RECIPE_EXTRAS = {"evaluate": ("train",), "ui": ("train",)}
+WITHOUT_RECIPE_EXTRAS = {"evaluate": ("train",), "ui": ("train",), "chat": ("train",)}
+ASKS = ("-h", "--help", "help")
+BESIDE_RECIPE = ("arm", "beside", "system", "max_new_tokens", "engine")  # what `chat` takes beside a recipe's keys
 
 
 class Terminated(KeyboardInterrupt):
@@ -158,9 +111,13 @@ def refuse_secret_words(words: list[str]) -> None:
 
 def run_verb(words: list[str]) -> int:
     """Find the verb and hand it its recipe or its words."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+    if not words or (words[0] in ASKS and not words[1:]):
+        from workbench.views import help
+
+        print(help.usage())
         return errors.OK
+    if words[0] == "help":
+        words = [words[1], "--help", *words[2:]]
     verb, rest = words[0], words[1:]
     if verb == "--version":
         from workbench import __version__
@@ -168,41 +125,93 @@ def run_verb(words: list[str]) -> int:
         print(__version__)
         return errors.OK
     if verb not in VERBS:
-        raise RequestError(f"no such verb {verb!r}", remedy=nearest(verb, VERBS))
-    if verb in WITHOUT_RECIPE and (verb != "evaluate" or is_recheck(rest)):
-        return view_without_recipe(verb, plain_words(rest, WITHOUT_RECIPE[verb]))
+        raise no_such_verb(verb)
+    if {"-h", "--help"} & set(rest):
+        from workbench.views import help
+
+        return help.run(verb, topics_of(rest))
+    if verb in WITHOUT_RECIPE and not needs_recipe(verb, rest):
+        return view_without_recipe(verb, plain_words(rest, WITHOUT_RECIPE[verb], verbs.VERBS[verb].first))
+    own: dict[str, Any] = {}
+    if verb == "chat":
+        keys = [word for word in rest if word.partition("=")[0] in BESIDE_RECIPE]
+        own, rest = plain_words(keys, WITHOUT_RECIPE[verb]), [word for word in rest if word not in keys]
     from workbench.compose import run_with_recipe
 
-    return run_with_recipe(verb, rest, task_for(verb))
+    return run_with_recipe(verb, rest, task_for(verb, own))
+
+
+def no_such_verb(verb: str) -> RequestError:
+    """What a word in the verb's place may have been meant to be: another tool's verb, a recipe, a slip."""
+    from workbench.recipe.foreign import VERBS as THEIRS
+
+    if verb.endswith((".yaml", ".yml")) or "=" in verb:
+        return RequestError(f"no verb before {verb!r}", remedy=f"say what to do with it: workbench train {verb}")
+    if verb.startswith("-"):
+        return RequestError(f"no verb before {verb!r}", remedy="workbench VERB …; workbench --help lists the verbs")
+    if verb.lower() in THEIRS:
+        return RequestError(f"no such verb {verb!r}", remedy=f"that is {THEIRS[verb.lower()]!r} here")
+    return RequestError(f"no such verb {verb!r}", remedy=nearest(verb.lower(), VERBS))
+
+
+def topics_of(words: list[str]) -> list[str]:
+    """What of the recipe help is asked about: sections and keys; a recipe's own words are no question."""
+    return [word.partition("=")[0] for word in words[words_before_help(words) + 1 :] if not word.startswith("-")]
+
+
+def words_before_help(words: list[str]) -> int:
+    """The place of the word that asks for help."""
+    return next(i for i, word in enumerate(words) if word in ASKS)
+
+
+def needs_recipe(verb: str, words: list[str]) -> bool:
+    """Whether a verb works on a recipe here: `evaluate` and `chat` can also mean a model that is there already."""
+    return verbs.VERBS[verb].recipe and not (is_recheck(words) if verb == "evaluate" else is_shipped(words))
+
+
+def is_shipped(words: list[str]) -> bool:
+    """Whether `chat` means a bundle or a registered model, and no recipe's run."""
+    named = any(("=" not in word and not word.startswith("-")) or word.startswith("recipe=") for word in words)
+    return not named
 
 
 def is_recheck(words: list[str]) -> bool:
     """Whether `evaluate` means a model that is in production, and no recipe's stage."""
     keys = {word.partition("=")[0] for word in words}
-    return "model" in keys and "recipe" not in keys
+    named = "recipe" in keys or any("=" not in word and not word.startswith("-") for word in words)
+    return "model" in keys and not named
 
 
-def plain_words(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
-    """`key=value` words of a verb that takes no recipe, checked against what it knows."""
+def plain_words(words: list[str], known: dict[str, Any], first: str = "") -> dict[str, Any]:
+    """`key=value` words of a verb that takes no recipe, checked against what it knows; one without `=` is `first`'s."""
     values = dict(known)
     for word in words:
         key, equals, text = word.partition("=")
         if not equals and known.get(key) is False:  # `verify egress`
             equals, text = "=", "true"
+        if not equals and first and not word.startswith("-") and values[first] == known[first]:
+            key, equals, text = first, "=", word
         if not equals or key not in known:
-            raise RequestError(f"cannot use {word!r} here", where=key, remedy=nearest(key, known))
+            raise RequestError(f"cannot use {word!r} here", where=key, remedy=nearest(key.lstrip("-"), known))
         kind = type(known[key])
         try:
             values[key] = text.lower() in ("true", "1", "yes") if kind is bool else kind(text)
         except ValueError:
             raise RequestError(f"{text!r} is not a whole number", where=key) from None
+        refuse_choice(key, text)
     return values
+
+
+def refuse_choice(key: str, text: str) -> None:
+    """A word of a closed set must be one of it."""
+    for verb in verbs.VERBS.values():
+        choices = verb.words[key].choices if key in verb.words else ()
+        if choices and text not in choices:
+            raise RequestError(f"{text!r} is not a choice", where=key, remedy=nearest(text, filter(None, choices)))
 
 
 def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
     """The verbs that need no recipe: they look at what is already there, or hand it on."""
-    from workbench.views import compare, doctor, review, serve, ui, verify
-
     extras.require(verb, WITHOUT_RECIPE_EXTRAS.get(verb, ()))
     match verb:
         case "evaluate":
@@ -212,24 +221,56 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
         case "export":
             from workbench.stages import export
 
-            return export.run(values["from"], values["to"], values["key"])
+            return export.run(values["from"], values["to"], values["key"], values["experiments"], values["uri"])
         case "serve":
+            from workbench.views import serve
+
             return serve.run(values["bundle"], values["engine"], values["key"], values["port"], values["context"])
         case "compare":
+            from workbench.views import compare
+
             return compare.run(values["runs"], values["metric"], values["experiments"], values["output"], values["out"])
         case "verify":
+            from workbench.views import verify
+
             return verify.run(values)
         case "review":
+            from workbench.views import review
+
             return review.run(values["recipe"], values["to"], values["experiments"], values["uri"])
         case "ui":
+            from workbench.views import ui
+
             return ui.run(values["experiments"], values["uri"], values["port"])
+        case "list":
+            from workbench.compose import options, recipes
+            from workbench.views import list as listing
+
+            return listing.run(values["what"], recipes(), options, values["experiments"], values["output"])
+        case "init":
+            from workbench.compose import composed_file, options
+            from workbench.views import init
+
+            return init.run(values, options("model"), composed_file)
+        case "chat":
+            from workbench.views import talk
+
+            return talk.run(values)
+        case "completion":
+            from workbench.compose import groups, options, recipes
+            from workbench.views import help
+
+            print(help.completion(values["shell"], {group: options(group) for group in groups()}, list(recipes())))
+            return errors.OK
         case _:
+            from workbench.views import doctor
+
             return doctor.run(values["experiments"], values["uri"], values["output"])
 
 
-def task_for(verb: str) -> Callable[[Any], int]:
+def task_for(verb: str, own: dict[str, Any]) -> Callable[[Any], int]:
     """What is done with a checked recipe. The views are imported late: a typo must not wait for what they load."""
-    if verb not in ("plan", "preview"):
+    if verb not in ("plan", "preview", "chat"):
         from workbench.stages import lifecycle
 
         return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
@@ -239,21 +280,15 @@ def task_for(verb: str) -> Callable[[Any], int]:
             from workbench.views import plan
 
             return plan.run(recipe)
+        if verb == "chat":
+            from workbench.views import talk
+
+            return talk.run(own, recipe)
         from workbench.views import preview
 
         return preview.run(recipe)
 
     return view
-
-
-def usage() -> str:
-    """The help text, from the table of verbs."""
-    width = max(map(len, VERBS))
-    lines = ["python -m workbench VERB recipe=NAME [key=value …]", ""]
-    lines += [f"  {verb:<{width}}  {does}" for verb, does in VERBS.items()]
-    lines += ["", "  until=STAGE stops early, fresh=true starts over, output=json prints one JSON object,"]
-    lines += ["  debug=true shows tracebacks, -m sweeps: method.learning_rate=1e-4,3e-4 -m"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ or a command may set is asked before, by `workbench.hydra_guard`.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +17,15 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench import errors, hydra_guard
+from workbench.command import typed
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
@@ -46,11 +51,12 @@ LONGEST_FILE, MOST_VALUES, DEEPEST = 1_000_000, 20_000, 40  # bytes, values and 
 def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     """Compose each named recipe with the overrides, and run the task with it; the worst exit code wins."""
     flags, words = hydra_guard.flags_of(words)
+    words = with_recipe_named(words)
     names = [w.partition("=")[2] for w in words if w.startswith("recipe=")]
     overrides = [w for w in words if not w.startswith("recipe=")]
-    if not names:
-        raise RequestError(f"{verb} needs a recipe", remedy="recipe=" + "|".join(sorted(recipes())))
     check_words(overrides)
+    if not names:
+        raise RequestError(f"{verb} needs a recipe", remedy=f"workbench {verb} " + "|".join(sorted(recipes())))
     sweep = bool({"-m", "--multirun"} & set(flags))
     chosen = names[-1].split(",") if sweep else [names[-1]]
     paths = [find_recipe(name) for name in chosen]
@@ -59,8 +65,29 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     if flags:
         for path in paths:  # Hydra writes what it sweeps over, and shows it, before a job looks at it
             refuse_secrets_in(composed(path, []))
-        return max(run_in_hydra(verb, path, flags, overrides, task) for path in paths)
-    return task(read(composed(paths[0], overrides), paths[0].stem))
+        return max(
+            run_in_hydra(verb, path, name, flags, overrides, task) for path, name in zip(paths, chosen, strict=True)
+        )
+    with typed([f"recipe={chosen[0]}", *overrides]):
+        return task(checked(paths[0], overrides))
+
+
+def checked(path: Path, overrides: list[str]) -> Recipe:
+    """The recipe of a file that `find_recipe` has looked at, composed and checked."""
+    return read(composed(path, overrides), path.stem)
+
+
+def composed_file(name: str) -> Recipe:
+    """The recipe of a file, looked at, composed and checked as a command would."""
+    return checked(find_recipe(name), [])
+
+
+def with_recipe_named(words: list[str]) -> list[str]:
+    """The words with `recipe=` before a recipe's bare name: `train legal_lora` is `train recipe=legal_lora`."""
+    if any(word.startswith("recipe=") for word in words):
+        return words
+    bare = next((word for word in words if "=" not in word and not word.startswith(("+", "~"))), None)
+    return [f"recipe={word}" if word == bare else word for word in words]
 
 
 def recipes() -> dict[str, Path]:
@@ -225,7 +252,7 @@ def check_words(overrides: list[str]) -> None:
         refuse_retyped_word(name, word)
         if "@" in key:
             raise RequestError("a noun has its own place in the recipe", where=name, remedy=f"write {name}={value}")
-        if name.rsplit(".", 1)[-1].startswith("_") or name.split(".")[0] not in {k.split(".")[0] for k in known_keys()}:
+        if name.rsplit(".", 1)[-1].startswith("_") or not is_key(name):
             raise bad_key(name, "no such key")
         if name in groups() and not value.startswith("{"):
             for choice in value.strip("[]").split(","):
@@ -236,6 +263,15 @@ def check_words(overrides: list[str]) -> None:
                 if name not in known_keys()
                 else RequestError(f"{key[0]} is not needed here", where=name, remedy=f"write {name}={value}")
             )
+
+
+def is_key(name: str) -> bool:
+    """Whether the schema has this key; the names of formats and of a teacher's fields are the recipe's own."""
+    keys = known_keys()
+    own, _, rest = name.removeprefix("quantize.").partition(".")
+    if name.startswith("quantize."):
+        return bool(own) and (not rest or f"quantize.<name>.{rest}" in keys)
+    return name in keys or name.startswith("teacher.fields.") or re.sub(r"(\.\d+|\[\d+\])$", "", name) in keys
 
 
 def refuse_secrets_in(cfg: DictConfig) -> None:
@@ -250,9 +286,32 @@ def composed(path: Path, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(path.parent), version_base="1.3", job_name="workbench"):
-            return hydra.compose(path.stem, overrides=[*overrides, search_path()])
+            return hydra.compose(with_groups(path, overrides), overrides=[*overrides, search_path()])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise translated(error, path) from None
+
+
+def with_groups(path: Path, overrides: list[str]) -> str:
+    """The config's name: the recipe's own, or that of a copy whose defaults have a place for each group of the words.
+
+    `quantize=[w8a8]` on a recipe without `- quantize: …` would be an error of Hydra's, and appending it with a `+`
+    would let the noun win over what the recipe says itself. The copy is kept in Hydra's store and never written.
+    """
+    content = OmegaConf.load(path)  # as Hydra reads it: `yaml_of` has looked at it before
+    assert isinstance(content, DictConfig)
+    defaults = OmegaConf.to_container(content.defaults)
+    assert isinstance(defaults, list)
+    there = {group for entry in defaults if isinstance(entry, dict) for group in entry}
+    words = [word.lstrip("+").partition("=") for word in overrides]
+    wanted = [key for key, _, value in words if key in groups() and not value.startswith("{") and key not in there]
+    if not wanted:
+        return path.stem
+    place = defaults.index("_self_") if "_self_" in defaults else len(defaults)
+    defaults[place:place] = [{str(group): None} for group in dict.fromkeys(wanted)]
+    content.defaults = defaults
+    name = f"{path.stem}.with.{'.'.join(sorted(set(wanted)))}"
+    ConfigStore.instance().store(name=name, node=content)
+    return name
 
 
 def search_path() -> str:
@@ -265,6 +324,16 @@ def translated(error: Exception, path: Path) -> RequestError:
     """One clear line for what Hydra or OmegaConf could not compose."""
     if isinstance(error, yaml.YAMLError):  # OmegaConf refuses a key that is there twice, which `yaml_of` does not
         return RequestError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path))
+    unquoted = re.search(r"Ambiguous value for argument '(?s:(.*?)=(.*))'", str(error).partition("\n1.")[0])
+    if unquoted or isinstance(error, OverrideParseException):
+        word = unquoted[0].partition("'")[2][:-1] if unquoted else str(getattr(error, "override", ""))
+        name, _, value = word.partition("=")
+        return RequestError(
+            "a comma parts several values here" if unquoted else "this value cannot be read",
+            where=name,
+            remedy="quote what holds a comma, a bracket or the like: "
+            + shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"),
+        )
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -280,23 +349,26 @@ def translated(error: Exception, path: Path) -> RequestError:
     return RequestError(str(error).splitlines()[0], where=str(path))
 
 
-def run_in_hydra(verb: str, path: Path, flags: list[str], overrides: list[str], task: Task) -> int:
+def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides: list[str], task: Task) -> int:
     """Run under `hydra.main`: once for each combination of a sweep, or for Hydra's own displays."""
     register_schema()
     codes: list[int] = []
 
     def job(cfg: DictConfig) -> None:
+        own = [word for word in HydraConfig.get().overrides.task if word not in settings]
         try:
-            codes.append(task(read(cfg, path.stem)))
+            with typed([f"recipe={named}", *own]):
+                codes.append(task(read(cfg, path.stem)))
         except WorkbenchError as error:
             print(masked(f"error: {error}"), file=sys.stderr)
             codes.append(error.exit_code)
 
     job.__name__ = verb  # Hydra takes the job's name from the task
     settings = [search_path(), *QUIET]
-    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", path.stem, *overrides, *settings]
+    name = with_groups(path, overrides)
+    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", name, *overrides, *settings]
     try:
-        check_words(hydra_guard.check_composed(path, overrides, settings))
+        check_words(hydra_guard.check_composed(path, name, overrides, settings))
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
     kept, sys.argv = sys.argv, ["workbench", *arguments]

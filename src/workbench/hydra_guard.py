@@ -18,7 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from workbench.errors import RequestError
-from workbench.recipe.read import refuse_resolvers, walk
+from workbench.recipe.foreign import answer
+from workbench.recipe.read import known_keys, meant_by, refuse_resolvers, walk
 
 SWEPT = "hydra.sweeper.params"
 # Flags with their values; None: the flag stands alone. An abbreviation of a flag is no flag here.
@@ -54,7 +55,7 @@ def flags_of(words: list[str]) -> tuple[list[str], list[str]]:
             continue
         name, equals, value = word.partition("=")
         if name not in FLAGS:
-            raise RequestError(f"{name} is no flag here", where=name, remedy=f"there are {', '.join(FLAGS)}")
+            raise RequestError(f"{name} is no flag here", where=name, remedy=as_a_key(name.lstrip("-")))
         values = FLAGS[name]
         if values is not None and not equals and waiting and waiting[0] in values:
             equals, value = "=", waiting.pop(0)
@@ -64,6 +65,20 @@ def flags_of(words: list[str]) -> tuple[list[str], list[str]]:
             raise RequestError(f"cannot read {word!r}", where=name, remedy=remedy)
         flags += [name, value] if equals else [name]
     return flags, rest
+
+
+def as_a_key(word: str) -> str:
+    """What a flag of another tool's is here: keys are written `key=value`, without dashes."""
+    word = word.replace("-", "_")
+    if word in ("recipe", "config", "config_file", "config_name", "yaml"):
+        return "write recipe=NAME, or recipe=./FILE.yaml"
+    known = answer(word)
+    if known:
+        return f"{known}; write key=value, without dashes"
+    meant = meant_by(word, list(known_keys())) if word not in known_keys() else f"did you mean {word!r}?"
+    if meant.startswith("did you mean"):
+        return f"{meant} Write key=value, without dashes"
+    return f"write key=value, without dashes; flags are {', '.join(sorted(FLAGS))}"
 
 
 def check_folder(folder: Path) -> None:
@@ -118,8 +133,8 @@ def refuse(where: str) -> NoReturn:
     )
 
 
-def check_composed(path: Path, overrides: list[str], settings: list[str]) -> list[str]:
-    """Compose in memory and hold the `hydra` node against the one that Hydra makes without any recipe.
+def check_composed(path: Path, name: str, overrides: list[str], settings: list[str]) -> list[str]:
+    """Compose `name` of the recipe's folder in memory; hold its `hydra` node against the one Hydra makes by itself.
 
     Returns the words that its own sweep would add to the command, from wherever they came.
 
@@ -130,7 +145,7 @@ def check_composed(path: Path, overrides: list[str], settings: list[str]) -> lis
     still = [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
     of_hydra = [word for word in still if word.lstrip("+~").startswith("hydra")]
     plain = dict(walk(hydra_node("workbench", None, [*of_hydra, *settings])))
-    node = hydra_node(path.stem, path.parent, [*still, *settings])
+    node = hydra_node(name, path.parent, [*still, *settings])
     for key, value in walk(node):
         if key.split(".")[0] in SELF_MADE or key.startswith("sweeper.params"):
             continue

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LINE_SECONDS = 30.0  # between two lines
+LINE_SECONDS = 60.0  # between two lines of a log
 LOOK_SECONDS = 0.2  # between two moves of the bar
+
+
+def time_left(seconds: float) -> str:
+    """`12 s left`, `4 min left`, `2.5 h left`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
+
+
+def memory_held() -> str:
+    """What this process holds now, and on the GPU where torch has one: `3.1 GB memory, 21.4 GB GPU memory`."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        held = f"{decimal(pages * os.sysconf('SC_PAGE_SIZE'))} memory"
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            held += f", {decimal(torch.cuda.memory_reserved())} GPU memory"
+        return held
+    return "memory not known here"
 
 
 @contextmanager
@@ -21,7 +43,7 @@ def progress(
     """Gives the function that moves the bar: it takes how much of `total` is done by now; `done` was before.
 
     `facts` says more beside the bar, asked only when it is shown. With `size`, what is counted are bytes. Without a
-    terminal a line comes every half minute and when the whole is done.
+    terminal a line comes every minute and when the whole is done, with the time that is left and the memory held.
     """
     console = Console(stderr=True, highlight=False)
     started = shown = time.monotonic()
@@ -45,7 +67,7 @@ def progress(
             if not console.is_terminal:
                 counts = f"{decimal(by_now)} of {decimal(total)}" if size else f"{by_now:,} of {total:,}"
                 left = (now - started) / max(1, by_now - done) * (total - by_now)
-                parts = [work, counts, *([more] if more else []), f"{left:.0f} s left"]
+                parts = [work, counts, *([more] if more else []), time_left(left), memory_held()]
                 console.print(f"  {' · '.join(parts)}", markup=False, soft_wrap=True)
 
         yield move

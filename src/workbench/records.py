@@ -101,8 +101,9 @@ class TokenRow:
 class Answer:
     """What an engine said to one prompt.
 
-    `seconds` is wall time, shared evenly among the answers made at once: what an answer costs. `latency` is what one
-    asker waits for the last token, `first_token` for the first (seconds; None where the engine does not tell).
+    `seconds` is wall time, shared evenly among the answers made at once: what an answer costs. `latency` is the wall
+    time until the last token of all that was made at once was there, `first_token` until its first ones were (seconds;
+    None where the engine does not tell): with a batch or requests beside it, neither is what one asker waits.
     `logprob` is the natural log-probability of the tokens it said, the stop token included. `text` is the answer, its
     calls written out; what was thought before it is `thoughts`, which took `tokens_thought` of the `tokens_out`.
     """

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workbench.__main__ import VERBS, WITHOUT_RECIPE, is_recheck, plain_words
-from workbench.compose import check_words, composed, find_recipe, recipes
+from workbench.__main__ import BESIDE_RECIPE, VERBS, WITHOUT_RECIPE, needs_recipe, plain_words, topics_of
+from workbench.compose import check_words, composed, find_recipe, recipes, with_recipe_named
 from workbench.recipe import known_keys, read
 from workbench.recipe.table import sections, with_tables
+from workbench.views.verbs import VERBS as HELPED
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -137,10 +138,15 @@ def test_every_command_line_names_a_verb_a_recipe_and_keys_that_there_are(path: 
             continue
         verb, *words = shlex.split(command[1], comments=True)
         assert verb in VERBS, line
-        if verb in WITHOUT_RECIPE and (verb != "evaluate" or is_recheck(words)):
-            plain_words(words, WITHOUT_RECIPE[verb])
+        if "--help" in words:
+            assert all(topic in sections() for topic in topics_of(words)), line
             continue
-        compose_as_asked(words, tmp_path, whole)
+        if verb in WITHOUT_RECIPE and not needs_recipe(verb, words):
+            plain_words(words, WITHOUT_RECIPE[verb], HELPED[verb].first)
+            continue
+        own = [word for word in words if verb == "chat" and word.partition("=")[0] in BESIDE_RECIPE]
+        plain_words(own, WITHOUT_RECIPE.get(verb, {}))
+        compose_as_asked([word for word in words if word not in own], tmp_path, whole)
 
 
 def compose_as_asked(words: list[str], folder: Path, whole: str | None) -> None:
@@ -148,6 +154,7 @@ def compose_as_asked(words: list[str], folder: Path, whole: str | None) -> None:
     if "-m" in words:
         words = [re.sub(r"=([^\[{].*?),.*", r"=\1", word) for word in words if word != "-m"]
     words = [word for word in words if not re.search(r"\bNAME\b", word) or word.startswith("recipe=")]
+    words = with_recipe_named(words)
     name = next(word for word in words if word.startswith("recipe=")).partition("=")[2]
     overrides = [word for word in words if not word.startswith("recipe=")]
     if name == "NAME":

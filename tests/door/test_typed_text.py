@@ -10,8 +10,7 @@ from workbench import __main__ as door
 from workbench.compose import composed, find_recipe
 from workbench.errors import RequestError
 from workbench.recipe import read
-from workbench.recipe.elsewhere import ELSEWHERE
-from workbench.recipe.read import bad_key, known_keys
+from workbench.recipe.read import bad_key
 from workbench.recipe.typed_text import refuse_retyped, refuse_retyped_word
 
 HEAD = "defaults: [workbench, {model: smollm2_135m}, _self_]\n"
@@ -120,13 +119,6 @@ def test_a_name_in_braces_in_a_prompt_is_kept_when_escaped_and_never_another_key
 )
 def test_another_tool_s_name_gets_the_recipe_s_own_key(key: str, remedy: str) -> None:
     assert remedy in bad_key(key, "").remedy
-
-
-def test_every_key_that_stands_for_another_tool_s_is_one() -> None:
-    keys = known_keys()
-    named = [word.rstrip(",:;") for remedy in ELSEWHERE.values() for word in remedy.split() if "." in word]
-    assert [word for word in named if word not in keys] == []
-    assert not {name for name in ELSEWHERE if any(key.rpartition(".")[2] == name for key in keys)} - {"seed", "adapter"}
 
 
 def test_no_key_is_offered_that_is_not_near() -> None:

@@ -191,16 +191,16 @@ def test_a_score_of_nought_that_no_resample_moves_is_not_certainly_nought() -> N
     assert 0.03 < cell["ci_high"] < 0.04  # 1 − 0.025^(1/100)
 
 
-def test_what_an_asker_waits_is_told_where_every_answer_tells_it() -> None:
+def test_the_time_of_the_batches_is_told_where_every_answer_tells_it() -> None:
     told = [dataclasses.replace(p, latency=0.1 + i / 1000, first_token=0.05) for i, p in enumerate(arm(first(200)))]
     arms = report_of({"base": [*told[:-1], arm(first(200))[-1]], "student": told})["arms"]
-    assert arms["student"]["latency_p95"] == {
+    assert arms["student"]["batch_seconds_p95"] == {
         "value": pytest.approx(0.1 + 0.95 * 0.399),
         "ci_low": None,
         "ci_high": None,
     }
-    assert arms["student"]["first_token_p50"]["value"] == 0.05
-    assert "latency_p50" not in arms["base"]
+    assert arms["student"]["batch_first_token_p50"]["value"] == 0.05
+    assert "batch_seconds_p50" not in arms["base"]
 
 
 def sure_of(probability: float, rows: list[Prediction]) -> list[Prediction]:

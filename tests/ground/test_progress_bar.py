@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from workbench import progress_bar as module
-from workbench.progress_bar import progress
+from workbench.progress_bar import progress, time_left
 
 
-def test_without_a_terminal_nothing_but_lines_far_apart_and_the_last_is_written(
+def test_without_a_terminal_a_line_a_minute_and_the_last_is_written_with_time_left_and_memory(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 20))  # seconds: 20 between two rows
@@ -18,12 +20,16 @@ def test_without_a_terminal_nothing_but_lines_far_apart_and_the_last_is_written(
         for done in range(1001, 1007):
             move(done)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "  label · 1,002 of 1,006 · 3 kept · 80 s left",
-        "  label · 1,004 of 1,006 · 3 kept · 40 s left",
-        "  label · 1,006 of 1,006 · 3 kept · 0 s left",
+    assert [re.sub(r"[\d.]+ [kMGT]?B memory$", "N memory", line) for line in lines] == [
+        "  label · 1,003 of 1,006 · 3 kept · 60 s left · N memory",
+        "  label · 1,006 of 1,006 · 3 kept · 0 s left · N memory",
     ]
-    assert len(asked) == 3, "what is not shown is not asked"
+    assert len(asked) == 2, "what is not shown is not asked"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(12, "12 s left"), (240, "4 min left"), (9000, "2.5 h left")])
+def test_time_left_is_told_in_the_unit_that_fits(seconds: float, words: str) -> None:
+    assert time_left(seconds) == words
 
 
 def test_bytes_are_told_in_their_units(capsys: pytest.CaptureFixture[str]) -> None:

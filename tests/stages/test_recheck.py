@@ -251,7 +251,7 @@ def test_shifted_rows_end_with_3_the_interval_and_what_to_do(
     assert "exact match fell by" in err
     assert "95 % interval" in err
     assert "→ look at experiments/rechecks/mine-v1/" in err
-    assert "train recipe=mine" in err
+    assert "then train the recipe mine again" in err
     (found,) = [row for row in kept(project)["differences"] if row["metric"] == "exact_match"]
     assert found["ci_high"] < 0
     assert tags(project)["recheck"] == "drifted"

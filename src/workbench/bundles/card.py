@@ -253,8 +253,8 @@ def front_matter(about: About) -> ModelCardData:
         license=licence,
         license_name=(slug(about.base.licence) or NOT_STATED) if other else None,
         license_link=(about.base.licence_url or None) if other else None,
-        base_model=about.base.hub or about.base.name,
-        base_model_relation=RELATIONS[about.kind],
+        base_model=about.base.hub or None,  # the hub takes its own ORG/NAME and nothing else
+        base_model_relation=RELATIONS[about.kind] if about.base.hub else None,
         datasets=list(data) or None,
         library_name=LIBRARIES.get(family, "transformers"),
         pipeline_tag="text-generation",

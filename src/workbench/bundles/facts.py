@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +48,9 @@ class Base:
 
     @property
     def hub(self) -> str:
-        """The hub's ORG/NAME of this model, or nothing."""
-        return self.repository or hub_name(self.source)
+        """The hub's ORG/NAME of this model, or nothing: of its source, or where its licence is read on its own page."""
+        page = re.match(r"https://huggingface\.co/([\w.-]+/[\w.-]+?)(?:/(?:blob|tree|resolve)/.*)?$", self.licence_url)
+        return self.repository or hub_name(self.source) or (page[1] if page else "")
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ class Prediction:
 
     `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly among the answers made at
     once; `group` ties near copies together, so that intervals do not count them as independent. `latency` and
-    `first_token` are what one asker waits (seconds), `logprob` is that of the whole answer (nats): None where the
-    engine does not tell. `thoughts` came before the answer, and took `tokens_thought` of the `tokens_out`.
+    `first_token` are those of all that was made at once (seconds, as in `records.Answer`), `logprob` is that of the
+    whole answer (nats): None where the engine does not tell. `thoughts` came before the answer, and took
+    `tokens_thought` of the `tokens_out`.
     """
 
     id: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.evaluation.breakdown import LABEL
-from workbench.evaluation.metrics import STUDENT, amount, describe, interval_in_points, percent, points, title
+from workbench.evaluation.metrics import STUDENT, against, amount, describe, interval_in_points, percent, points, title
 from workbench.evaluation.statistics import Estimate, holm, not_inferior, p_against, rows_needed
 from workbench.recipe.schema import Gate, Judge
 
@@ -16,12 +16,13 @@ LEAST_REASON = 20  # characters of an override: who, when, why do not fit into f
 
 
 def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence[str]) -> dict[str, Any]:
-    """`{"passed", "checks", "shipped", "refused", "baseline", "override", "overridden", "sentence"}`.
+    """`{"passed", "checks", "shipped", "refused", "baseline", "override", "overridden", "findings", "sentence"}`.
 
     The student's quality, safety and licences bind the run; its latency, size, cost and memorised rows refuse only
     itself, as each format's own checks refuse only that format. `passed`: the run's checks hold and something ships
     (and, with `gate.every_format`, every format). `override` ships what was refused, duties excepted. Each check:
-    `{"name", "arm", "passed", "value", "limit", "why"}`. RequestError on an override without a reason.
+    `{"name", "arm", "passed", "value", "limit", "why"}`. `findings` are sentences that a reader of the verdict must see
+    though nothing is judged by them. RequestError on an override without a reason.
     """
     reason = check_override(gate)
     checks = [
@@ -48,7 +49,7 @@ def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence
         shipped = arms
     verdict = {"passed": bool(shipped), "checks": checks, "shipped": shipped}
     verdict |= {"refused": [arm for arm in arms if arm not in shipped], "baseline": gate.baseline}
-    verdict |= {"override": reason, "overridden": overridden}
+    verdict |= {"override": reason, "overridden": overridden, "findings": label_losses(report, gate)}
     return verdict | {"sentence": sentence(report, gate, primary, verdict)}
 
 
@@ -90,13 +91,12 @@ def sentence(report: Mapping[str, Any], gate: Gate, primary: str, verdict: Mappi
     text += f": {amount(describe(primary)['kind'], cell['value'])} {title(primary)}"
     if row is None:
         return f"{text} on {report['n']} test rows."
-    size, low, high = points(abs(row["delta"])), row["ci_low"], row["ci_high"]
+    low, high = row["ci_low"], row["ci_high"]
     interval = interval_in_points(low, high, report["confidence"])
     if low is not None and high is not None and low <= 0 <= high:
         text += f" ({interval} against {gate.baseline}). No difference was detectable at n={row['n']}"
         return text + ("." if row["mde"] is None else f"; it could have shown {points(row['mde'])} points.")
-    side = "better" if row["delta"] > 0 else "worse"
-    return f"{text}, {size} points {side} than {gate.baseline} on the same {report['n']} test rows ({interval})."
+    return f"{text}, {against(row['delta'], gate.baseline)} on the same {report['n']} test rows ({interval})."
 
 
 def listed(names: Sequence[str]) -> str:
@@ -108,6 +108,7 @@ def listed(names: Sequence[str]) -> str:
 
 CHAMPION = "champion"
 MOST_NAMED = 3  # slices named in one line
+WHY_TOLD = "a baseline that always says one label has all of its rows right"
 FARTHEST = 1000  # times as many rows: what would take more is not worth telling
 
 Check = dict[str, Any]
@@ -206,42 +207,72 @@ def slices(report: Report, gate: Gate) -> list[Check]:
     Looked at are all slices of the pair at once: refused is one whose interval lies below −margin and whose p, the
     larger of its own and the interval's against −margin, is below α after Holm over the slices. Slices by wanted label
     are judged against the champion alone: an untrained baseline that always says one label has it right every time.
+    The line says how many of them are only told, and `label_losses` which of them certainly lost.
     """
     other = CHAMPION if CHAMPION in report["arms"] else gate.baseline
-    pairs = [
-        (part, row)
-        for part in report.get("slices", ())
-        for row in part["comparisons"]
-        if (row["candidate"], row["baseline"]) == (STUDENT, other)
-        and row["ci_high"] is not None
-        and (part["field"] != LABEL or other == CHAMPION)
-    ]
+    every = sliced(report, other)
+    pairs = [(part, row) for part, row in every if part["field"] != LABEL or other == CHAMPION]
     limit = None if gate.slice_margin is None else -gate.slice_margin
     if not pairs:
         return []
     part, row = min(pairs, key=lambda pair: pair[1]["ci_high"])
-    worst = f"{called(part)} {lost(row['delta'])} points ({between(report, row)}, n={part['n']})"
-    head = f"of {len(pairs)} slices held against {other}"
+    worst = slice_line(report, part, row)
+    unjudged = len(every) - len(pairs)
+    beside = f" ({unjudged} by label are told, not judged: {WHY_TOLD})" if unjudged else ""
+    head = f"of {len(pairs)} slices held against {other}{beside}"
     if limit is None:
         return [check("slices", STUDENT, True, row["ci_high"], None, f"{head} the worst is {worst}; no limit is set")]
     confidence = report["confidence"]
+    worse = certainly_lost(pairs, limit, confidence)
+    may = f"none may certainly lose more than {points(gate.slice_margin or 0.0)}"
+    if not worse:
+        why = f"{head} none is certainly worse, the worst {worst}; {may}"
+        return [check("slices", STUDENT, True, row["ci_high"], limit, why)]
+    names = ", ".join(slice_line(report, p, r) for p, r in worse[:MOST_NAMED])
+    more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
+    why = f"{head} {len(worse)} certainly lost: {names}{more}; {may}; add training rows like these"
+    return [check("slices", STUDENT, False, worse[0][1]["ci_high"], limit, why)]
+
+
+def label_losses(report: Report, gate: Gate) -> list[str]:
+    """What a person must see though it is not judged: labels on which the student certainly lost to the baseline."""
+    if CHAMPION in report["arms"]:  # then they are judged, against the champion
+        return []
+    pairs = [(part, row) for part, row in sliced(report, gate.baseline) if part["field"] == LABEL]
+    worse = certainly_lost(pairs, 0.0, report["confidence"])
+    if not worse:
+        return []
+    named = "; ".join(slice_line(report, part, row) for part, row in worse[:MOST_NAMED])
+    more = f"; and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
+    return [f"{STUDENT} certainly lost against {gate.baseline} on {named}{more}. Told, not judged: {WHY_TOLD}"]
+
+
+def sliced(report: Report, other: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """(slice, its row) of every slice in which the student was held against `other` and the difference has ends."""
+    return [
+        (part, row)
+        for part in report.get("slices", ())
+        for row in part["comparisons"]
+        if (row["candidate"], row["baseline"]) == (STUDENT, other) and row["ci_high"] is not None
+    ]
+
+
+def certainly_lost(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], limit: float, confidence: float
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Those whose interval lies below `limit` and whose p is below α after Holm over all of them, the worst first."""
     p_values = [max(r["p_value"] or 0.0, p_against(estimate(r), limit, confidence) or 0.0) for _, r in pairs]
     worse = [
         pair
         for pair, p in zip(pairs, holm(p_values))
         if pair[1]["ci_high"] < limit and p is not None and p < 1 - confidence
     ]
-    may = f"none may certainly lose more than {points(gate.slice_margin or 0.0)}"
-    if not worse:
-        why = f"{head} none is certainly worse, the worst {worst}; {may}"
-        return [check("slices", STUDENT, True, row["ci_high"], limit, why)]
-    worse.sort(key=lambda pair: pair[1]["ci_high"])
-    names = ", ".join(
-        f"{called(p)} {lost(r['delta'])} points ({between(report, r)}, n={p['n']})" for p, r in worse[:MOST_NAMED]
-    )
-    more = f" and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
-    why = f"{head} {len(worse)} certainly lost: {names}{more}; {may}; add training rows like these"
-    return [check("slices", STUDENT, False, worse[0][1]["ci_high"], limit, why)]
+    return sorted(worse, key=lambda pair: pair[1]["ci_high"])
+
+
+def slice_line(report: Report, part: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """`label Copyleft lost 25.5 points (95 % interval … to …, n=47)`."""
+    return f"{called(part)} {lost(row['delta'])} points ({between(report, row)}, n={part['n']})"
 
 
 def unmeasured(name: str, arm: str, other: str, primary: str, limit: float) -> Check:
@@ -311,17 +342,21 @@ BASE = "base"
 
 
 def resources(report: Report, gate: Gate, arm: str) -> list[Check]:
-    """Latency, size and cost of one arm; where no limit is set only the student's are told."""
+    """Latency as served, size and cost of one arm; where no limit is set only the student's are told.
+
+    The wall time of a batch is no latency: where nothing was measured as served, a limit of it is not met.
+    """
     figures = report["arms"].get(arm, {})
     limits = (
         ("latency", "latency_p95", "seconds", gate.max_seconds, "answers 95 of 100 times within",
-         "take a smaller or a quantized model, or another engine"),
-        ("size", "bytes", "bytes", gate.max_bytes, "weighs", "take a format with fewer bits, or a smaller model"),
-        ("cost", "usd_per_1000", "usd", gate.max_usd_per_1000, "takes for 1,000 requests",
+         "wait as served (one asker's, not a batch's) was", "take a smaller or a quantized model, or another engine"),
+        ("size", "bytes", "bytes", gate.max_bytes, "weighs", "size was",
+         "take a format with fewer bits, or a smaller model"),
+        ("cost", "usd_per_1000", "usd", gate.max_usd_per_1000, "takes for 1,000 requests", "cost was",
          "take a smaller or a quantized model, or ask more at once (evaluate.parallel)"),
     )  # fmt: skip
     checks = []
-    for name, metric, kind, limit, verb, remedy in limits:
+    for name, metric, kind, limit, verb, what, remedy in limits:
         value = figures.get(metric, {}).get("value")
         if limit is None:
             if arm == STUDENT and value is not None:
@@ -329,7 +364,7 @@ def resources(report: Report, gate: Gate, arm: str) -> list[Check]:
                     check(name, arm, True, value, None, f"{arm} {verb} {amount(kind, value)}; no limit is set")
                 )
         elif value is None:
-            why = f"{arm}'s {metric.replace('_', ' ')} was not measured; at most {amount(kind, limit)} is allowed"
+            why = f"{arm}'s {what} not measured; at most {amount(kind, limit)} is allowed"
             checks.append(check(name, arm, False, None, limit, why))
         else:
             passed = value <= limit

@@ -40,10 +40,20 @@ KINDS = {  # metric: kind, better, meaning
     "chrf": ("share", "higher", "chrF: shared runs of characters with the wanted answer"),
     "rouge_l": ("share", "higher", "ROUGE-L: longest common run of words with the wanted answer"),
     "length_ratio": ("number", None, "characters of an answer over those of the wanted one, averaged"),
-    "seconds_per_answer": ("seconds", "lower", "wall time an answer took in this arm's own engine"),
-    "latency_p50": ("seconds", "lower", "what one asker waits for a whole answer, the median"),
-    "latency_p95": ("seconds", "lower", "what one asker waits for a whole answer, 95 of 100 times at most"),
-    "first_token_p50": ("seconds", "lower", "what one asker waits for the first token, the median"),
+    "seconds_per_answer": (
+        "seconds",
+        "lower",
+        "work an answer: wall time in this arm's own engine over the answers made in it",
+    ),
+    "latency_p50": ("seconds", "lower", "as served: what one asker waits for a whole answer, the median"),
+    "latency_p95": ("seconds", "lower", "as served: what one asker waits for a whole answer, 95 of 100 times at most"),
+    "batch_seconds_p50": (
+        "seconds",
+        "lower",
+        "work on the answers made together with one, the median: no asker's wait",
+    ),
+    "batch_seconds_p95": ("seconds", "lower", "work on the answers made together with one, 95 of 100 times at most"),
+    "batch_first_token_p50": ("seconds", "lower", "reading the prompts of the answers made together, the median"),
     "tokens_in_per_answer": ("number", None, "tokens read, on average"),
     "tokens_per_answer": ("number", None, "tokens of an answer without its thoughts, on average"),
     "thought_tokens_per_answer": ("number", None, "tokens of the thoughts before an answer, on average"),
@@ -60,7 +70,9 @@ TITLES = {
     "seconds_per_answer": "seconds / answer",
     "latency_p50": "latency p50",
     "latency_p95": "latency p95",
-    "first_token_p50": "first token p50",
+    "batch_seconds_p50": "seconds / batch p50",
+    "batch_seconds_p95": "seconds / batch p95",
+    "batch_first_token_p50": "prompts read p50",
     "tokens_in_per_answer": "tokens in",
     "tokens_per_answer": "tokens out",
     "thought_tokens_per_answer": "tokens of thoughts",
@@ -110,6 +122,14 @@ def points(share: float, *, sign: bool = False) -> str:
     rounded = round(100 * share, 1) + 0.0  # + 0.0 turns −0.0 into 0.0
     mark = MINUS if rounded < 0 else "+" if sign and rounded > 0 else ""
     return f"{mark}{abs(rounded):.1f}"
+
+
+def against(delta: float, other: str) -> str:
+    """`4.2 points better than base`, `4.2 points worse than base`, `the same as base` where it rounds to nothing."""
+    size = points(abs(delta))
+    if size == points(0.0):
+        return f"the same as {other}"
+    return f"{size} points {'better' if delta > 0 else 'worse'} than {other}"
 
 
 def percent(share: float) -> str:

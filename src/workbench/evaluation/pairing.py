@@ -147,7 +147,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     """A run's report.json; RequestError when it has none."""
     path = folder / "evaluate" / "report.json"
     if not path.is_file():
-        remedy = f"python -m workbench evaluate recipe={folder.parent.name}"
+        remedy = f"take its recipe {folder.parent.name} as far as evaluate first"
         raise RequestError("this run was not evaluated", where=str(folder), remedy=remedy)
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -26,6 +26,8 @@ from workbench.evaluation.metrics import (
 from workbench.evaluation.statistics import Estimate, bounded, cell, holm, item_estimate, item_row, rounded, total_row
 from workbench.recipe.schema import Evaluate
 
+LEAST_RIGHT = 10  # right answers of an arm whose confidence is held against them
+
 
 def build_report(
     task: str,
@@ -66,6 +68,7 @@ def build_report(
     first = check_same_items(predictions)
     item_metric = primary if any(primary in m for m in measured.items.values()) else scorers.metric_names(evaluate)[0]
     students = [arm for arm in predictions if arm not in BASELINES]
+    calibrated, uncalibrated = calibrations(evaluate, item_metric, predictions, measured, seed)
     kept = kept_of(measured, students, baseline, primary, evaluate.confidence) if baseline else None
     return {
         "task": task,
@@ -85,7 +88,8 @@ def build_report(
             row for candidate, baseline in pairs for row in compare(measured, candidate, baseline, evaluate.confidence)
         ],
         "slices": slices(evaluate, item_metric, measured, first, pairs, meta or {}, lengths or {}, seed),
-        "calibration": calibrations(evaluate, item_metric, predictions, measured, seed),
+        "calibration": calibrated,
+        "uncalibrated": uncalibrated,
         "confusion": confusions(evaluate, predictions),
     } | ({"distillation": kept} if kept else {})
 
@@ -139,7 +143,10 @@ def thinks(rows: Sequence[Prediction]) -> bool:
 
 
 def taken(rows: Sequence[Prediction]) -> dict[str, float]:
-    """What the answers took: tokens each, seconds each, and the seconds one asker waits where the engine tells."""
+    """What the answers took: tokens each, seconds of work each, and those of the batches they were made in.
+
+    A batch of a hundred prompts is answered whole, so its wall time is nobody's wait: that is measured as served.
+    """
     figures = {
         "tokens_in_per_answer": float(np.mean([p.tokens_in for p in rows])),
         "tokens_per_answer": float(np.mean([p.tokens_out - p.tokens_thought for p in rows])),
@@ -149,10 +156,10 @@ def taken(rows: Sequence[Prediction]) -> dict[str, float]:
         figures["thought_tokens_per_answer"] = float(np.mean([p.tokens_thought for p in rows]))
     latency = [p.latency for p in rows if p.latency is not None]
     if len(latency) == len(rows):
-        figures |= {f"latency_p{q}": float(np.percentile(latency, q)) for q in (50, 95)}
+        figures |= {f"batch_seconds_p{q}": float(np.percentile(latency, q)) for q in (50, 95)}
     first = [p.first_token for p in rows if p.first_token is not None]
     if len(first) == len(rows):
-        figures["first_token_p50"] = float(np.percentile(first, 50))
+        figures["batch_first_token_p50"] = float(np.percentile(first, 50))
     return figures
 
 
@@ -181,12 +188,20 @@ def compare(measured: Measured, candidate: str, baseline: str, confidence: float
 
 def calibrations(
     evaluate: Evaluate, metric: str, predictions: Mapping[str, Sequence[Prediction]], measured: Measured, seed: int
-) -> dict[str, Any]:
-    """Calibration of each arm whose every answer has a probability and is simply right or wrong."""
-    by_arm = {}
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Calibration of each arm whose every answer has a probability and is simply right or wrong; and why not, by arm.
+
+    An arm that is hardly ever right is unsure of its whole answers as well, and its ECE would praise it for that.
+    """
+    by_arm, left_out = {}, {}
     for arm, rows in predictions.items():
         right_n = measured.items[arm].get(metric)
-        if right_n is None:
+        if right_n is None or not np.isin(right_n, (0.0, 1.0)).all():
+            continue
+        if right_n.sum() < LEAST_RIGHT and any(p.logprob is not None for p in rows):
+            left_out[arm] = (
+                f"{int(right_n.sum())} of {len(rows)} answers are right, too few to say whether it knows when it is"
+            )
             continue
         calibrated = calibration(rows, right_n, measured.clusters_n, evaluate.confidence, evaluate.resamples, seed)
         if calibrated is not None:
@@ -196,7 +211,7 @@ def calibrations(
                 "brier": cell(calibrated["brier"]),
                 "bins": bins,
             }
-    return by_arm
+    return by_arm, left_out
 
 
 def confusions(evaluate: Evaluate, predictions: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:

@@ -276,7 +276,12 @@ class Gate:
     slice_margin: float | None = key(
         0.0, "no slice may certainly lose more than this; null: slices are told, not judged", at_least=0, at_most=1
     )
-    max_seconds: float | None = key(None, "most seconds an answer may take (95th percentile)", unit="seconds", above=0)
+    max_seconds: float | None = key(
+        None,
+        "most seconds one asker may wait as served, 95 of 100 times; not measured, it refuses",
+        unit="seconds",
+        above=0,
+    )
     max_bytes: float | None = key(None, "most bytes of weights", unit="bytes", above=0)
     max_usd_per_1000: float | None = key(None, "most dollars for 1,000 requests", unit="USD", above=0)
     forgetting: float | None = key(

@@ -79,9 +79,14 @@ def table_rows(cls: type, specs: list[dataclasses.Field[Any]], prefix: str) -> t
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             yield from table_rows(kind, list(dataclasses.fields(kind)), f"{prefix}{spec.name}.")
             continue
-        name = getattr(kind, "__name__", None) if not typing.get_args(kind) else str(kind)
+        name = type_name(kind)
         default = getattr(cls(), spec.name)
         yield f"| `{prefix}{spec.name}` | {escaped(name)} | {shown(default)} | {escaped(described(spec.metadata))} |"
+
+
+def type_name(kind: object) -> str:
+    """A field's type as it is written."""
+    return str(kind) if typing.get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
 def shown(default: object) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from workbench.command import next_command
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe
@@ -67,7 +68,7 @@ def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
         raise WorkbenchError(
             f"{wanted_by} needs the stage {stage}, which is not done",
             where=str(run.folder),
-            remedy=f"python -m workbench train recipe={run.recipe_name}",
+            remedy=next_command("train", run.recipe_name, f"until={stage.partition('/')[0]}"),
         )
     return entry
 

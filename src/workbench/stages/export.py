@@ -8,6 +8,7 @@ from rich.console import Console
 
 from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
+from workbench.command import command
 from workbench.errors import RequestError
 from workbench.files import temporary_folder
 from workbench.sources import cache_folder
@@ -18,7 +19,7 @@ SCREEN = Console(stderr=True, highlight=False)
 MODELS = ("models:/", "mlflow:models:/")
 
 
-def run(source: str, to: str, key: str) -> int:
+def run(source: str, to: str, key: str, experiments: str = "experiments", uri: str = "") -> int:
     """Copy the bundle that `source` names to `to`: `models:/NAME@ALIAS`, `models:/NAME/3`, or a bundle's folder.
 
     Nothing is sent that does not stand hashes, signature and the other static checks.
@@ -33,10 +34,16 @@ def run(source: str, to: str, key: str) -> int:
     with temporary_folder(cache_folder() / "fetched") as temporary:
         folder = Path(source).expanduser()
         if source.startswith(MODELS):
-            folder = resolve_source(f"mlflow:{source.removeprefix('mlflow:')}", temporary / "bundle", trusted_key(key))
+            folder = resolve_source(
+                f"mlflow:{source.removeprefix('mlflow:')}",
+                temporary / "bundle",
+                trusted_key(key),
+                Path(experiments),
+                uri,
+            )
         refuse_failed(bundle_checks(folder, key), source)
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)
     if "://" not in to:
-        SCREEN.print(f"next: python -m workbench serve bundle={to}", markup=False, soft_wrap=True)
+        SCREEN.print(f"next: {command('serve', f'bundle={to}')}", markup=False, soft_wrap=True)
     return 0

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
+from workbench.command import command, next_command, typed_value
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.formats import format_named
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
@@ -18,6 +19,8 @@ from workbench.sources import content_digests, is_missing
 from workbench.stages.common import SCREEN, has_rows, refuse_other_bytes, say, tracking_egress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from workbench.stages.feeding import Feed
 
 ORDER = ("label", "train", "merge", "quantize", "evaluate", "bundle", "register")
@@ -62,7 +65,9 @@ def run(recipe: Recipe, only: str | None = None) -> int:
                     if stage_function(name)(recipe, run):
                         SCREEN.print(f"  {name} took {time.monotonic() - started:.0f} s")
                         worked.append(name)
-                    else:
+                    elif name == "quantize" and not recipe.quantize:
+                        SCREEN.print("  no format is wanted")
+                    elif name != "bundle" or bundles(run):  # where nothing may ship, the stage has said so itself
                         SCREEN.print("  done already")
             if not worked:
                 SCREEN.print("nothing left to do" + (f" until {recipe.until}" if recipe.until else ""))
@@ -224,44 +229,148 @@ def not_stopped_by_a_server(run: Run, name: str, only: str | None) -> Iterator[N
 
 
 def finish(recipe: Recipe, run: Run, *, judged: bool) -> int:
-    """The table of the arms, the gate's verdict and the exact next commands; exit code 3 when the gate said no."""
+    """What came of it on standard output: the arms, the verdict, the exact next commands; 3 when the gate said no."""
+    from workbench.pages.terminal import arms_table, gate_lines, print_json, results
+
     if run.done("evaluate") is None:
-        names = ["label"] * has_teacher(recipe) + [
-            "train",
-            "merge",
-            *(f"quantize/{name}" for name in recipe.quantize),
-            "evaluate",
-        ]
-        coming = next(name for name in names if run.done(name) is None)
-        SCREEN.print(f"next: python -m workbench train recipe={recipe.name}   (goes on with {coming})")
+        if recipe.output == "json":
+            print_json(outcome(recipe, run, None))
+            return errors.OK
+        screen = results()
+        for line in ["next:", *(f"  {line}" for line in coming_commands(recipe, run))]:
+            screen.print(line, markup=False, soft_wrap=True)
         return errors.OK
     from workbench.evaluation.attribution import chain_lines, kept_lines
-    from workbench.pages.terminal import arms_table, gate_lines
     from workbench.stages.evaluate.evaluate import read_report
 
     report = read_report(run)
-    SCREEN.print(arms_table(report))
-    for verdict in gate_lines(report):
-        SCREEN.print(verdict)
-    for line in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
-        SCREEN.print(line, markup=False)
-    for line in next_commands(recipe, run):
-        SCREEN.print(line, markup=False, soft_wrap=True)
-    if judged and not report["gate"]["passed"]:
-        raise GateError("the gate said no: nothing was promoted", where=f"gate.{recipe.gate.name}",
-                        remedy="the run is kept; the lines above say what was missing")  # fmt: skip
+    passed = report["gate"]["passed"]
+    if recipe.output == "json":
+        print_json(outcome(recipe, run, report))
+    else:
+        screen = results()
+        screen.print(arms_table(report, screen.width))
+        for verdict in gate_lines(report):
+            screen.print(verdict)
+        for line in [*kept_lines(report), *chain_lines(report.get("chain", []), report["confidence"])]:
+            screen.print(line, markup=False)
+        if not passed:
+            print_answers(recipe, run, screen)
+        report_page = shown(run.folder) / "evaluate" / "report.html"
+        for line in [
+            "",
+            f"report: {report_page}",
+            "next:",
+            *(f"  {line}" for line in next_commands(recipe, run)),
+        ]:
+            screen.print(line, markup=False, soft_wrap=True)
+    if judged and not passed:
+        missed = dict.fromkeys(check["name"] for check in report["gate"]["checks"] if not check["passed"])
+        raise GateError(
+            f"the gate said no ({', '.join(missed)}): nothing was promoted",
+            where="gate",
+            remedy="the run is kept; the lines marked ✗ say what was missing",
+        )
     return errors.OK
 
 
+def print_answers(recipe: Recipe, run: Run, screen: Console) -> None:
+    """What an unproven student has learned: its loss before and after, and three of its answers beside the base's."""
+    from workbench.evaluation.answers import read_predictions
+    from workbench.pages.terminal import answer_lines, most_telling
+    from workbench.stages.rows import part
+
+    facts = (run.done("train") or {}).get("facts", {})
+    if facts.get("first_validation_loss") is not None:
+        screen.print(
+            f"what it learned: validation loss {facts['first_validation_loss']:.3f} at the first look, "
+            f"{facts['last_validation_loss']:.3f} at the last (nats a token), in "
+            f"{facts['steps']:,} steps; not proven, so nothing ships",
+            markup=False,
+        )
+    folder = run.folder / "evaluate" / "predictions"
+    student, base = (read_predictions(folder / f"{arm}.jsonl") for arm in ("student", "base"))
+    texts = {example.id: example.text for example in part(recipe, run, "test")}
+    for line in answer_lines(most_telling(student, base), texts, screen.width):
+        screen.print(line)
+
+
+def coming_commands(recipe: Recipe, run: Run) -> list[str]:
+    """What can be typed before the verdict: the way on, and a word with the student where there is one."""
+    names = ["label"] * has_teacher(recipe)
+    names += ["train", "merge", *(f"quantize/{name}" for name in recipe.quantize), "evaluate"]
+    coming = next(name for name in names if run.done(name) is None)
+    lines = [f"{next_command('train', recipe.name)}   # goes on with {coming}"]
+    if run.done("train"):
+        lines.append(next_command("chat", recipe.name, "beside=base"))
+    return lines
+
+
 def next_commands(recipe: Recipe, run: Run) -> list[str]:
-    """What a user types next, with real paths."""
-    home = run.folder
-    with suppress(ValueError):
-        home = run.folder.relative_to(Path.cwd())
-    lines = ["", "next:", f"  open {home / 'evaluate' / 'report.html'}", "  python -m workbench ui"]
-    made = [name for name in run.manifest()["stages"] if name.startswith("bundle/")]
-    lines += [f"  python -m workbench serve bundle={home / name}" for name in made]
+    """What a user types next, once there is a verdict, with real paths; each line works as it stands."""
+    from workbench.stages.evaluate.evaluate import read_report
+
+    passed = read_report(run)["gate"]["passed"]
+    home = shown(run.folder)
+    made = bundles(run)
+    lines = [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
+    for name in made:  # one that no server could load here can still be talked to
+        verb = "chat" if verified_in(run, name) == "transformers" else "serve"
+        lines.append(command(verb, f"bundle={home / name}"))
     if run.done("register") and made:
         model = recipe.tracking.registered_model or recipe.name
-        lines.append(f"  python -m workbench export from=models:/{model}@champion to=FOLDER_OR_URL")
+        alias = "champion" if passed else "challenger"
+        lines.append(
+            command("export", f"from=models:/{model}@{alias}", f"to=exported/{model}", *store_words(recipe))
+            + "   # or to=s3://…, gs://…, az://…"
+        )
     return lines
+
+
+def store_words(recipe: Recipe) -> list[str]:
+    """The words by which a verb without a recipe finds this recipe's runs and registry, where they lie elsewhere."""
+    words = []
+    if recipe.launch.experiments != "experiments":
+        words.append(f"experiments={typed_value('launch.experiments') or recipe.launch.experiments}")
+    return words + ([f"uri={recipe.tracking.uri}"] if recipe.tracking.uri else [])
+
+
+def bundles(run: Run) -> list[str]:
+    """The bundles that are made, as the manifest names them."""
+    return [name for name in run.manifest()["stages"] if name.startswith("bundle/")]
+
+
+def verified_in(run: Run, bundle: str) -> str:
+    """The engine that loaded a bundle here."""
+    return str((run.done(bundle) or {}).get("facts", {}).get("engine", ""))
+
+
+def shown(folder: Path) -> Path:
+    """A folder as it is typed from here."""
+    with suppress(ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
+
+
+def outcome(recipe: Recipe, run: Run, report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The end of a command as one JSON object: numbers, each key with its unit."""
+    from workbench.pages.terminal import figures_with_units
+
+    stages = run.manifest()["stages"]
+    facts = {
+        "recipe": recipe.name,
+        "run": f"{run.recipe_name}/{run.digest}",
+        "folder": str(shown(run.folder)),
+        "stages": {name: {"seconds": entry.get("seconds")} for name, entry in stages.items()},
+    }
+    if report is None:
+        return facts | {"next": coming_commands(recipe, run)}
+    gate = report["gate"]
+    return facts | {
+        "test_rows": report["n"],
+        "primary": report["primary"],
+        "arms": {arm: figures_with_units(cells) for arm, cells in report["arms"].items()},
+        "gate": {name: gate[name] for name in ("passed", "shipped", "refused", "sentence")}
+        | {"findings": gate.get("findings", [])},
+        "next": next_commands(recipe, run),
+    }

@@ -41,7 +41,8 @@ from workbench.training.shrink import model_under
 
 SCREEN = Console(stderr=True, highlight=False)
 MODELS = ("models:/", "mlflow:models:/")
-RECHECKS = Path("experiments") / "rechecks"
+RECHECKS = "rechecks"
+Place = tuple[Path, str]  # the experiments folder and the URI of the store that the version lies in, empty for its own
 
 
 def run(words: Mapping[str, Any]) -> int:
@@ -54,13 +55,14 @@ def run(words: Mapping[str, Any]) -> int:
             remedy="python -m workbench evaluate model=models:/NAME@champion data=NEW.jsonl "
             "(a recipe's own stage is: evaluate recipe=NAME)",
         )
-    with bundle_at(source, words["key"]) as (folder, version):
+    store = (Path(words["experiments"]), words["uri"])
+    with bundle_at(source, words["key"], store) as (folder, version):
         refuse_failed(bundle_checks(folder, words["key"]), source)
         production = read_production(folder, words["function"])
-        version = version or registered_as(production)
-        outcome = recheck(production, version, source, rows, words["engine"])
+        version = version or registered_as(production, store)
+        outcome = recheck(production, version, source, rows, words["engine"], store[0])
     if version is not None:
-        write_tags(version, outcome)
+        write_tags(version, outcome, store)
     if words["output"] == "json":
         print(json.dumps(outcome, ensure_ascii=False, indent=1))
     else:
@@ -76,20 +78,20 @@ def run(words: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def bundle_at(source: str, key: str) -> Iterator[tuple[Path, Version | None]]:
+def bundle_at(source: str, key: str, store: Place) -> Iterator[tuple[Path, Version | None]]:
     """The bundle's folder, and the version that its name in the registry stands for at this moment."""
     if not source.startswith(MODELS):
         yield Path(source).expanduser(), None
         return
-    version = version_named(source)
+    version = version_named(source, *store)
     with temporary_folder(cache_folder() / "fetched") as temporary:
-        yield resolve_source(version.source, temporary / "bundle", trusted_key(key)), version
+        yield resolve_source(version.source, temporary / "bundle", trusted_key(key), *store), version
 
 
-def registered_as(production: Production) -> Version | None:
+def registered_as(production: Production, store: Place) -> Version | None:
     """The version that a folder was registered as; a store that cannot be asked is said."""
     try:
-        version = version_of(production.folder, production.manifest["name"])
+        version = version_of(production.folder, production.manifest["name"], *store)
     except WorkbenchError as error:
         say(f"the registry cannot be asked: {error}")
         return None
@@ -98,14 +100,16 @@ def registered_as(production: Production) -> Version | None:
     return version
 
 
-def recheck(production: Production, version: Version | None, source: str, rows: str, wanted: str) -> dict[str, Any]:
+def recheck(
+    production: Production, version: Version | None, source: str, rows: str, wanted: str, experiments: Path
+) -> dict[str, Any]:
     """Ask, score, compare and keep. Answers that were given before are not asked again."""
     loaded = fresh_rows(rows, production.data)
     examples, known = loaded.examples, known_rows(loaded.examples, production)
     notes = [*loaded.notes, *production.notes, *known_lines(known)]
     about = describe(examples, "fresh", rows, production.data)
     mark = f"v{version.number}" if version else production.manifest["digest"]
-    folder = RECHECKS / f"{production.manifest['name']}-{mark}" / about["digest"][:12]
+    folder = experiments / RECHECKS / f"{production.manifest['name']}-{mark}" / about["digest"][:12]
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         engine, key, start = engine_of(production, wanted)
@@ -161,7 +165,7 @@ def with_new_labels(evaluate: Evaluate, wanted: Sequence[str], notes: list[str])
     return wider
 
 
-def write_tags(version: Version, outcome: Mapping[str, Any]) -> None:
+def write_tags(version: Version, outcome: Mapping[str, Any], store: Place) -> None:
     """The verdict on the version in the registry; a store that is away is said."""
     first = next((row for row in outcome["differences"] if row["metric"] == outcome["primary"]), None)
     tags = {
@@ -174,7 +178,7 @@ def write_tags(version: Version, outcome: Mapping[str, Any]) -> None:
         tags["recheck.metric"] = outcome["primary"]
         tags["recheck.delta"] = f"{first['delta']:+.4f} [{first['ci_low']:+.4f}, {first['ci_high']:+.4f}]"
     try:
-        tag(version, tags)
+        tag(version, tags, *store)
         say(f"version {version.number} of {version.name} is tagged recheck={outcome['verdict']}")
     except WorkbenchError as error:
         say(f"the version is not tagged: {error}")
@@ -184,8 +188,8 @@ def what_to_do(outcome: Mapping[str, Any], production: Production) -> str:
     """The next step after a drift."""
     return (
         f"look at {outcome['folder']}/predictions.jsonl for what is answered wrongly; add such rows, with right "
-        "answers, to data.train and data.test, then: python -m workbench train "
-        f"recipe={production.manifest['recipe']}; until that ships, an earlier version may do better: "
+        "answers, to data.train and data.test, then train the recipe "
+        f"{production.manifest['recipe']} again; until that ships, an earlier version may do better: "
         "`python -m workbench ui` shows them"
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from workbench.command import next_command
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import artefact, read_json
 from workbench.names import check_arm
@@ -415,7 +416,7 @@ def bundled(
         raise RequestError(
             f"{arm} may ship, but no engine has loaded its bundle yet",
             where=str(folder),
-            remedy=f"python -m workbench bundle recipe={manifest['recipe']}",
+            remedy=next_command("bundle", manifest["recipe"]),
         )
     return folder / stage, done[stage]
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+HERE = Path("experiments")  # where a command without a recipe looks for runs and their store
 SOURCE = re.compile(r"^(?:mlflow:)?models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 # A server writes an upload under such a name first; one that was killed leaves it behind.
 UNFINISHED = ".artifact.uploading."
@@ -81,25 +82,25 @@ def folder_digest(folder: Path) -> str:
     return artefact(folder, folder).sha256
 
 
-def resolve_source(source: str, into: Path, key: Path | None = None) -> Path:
+def resolve_source(source: str, into: Path, key: Path | None = None, experiments: Path = HERE, uri: str = "") -> Path:
     """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and prove its bytes.
 
     They must have the version's hash and be vouched for by what the store does not hold: the signature of a trusted
-    key (`key`, when one is named), or the manifest of a run in `./experiments`. The store is `MLFLOW_TRACKING_URI`,
-    else the sqlite store in `./experiments`. Raises RequestError for a source that cannot be read or found,
-    WorkbenchError when the bytes are not proven.
+    key (`key`, when one is named), or the manifest of a run in `experiments`. The store is `uri`, else
+    `MLFLOW_TRACKING_URI`, else the sqlite store in `experiments`. Raises RequestError for a source that cannot be
+    read or found, WorkbenchError when the bytes are not proven.
     """
     match = SOURCE.match(source)
     if not match:
         raise RequestError(
             "cannot read this model", where=source, remedy="write mlflow:models:/name@alias or mlflow:models:/name/3"
         )
-    uri = store_uri(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI") or None), Path("experiments"))
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    uri = here(experiments, uri)
+    if is_missing(uri):
         raise RequestError(
             f"there is no MLflow store at {uri}",
             where=source,
-            remedy="set MLFLOW_TRACKING_URI, or register a run first",
+            remedy="name where it is (experiments=FOLDER, uri=URI, MLFLOW_TRACKING_URI), or register a run first",
         )
     with connect(uri) as client:
         version = find_version(client, match, source)
@@ -112,7 +113,7 @@ def resolve_source(source: str, into: Path, key: Path | None = None) -> Path:
             )
         download(uri, client.get_model_version_download_uri(version.name, version.version), into)
     check(into, promised, source)
-    check_trusted(into, version.name, source, Path("experiments").absolute(), None if key is None else [key])
+    check_trusted(into, version.name, source, experiments.absolute(), None if key is None else [key])
     return into
 
 
@@ -161,28 +162,28 @@ class Version:
         return f"mlflow:models:/{self.name}/{self.number}"
 
 
-def version_named(source: str) -> Version:
+def version_named(source: str, experiments: Path = HERE, uri: str = "") -> Version:
     """The version that `models:/NAME@ALIAS` or `models:/NAME/3` names now. RequestError when there is none."""
     match = SOURCE.match(source)
     if not match:
         raise RequestError(
             "cannot read this model", where=source, remedy="write models:/NAME@champion, models:/NAME/3, or a folder"
         )
-    uri = here()
+    uri = here(experiments, uri)
     if is_missing(uri):
         raise RequestError(
             f"there is no MLflow store at {uri}",
             where=source,
-            remedy="set MLFLOW_TRACKING_URI, or register a run first",
+            remedy="name where it is (experiments=FOLDER, uri=URI, MLFLOW_TRACKING_URI), or register a run first",
         )
     with connect(uri) as client:
         version = find_version(client, match, source)
         return Version(version.name, str(version.version))
 
 
-def version_of(folder: Path, name: str) -> Version | None:
+def version_of(folder: Path, name: str, experiments: Path = HERE, uri: str = "") -> Version | None:
     """The version that a bundle's folder was registered as under this name, if it was; by its bytes."""
-    uri = here()
+    uri = here(experiments, uri)
     if is_missing(uri):
         return None
     with connect(uri) as client:
@@ -192,16 +193,16 @@ def version_of(folder: Path, name: str) -> Version | None:
         return Version(match.name, str(match.version)) if match else None
 
 
-def tag(version: Version, tags: Mapping[str, str]) -> None:
+def tag(version: Version, tags: Mapping[str, str], experiments: Path = HERE, uri: str = "") -> None:
     """Write tags on a version. WorkbenchError when the store cannot be reached."""
-    with connect(here()) as client:
+    with connect(here(experiments, uri)) as client:
         for key, value in tags.items():
             client.set_model_version_tag(version.name, version.number, key, value)
 
 
-def here() -> str:
-    """The store that a command without a recipe speaks to, as `export` does."""
-    return store_uri(Tracking(uri=os.environ.get("MLFLOW_TRACKING_URI") or None), Path("experiments"))
+def here(experiments: Path = HERE, uri: str = "") -> str:
+    """The store that a command without a recipe speaks to: `uri`, the environment's, or the folder's."""
+    return store_uri(Tracking(uri=uri or os.environ.get("MLFLOW_TRACKING_URI") or None), experiments)
 
 
 def is_missing(uri: str) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from workbench.progress_bar import memory_held, time_left
 from workbench.training.job import Event
 
-LINE_SECONDS = 30.0
+LINE_SECONDS = 60.0
 LOGGED_STEPS = 500  # lines of a long training's log
 AS_THEY_ARE = ("learning_rate", "grad_norm", "memory_gb")  # no means of these
 
@@ -168,12 +169,14 @@ class Screen:
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         self.bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task, self.steps, self.lined, self.loss = self.bar.add_task("", total=None, facts=""), 0, 0.0, ""
+        self.task, self.loss = self.bar.add_task("", total=None, facts=""), ""
+        self.steps, self.done, self.started, self.lined = 0, 0, 0.0, 0.0
 
     @contextmanager
     def shown(self, done: int, steps: int) -> Iterator[None]:
         """The bar, with so many steps done."""
-        self.steps, self.lined = steps, time.monotonic()
+        self.steps, self.done = steps, done
+        self.started = self.lined = time.monotonic()
         self.bar.update(self.task, total=steps, completed=done)
         self.bar.start()
         try:
@@ -186,7 +189,8 @@ class Screen:
         facts = f"loss {loss:.3f}{self.loss} · {speed:,.0f} tokens/s"
         self.bar.update(self.task, completed=step, facts=facts)
         if time.monotonic() - self.lined > LINE_SECONDS:
-            self.line(f"step {step} of {self.steps} · {facts}")
+            left = (time.monotonic() - self.started) / max(1, step - self.done) * (self.steps - step)
+            self.line(f"step {step} of {self.steps} · {facts} · {time_left(left)} · {memory_held()}")
 
     def line(self, text: str) -> None:
         """A line where there is no bar."""

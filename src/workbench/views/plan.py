@@ -19,6 +19,7 @@ from workbench.files import free_bytes
 from workbench.formats import format_named
 from workbench.pages.terminal import megabytes, show
 from workbench.recipe import (
+    Method,
     Model,
     Recipe,
     Teach,
@@ -47,7 +48,7 @@ from workbench.sources import (
 )
 from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
-from workbench.teacher.prices import estimate, pricing_of
+from workbench.teacher.prices import Estimate, estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
 from workbench.training.adapter import start_adapter
@@ -81,7 +82,7 @@ def run(recipe: Recipe) -> int:
         start_adapter(recipe.model, recipe.method)
     dropped = len(lessons) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
-    sections = {
+    sections: dict[str, Any] = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base),
         **unpinned(recipe),
@@ -98,11 +99,58 @@ def run(recipe: Recipe) -> int:
         else {"calls": 0, "cost": "0 USD: no teacher is asked"},
         **({"open teacher": about_weights(teacher)} if teacher.weights else {}),
     }
+    if recipe.output == "json":
+        sections = {
+            "recipe": recipe.name,
+            "numbers": numbers(recipe, splits, questions, learned_rows, tokens, base),
+        } | sections
     show(f"plan of {recipe.name}", sections, recipe.output)
     for verdict in verdicts:
         if not verdict.ok:
             raise RequestError(f"{verdict.format}: {verdict.why}", where="quantize", remedy=verdict.remedy)
     return 0
+
+
+def numbers(
+    recipe: Recipe, splits: Splits, questions: Asked | None, rows: int, tokens: Sequence[int], base: Path | None
+) -> dict[str, int | float | None]:
+    """The plan's figures for a program: each key ends in its unit, null is what is not known before."""
+    method = recipe.method
+    student = student_model(recipe.model, base)
+    formats = sum(format_named(q.format).bytes_a_weight for q in recipe.quantize.values())
+    cost = cost_of(recipe, questions) if questions else None
+    return {
+        "train_rows": len(splits.train),
+        "validation_rows": len(splits.validation),
+        "test_rows": len(splits.test),
+        "learned_rows": rows,
+        "train_tokens": sum(tokens),
+        "longest_row_tokens": max(tokens),
+        "steps": steps_of(method, rows),
+        "memory_bytes": estimate_memory(student, method)["total"] or None,
+        "disk_bytes": round(student.parameters * 3 * (2.0 + formats)) or None,
+        "free_disk_bytes": free_bytes(Path(recipe.launch.experiments)),
+        "teacher_calls": cost.calls if cost else 0,
+        "teacher_likely_usd": cost.likely if cost else 0.0,
+        "teacher_most_usd": cost.high if cost else 0.0,
+    }
+
+
+def steps_of(method: Method, rows: int) -> int:
+    """Optimizer steps of a training on so many rows."""
+    an_epoch = max(1, math.ceil(rows / method.batch_size))
+    return int(min(math.ceil(an_epoch * method.epochs), method.max_steps or math.inf))
+
+
+def cost_of(recipe: Recipe, questions: Asked) -> Estimate:
+    """What the teacher's answers would cost."""
+    return estimate(
+        recipe.teacher,
+        [e.prompt for e in questions.examples],
+        [e.answer for e in questions.examples],
+        Path(recipe.launch.experiments) / "ledger.db",
+        [e.tools for e in questions.examples],
+    )
 
 
 def plan_documents(recipe: Recipe) -> int:
@@ -143,13 +191,7 @@ def blank_filled(example: Example) -> Example:
 def about_teacher(recipe: Recipe, questions: Asked) -> dict[str, Any]:
     """Calls, dollars, terms and privacy; a refusal here is the refusal that `label` would give."""
     teacher = recipe.teacher
-    cost = estimate(
-        teacher,
-        [e.prompt for e in questions.examples],
-        [e.answer for e in questions.examples],
-        Path(recipe.launch.experiments) / "ledger.db",
-        [e.tools for e in questions.examples],
-    )
+    cost = cost_of(recipe, questions)
     verdict = policy.judge(teacher)
     way = require_way(teacher, recipe.data.privacy, look_up=False)
     wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"
@@ -268,7 +310,7 @@ def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base:
     """Method, steps and memory of a training on `rows` rows; a chain of kinds takes its steps once each."""
     method = recipe.method
     an_epoch = max(1, math.ceil(rows / method.batch_size))
-    steps = min(math.ceil(an_epoch * method.epochs), method.max_steps or math.inf)
+    steps = steps_of(method, rows)
     a_step = sum(tokens) / len(tokens) * method.batch_size
     memory = estimate_memory(student_model(recipe.model, base), method)
     chain = learned(method)
@@ -297,6 +339,7 @@ def format_verdicts(recipe: Recipe, base: Path | None) -> list[Verdict]:
 
 def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     """Who answers how many rows, and what decides."""
+    from workbench.evaluation.few_rows import too_few
     from workbench.evaluation.scorers import planned_metric
 
     n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
@@ -306,8 +349,10 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
-    short = f" — fewer than gate.min_rows={recipe.gate.min_rows}" if n < recipe.gate.min_rows else ""
-    return {"rows": f"{n:,}{short}", "arms": ", ".join(arms), "gate": decides}
+    share = None if recipe.data.test else recipe.data.test_share
+    short = too_few(n, len(splits.train) + len(splits.validation) + len(splits.test), recipe.gate, share)
+    few = {"too few": short} if short else {}
+    return {"rows": f"{n:,}", **few, "arms": ", ".join(arms), "gate": decides}
 
 
 def about_bundles(recipe: Recipe) -> dict[str, str]:

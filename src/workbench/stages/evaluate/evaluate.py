@@ -50,6 +50,7 @@ from workbench.stages.rows import keep_questions, question_contents, question_fi
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
 OPTIONAL = ("teacher", GOLD, "champion")
 FIGURES, PROMPTS = "figures", "prompts.json"
+CURVE = {"train/loss": "loss", "validation/loss": "eval_loss"}  # metrics as training tells them, and as they are drawn
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -235,7 +236,7 @@ def training_curve(run: Run) -> list[dict[str, float]]:
     if torn:
         say(run, "evaluate", f"{torn} torn lines of events.jsonl are left out")
     for event in events:
-        name = {"train/loss": "loss", "train/eval_loss": "eval_loss"}.get(event.get("name", ""))
+        name = CURVE.get(event.get("name", ""))
         if name and event.get("step") is not None:
             points[name, event["step"]] = event["value"]
     return [{"step": step, name: value} for (name, step), value in sorted(points.items(), key=lambda p: p[0][1])]

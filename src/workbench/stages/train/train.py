@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
 from workbench.data.chat import recipe_tokenizer, rendering_notes
+from workbench.data.prepare import Splits
 from workbench.errors import RequestError
+from workbench.evaluation.few_rows import too_few
 from workbench.files import read_json, write_whole
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import TokenRow
@@ -51,6 +53,8 @@ def run(recipe: Recipe, run: Run) -> bool:
         splits = material.lessons.splits
         for line in splits.notes:
             say(run, "train", line)
+        for line in too_few_to_judge(recipe, splits):
+            say(run, "train", line)
         if splits.bad:
             say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
         texts = [*splits.train, *splits.validation, *splits.test]
@@ -73,6 +77,13 @@ def run(recipe: Recipe, run: Run) -> bool:
         staging.scratch = ["checkpoints", "before", "curve"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
     return True
+
+
+def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
+    """What is said before training where the verdict will lack rows."""
+    share = None if recipe.data.test else recipe.data.test_share
+    every = len(splits.train) + len(splits.validation) + len(splits.test)
+    return too_few(min(len(splits.test), recipe.evaluate.limit or len(splits.test)), every, recipe.gate, share)
 
 
 @dataclass(frozen=True)

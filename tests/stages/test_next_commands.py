@@ -1,0 +1,190 @@
+"""One tiny life: what it prints next can be typed as it stands, and its figures are those of its own answers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bundle_project import new_project
+from page_reader import Page
+from workbench.__main__ import main
+
+# Typed on purpose: a recipe by its path, a folder of runs elsewhere, a value of its own, and a name with blanks.
+TYPED = ["./mine.yaml", "launch.experiments=my runs", 'data.system="Say one word, please."']
+
+
+@dataclass(frozen=True)
+class Life:
+    """A project whose life has been run, and what it printed."""
+
+    folder: Path
+    out: str
+    err: str
+
+    @property
+    def run(self) -> Path:
+        """The one run's folder."""
+        (path,) = self.folder.glob("my runs/mine/*/run.json")
+        return path.parent
+
+
+def typed_in(folder: Path, *words: str, stdin: str = "") -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of one command line in a folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", io.StringIO(stdin))
+        patch.setattr("workbench.stages.lifecycle.SCREEN.file", err)
+        with contextlib.redirect_stderr(err):
+            code = main(list(words))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def life(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """A whole life on a random model, with validation looks; its gate lets anything ship."""
+    folder = new_project(tmp_path_factory.mktemp("life"), tiny_model)
+    recipe = (folder / "mine.yaml").read_text().replace("evaluations: 1", "evaluations: 3")
+    (folder / "mine.yaml").write_text(recipe)
+    code, out, err = typed_in(folder, "train", *TYPED)
+    assert code == 0, err
+    return Life(folder, out, err)
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """Every command that a text prints, as the words after `python -m workbench`."""
+    for line in re.findall(r"python -m workbench .*", text):
+        yield shlex.split(line, comments=True)[3:]
+
+
+def test_every_next_command_runs_as_printed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.views.ui.serve_ui", lambda *_: 0)  # it would wait for Ctrl-C
+    printed = list(commands_in(life.out))
+    assert {words[0] for words in printed} == {"chat", "ui", "export"}
+    for words in printed:
+        code, out, err = typed_in(life.folder, *words, stdin="hello\n")
+        assert code == 0, (words, err)
+        if words[0] == "chat":
+            assert out.strip()
+    assert (life.folder / "exported" / "mine" / "MANIFEST.json").is_file()
+
+
+def test_what_production_is_asked_lies_where_the_runs_do(life: Life) -> None:
+    words = ["model=models:/mine@champion", "data=mine.csv", "experiments=my runs"]
+    code, _, err = typed_in(life.folder, "evaluate", *words)
+    assert code in (0, 3), err
+    assert list((life.folder / "my runs").glob("rechecks/*/*/report.json"))
+    assert not (life.folder / "experiments").exists()
+
+
+def test_a_command_that_ends_early_prints_the_one_that_goes_on_and_one_to_talk(life: Life, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(life.folder, tmp_path / "again"))
+    code, out, _ = typed_in(folder, "train", *TYPED, "until=train", "method.rank=4")
+    assert code == 0
+    (on, chat) = commands_in(out)
+    assert on == ["train", "recipe=./mine.yaml", *TYPED[1:], "method.rank=4"]
+    assert "# goes on with merge" in out
+    code, out, err = typed_in(folder, *chat, stdin="hello\nand again\n")
+    assert code == 0, err
+    assert "not proven" in err
+    assert len(re.findall("^base: ", out, re.M)) == len(re.findall("^student: ", out, re.M)) == 2
+
+
+def test_what_is_needed_first_is_named_by_a_command_that_makes_it(life: Life, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(life.folder, tmp_path / "needs"))
+    code, _, err = typed_in(folder, "merge", *TYPED, "method.rank=2")
+    assert code == 1
+    (words,) = commands_in(err)
+    assert typed_in(folder, *words)[0] == 0
+    assert typed_in(folder, "merge", *TYPED, "method.rank=2")[0] == 0
+
+
+def test_the_page_shows_a_dot_for_every_look_at_the_validation_loss(life: Life) -> None:
+    events = [json.loads(line) for line in (life.run / "events.jsonl").read_text().splitlines()]
+    looks = [e["value"] for e in events if e.get("name") == "validation/loss"]
+    assert len(looks) == 3
+    page = (life.run / "evaluate" / "report.html").read_text()
+    curve = re.search(r'<svg class="curve".*?<title>loss by training step.*?</svg>.*?</svg>', page, re.S)
+    assert curve
+    assert curve[0].count("<circle") == len(looks)
+
+
+def test_page_card_and_screen_say_what_the_answers_themselves_say(life: Life) -> None:
+    rows = [json.loads(line) for line in (life.run / "evaluate/predictions/student.jsonl").read_text().splitlines()]
+    right = sum(row["answer"].strip() == row["expected"].strip() for row in rows) / len(rows)
+    shown = f"{100 * right:.1f} %"
+    report = json.loads((life.run / "evaluate" / "report.json").read_text())
+    assert report["arms"]["student"]["exact_match"]["value"] == pytest.approx(right)
+    page = Page((life.run / "evaluate" / "report.html").read_text())
+    quoted = {text.replace("\u00a0", " ") for place, _, _, text in page.quoted
+              if place == "/arms/student/exact_match/value"}  # fmt: skip
+    assert quoted == {shown}
+    assert re.search(rf"^student +{re.escape(shown)}", life.out, re.M)
+    card = (life.run / "bundle" / "student" / "README.md").read_text()
+    assert re.search(rf"\*\*student\*\* \(this one\).*{re.escape(shown)}", card)
+    # A batch's wall time is nobody's wait, wherever it is shown; the work of all answers fits into the stage.
+    stage = json.loads((life.run / "run.json").read_text())["stages"]["evaluate"]["seconds"]
+    assert sum(row["seconds"] for row in rows) < stage
+    for text in (page_text := (life.run / "evaluate" / "report.html").read_text(), card, life.out):
+        assert "one asker" not in text
+        assert "latency" not in text.lower().replace("latency: ", "")
+    assert "seconds / batch p95" in page_text
+
+
+def test_a_card_names_a_base_of_the_hub_or_none(life: Life) -> None:
+    front = (life.run / "bundle" / "student" / "README.md").read_text().split("---")[1]
+    assert "base_model" not in front, "a folder on this machine is no model of the hub"
+
+
+def test_results_go_to_standard_output_and_progress_to_standard_error(life: Life) -> None:
+    assert "test rows, 95 % intervals" in life.out
+    assert "next:" in life.out
+    for word in ("took", "validation loss", "train: 50 rows as columns"):
+        assert word in life.err, word
+        assert word not in life.out
+    assert "  no format is wanted" in life.err
+    code, again, err = typed_in(life.folder, "train", *TYPED)
+    assert (code, again) == (0, life.out)
+    assert err.count("done already") == 5
+    assert "no format is wanted" in err
+
+
+def test_the_result_as_json_is_one_line_whose_numbers_have_units(life: Life) -> None:
+    code, out, _ = typed_in(life.folder, "train", *TYPED, "output=json")
+    assert code == 0
+    (line,) = out.splitlines()
+    result = json.loads(line)
+    assert result["gate"]["passed"] is True
+    assert result["arms"]["student"]["exact_match_share"]["value"] is not None
+    assert {"seconds_per_answer", "bytes"} <= set(result["arms"]["student"])
+    assert result["stages"]["train"]["seconds"] > 0
+    assert all(words for words in map(shlex.split, result["next"]))
+
+
+def test_a_run_that_the_gate_refuses_prints_what_it_learned_beside_the_base_and_names_the_checks(
+    life: Life, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(life.folder, tmp_path / "refused"))
+    code, out, err = typed_in(folder, "train", *TYPED, "gate.better_by=0.5", "until=evaluate")
+    assert code == 3
+    assert "error: gate: the gate said no (better_than_baseline): nothing was promoted" in err
+    assert "what it learned: validation loss" in out
+    for name in ("asked", "wanted", "base", "student"):
+        assert len(re.findall(rf"^  {name} ", out, re.M)) >= 3, name
+    (chat, *_) = commands_in(out)
+    assert chat[0] == "chat"
+    code, _, err = typed_in(folder, *chat, stdin="hello\n")
+    assert code == 0
+    assert "not proven: the gate refused it" in err
+    code, _, err = typed_in(folder, "train", *TYPED, "gate.better_by=0.5", "until=bundle")
+    assert code == 3
+    assert "the gate lets nothing ship" in err
+    assert not re.search(r"nothing is bundled\s+done already", err)
