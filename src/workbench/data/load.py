@@ -51,7 +51,7 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
     file, the layout or a mapped column is not there; a bad row never raises.
     """
     notes: list[str] = []
-    raws = list(read_rows(path, part, notes))
+    raws = list(read_rows(path, part, notes, data))
     rows = [raw.row for raw in raws if raw.row is not None]
     if unanswered:
         data = with_blanks(rows, data)

@@ -360,6 +360,12 @@ class Data:
     columns: Columns = field(default_factory=Columns)
     prompt: str | None = key(None, "the user's text, made of several columns: any text with {column} in it")
     answer: str | None = key(None, "the wanted answer, likewise")
+    encoding: str = key("utf-8", "of text files: utf-8, windows-1252, utf-16, gb18030, …")
+    quoting: str = key(
+        "auto",
+        'quotes in a CSV\'s cells: double (""), backslash (\\"), none (plain characters); auto: by the first rows',
+        choices=("auto", "double", "backslash", "none"),
+    )
     system: str | None = key(None, "system prompt put before every row that has none")
     instruction: str | None = key(None, "text put before every row's prompt, on lines of its own")
     validation_share: float = key(0.1, "of the rows, when split here", above=0.0, at_most=0.5)
