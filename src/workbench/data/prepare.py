@@ -11,9 +11,9 @@ from typing import Any
 from workbench.data.containers import splits_of
 from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
-from workbench.data.raw_text import raw_text
 from workbench.data.mixture import counts_by_source, joined_rows, mixed, most_of
 from workbench.data.raw import part_of
+from workbench.data.raw_text import raw_text
 from workbench.data.split import drop_overlaps, drop_repeats, split
 from workbench.errors import RequestError
 from workbench.recipe import Data, RowSource, row_sources, source_text

@@ -6,6 +6,7 @@ The dataclasses are unfrozen because Hydra merges YAML into them; nobody writes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.recipe.key import key
 from workbench.recipe.learning import Prefer, Reward
