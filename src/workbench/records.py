@@ -77,6 +77,9 @@ class Example:
         return self.own_text or "\n".join(m.content for m in self.prompt if m.role == "user")
 
 
+DATA_SOURCE = "data_source"  # the column that says which of several sources a row is from
+
+
 @dataclass(frozen=True)
 class TokenRow:
     """One row as the model will see it: token ids, and for each whether it carries loss; `weight` scales that loss.

@@ -148,7 +148,8 @@ def test_bytes_that_are_not_utf8_cost_only_their_row_and_can_be_quarantined(tmp_
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n" + b'{"messages": "caf\xe9"}\n' + good)
     found = load(path, Data())
     assert len(found.examples) == 2
-    assert [(b.where, b.reason) for b in found.bad] == [("r.jsonl:2", "not UTF-8")]
+    assert [(b.where, b.reason[:9]) for b in found.bad] == [("r.jsonl:2", "not UTF-8")]
+    assert "data.encoding=windows-1252" in found.bad[0].reason
     write_quarantine(found.bad, tmp_path / "run" / "quarantine.jsonl")
     [line] = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["where"] == "r.jsonl:2"

@@ -1,78 +1,96 @@
-"""A file or folder of rows, whatever it is packed in, becomes raw rows that know where they came from."""
+"""A file or folder of rows, whatever it is packed in, becomes raw rows that know where they came from.
+
+Lines, CSV rows and Parquet batches are read as they come, so that a file may be larger than the memory; one JSON value
+over many lines is read whole.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from workbench.data.csv_rows import csv_rows
+from workbench.data.json_rows import json_rows
+from workbench.data.packing import SUFFIXES, is_rows_file, suffix_of
+from workbench.data.raw import PARTS, Raw, UnreadableError, checked, first_line, kind, part_of
 from workbench.errors import RequestError, nearest
+from workbench.recipe import Data
 
 if TYPE_CHECKING:
     import pyarrow
 
-PARTS = {"validation": ("validation", "valid", "val", "dev", "eval")}  # as folders and files call a split
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-# Lone surrogates are how undecodable bytes arrive ("surrogateescape"), and how a broken JSON escape reads.
-SPOILED = re.compile("[\x00\ud800-\udfff]")
+__all__ = ["Raw", "UnreadableError", "kind", "part_files", "read_rows", "splits_of"]
 
 
-class Raw(NamedTuple):
-    """One row as its container gave it: a dictionary, or the reason why there is none."""
+def read_rows(path: Path, part: str, notes: list[str], data: Data | None = None) -> Iterator[Raw]:
+    """Every row of a file or folder with the place it starts at; what was guessed on the way goes into `notes`.
 
-    where: str
-    row: dict[str, Any] | None
-    reason: str
-    text: str
-
-
-class UnreadableError(ValueError):
-    """Why one row cannot become an Example; caught here and written into its BadRow."""
-
-
-def read_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
-    """Every row of a file or folder with the place it starts at; what was guessed on the way goes into `said`."""
+    `data` says the encoding and the quoting of text files; without it they are UTF-8, and quoted as they look.
+    """
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return dataset_rows(path, part, notes)
         files = part_files(path, part)
         notes.append(f"read {', '.join(str(file.relative_to(path)) for file in files)}")
-        return (raw for file in files for raw in read_rows(file, part, notes))
+        others = [str(file.relative_to(path)) for file in data_files(path) if file not in files]
+        if others:
+            notes.append(f"not among the {part} rows: {', '.join(others[:8])}{', …' if len(others) > 8 else ''}")
+        return (raw for file in files for raw in read_rows(file, part, notes, data))
     if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+        siblings = [p.name for p in path.parent.glob("*") if is_rows_file(p)] if path.parent.is_dir() else []
         raise RequestError(f"no such file: {path}", where="data", remedy=nearest(path.name, siblings))
-    match path.suffix.lower():
+    encoding = data.encoding if data else "utf-8"
+    match suffix_of(path):
         case ".jsonl" | ".ndjson" | ".json":
-            return json_rows(path)
+            return json_rows(path, encoding, part, notes)
         case ".csv" | ".tsv":
-            return csv_rows(path, notes)
+            return csv_rows(path, encoding, data.quoting if data else "auto", notes)
         case ".parquet":
-            import pyarrow.parquet
+            return parquet_rows(path)
+        case ".arrow":
+            return arrow_rows(path)
+    raise other_suffix(path)
 
-            try:
-                return table_rows(pyarrow.parquet.read_table(path), path.name)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise RequestError(f"not a readable Parquet file: {first_line(error)}", where=str(path)) from None
-    raise RequestError(
-        f"a data file ends in one of {', '.join(SUFFIXES)}, not {path.suffix or 'nothing'!r}",
+
+def other_suffix(path: Path) -> RequestError:
+    """The refusal of a file that is not read, with what makes one of it that is."""
+    remedies = {
+        ".xlsx": "save the sheet as CSV (UTF-8)",
+        ".xls": "save the sheet as CSV (UTF-8)",
+        ".zip": f"unpack it: unzip {path.name}",
+        ".tar": f"unpack it: tar -xf {path.name}",
+        ".tgz": f"unpack it: tar -xzf {path.name}",
+        ".yaml": "write its rows as JSON lines",
+        ".yml": "write its rows as JSON lines",
+    }
+    return RequestError(
+        f"a data file ends in one of {', '.join(SUFFIXES)} (or .gz, .bz2, .xz, .zst after it), not "
+        f"{path.suffix or 'nothing'!r}",
         where=str(path),
-        remedy="rename it after what it holds",
+        remedy=remedies.get(suffix_of(path), "rename it after what it holds"),
     )
 
 
+def data_files(folder: Path) -> list[Path]:
+    """Every file of rows below a folder, sorted."""
+    files = sorted(p for p in folder.rglob("*") if is_rows_file(p) and not p.name.startswith("."))
+    return [p for p in files if p.name not in ("dataset_infos.json", "dataset_info.json", "source.json")]
+
+
 def part_files(folder: Path, part: str) -> list[Path]:
-    """The files of a folder that belong to one split: named or foldered after it, or the only one there is."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    files = [p for p in files if p.name not in ("dataset_infos.json", "dataset_info.json", "source.json")]
-    called = re.compile(rf"({'|'.join(PARTS.get(part, (part,)))})(?![a-z])", re.I)
-    named = [p for p in files if any(called.match(piece) for piece in p.relative_to(folder).parts)]
+    """The files of a folder that belong to one split: named or foldered after it, or the only one there is.
+
+    Files that are named after no split are the training rows, where none is named after those.
+    """
+    files = data_files(folder)
+    named = [p for p in files if part_of(p.relative_to(folder)) == part]
     if named or len(files) == 1:
         return named or files
+    unnamed = [p for p in files if not part_of(p.relative_to(folder))]
+    if unnamed and part in ("train", "prompts"):
+        return unnamed
     names = ", ".join(str(p.relative_to(folder)) for p in files[:8]) or "no data file"
     raise RequestError(
         f"which file of this folder holds the {part} rows? It has: {names}",
@@ -81,108 +99,80 @@ def part_files(folder: Path, part: str) -> list[Path]:
     )
 
 
-def decoded(path: Path) -> str:
-    """A file's text; bytes that are not UTF-8 come as lone surrogates, so that only their row is lost."""
-    content = path.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise RequestError("this file is UTF-16", where=str(path), remedy="save it as UTF-8")
-    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+def splits_of(path: Path) -> set[str]:
+    """The splits that a folder's files or its saved data sets are named after."""
+    if not path.is_dir():
+        return set()
+    if (path / "dataset_dict.json").is_file():
+        names = [Path(p.name) for p in path.iterdir() if p.is_dir()]
+    else:
+        names = [p.relative_to(path) for p in data_files(path)]
+    return {part_of(name) for name in names} - {""}
 
 
-def json_rows(path: Path) -> Iterator[Raw]:
-    """Rows of JSON lines, or of one JSON array when the text begins with a bracket."""
-    text = decoded(path)
-    if text.lstrip()[:1] == "[":
-        yield from array_rows(text, path)
-        return
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): U+2028 inside a string is no new line
-        if line.strip():
-            where = f"{path.name}:{number}"
-            try:
-                if SPOILED.search(line):
-                    raise UnreadableError(spoiled(line))
-                yield checked(where, json.loads(line), line)
-            except UnreadableError as error:
-                yield Raw(where, None, str(error), line)
-            except (ValueError, RecursionError) as error:
-                yield Raw(where, None, f"broken JSON: {first_line(error)}", line)
+BATCH = 1_000  # rows of a table that are held at once
 
 
-def array_rows(text: str, path: Path) -> Iterator[Raw]:
-    """Rows of one JSON array, each with the line it starts on."""
-    decoder, gap = json.JSONDecoder(), re.compile(r"\s*")
+def parquet_rows(path: Path) -> Iterator[Raw]:
+    """Rows of a Parquet file, batch by batch; class labels come as their names."""
+    import pyarrow.parquet
 
-    def after_gap(position: int) -> int:
-        match = gap.match(text, position)
-        return match.end() if match else position
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        schema = file.schema_arrow
+        return batch_rows(file.iter_batches(BATCH), path, class_names(schema))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"not a readable Parquet file: {first_line(error)}", where=str(path)) from None
 
-    at = after_gap(after_gap(0) + 1)
-    line, counted = 1, 0
-    while text[at : at + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
+
+def arrow_rows(path: Path) -> Iterator[Raw]:
+    """Rows of an Arrow file, of either kind, batch by batch; class labels come as their names."""
+    import pyarrow.ipc
+
+    try:
+        source = pyarrow.memory_map(str(path))
         try:
-            value, end = decoder.raw_decode(text, at)
-            yield checked(f"{path.name}:{line}", value, text[at:end])
-            at = after_gap(end)
-            if text[at : at + 1] not in (",", "]"):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-            at = after_gap(at + 1) if text[at] == "," else at
-        except (ValueError, RecursionError) as error:
-            # Past a break nothing says where the next row begins, so rows would be lost uncounted.
-            raise RequestError(
-                f"the JSON array breaks in the row that starts on line {line}: {first_line(error)}",
-                where=f"{path.name}:{line}",
-                remedy="mend it, or write one object a line (JSONL), where a broken row is set aside",
-            ) from None
-    if text[at + 1 :].strip():
-        line += text.count("\n", counted, at)
-        raise RequestError("something stands after the JSON array's end", where=f"{path.name}:{line}")
+            file = pyarrow.ipc.open_file(source)
+            batches: Iterable[pyarrow.RecordBatch] = (file.get_batch(i) for i in range(file.num_record_batches))
+            schema = file.schema
+        except pyarrow.ArrowInvalid:
+            stream = pyarrow.ipc.open_stream(source)
+            batches, schema = stream, stream.schema
+        return batch_rows(batches, path, class_names(schema))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"not a readable Arrow file: {first_line(error)}", where=str(path)) from None
 
 
-def csv_rows(path: Path, notes: list[str]) -> Iterator[Raw]:
-    """Rows of a CSV with a header; after a row with a broken quote, reading goes on at the very next line."""
-    csv.field_size_limit(sys.maxsize)
-    lines = list(io.StringIO(decoded(path), newline=""))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else sniff(lines[:200])
-    if delimiter not in (",", "\t"):
-        notes.append(f"{path.name} is cut at {delimiter!r}")
-    header: list[str] = []
-    at = base = 0
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while at < len(lines):
-        where = f"{path.name}:{at + 1}"
-        try:
-            cells = next(reader)
-            start, at = at, base + reader.line_num
-        except csv.Error as error:
-            yield Raw(where, None, f"broken CSV: {first_line(error)}", lines[at].rstrip("\r\n"))
-            at = base = at + 1
-            rest = (lines[i] for i in range(base, len(lines)))
-            reader = csv.reader(rest, delimiter=delimiter, strict=True)
-            continue
-        if not cells:
-            continue
-        text = "".join(lines[start:at]).rstrip("\r\n")
-        if not header:
-            header = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, 1)]
-            repeated = {name for name in header if header.count(name) > 1}
-            if repeated:
-                raise RequestError(f"columns with one name: {', '.join(sorted(repeated))}", where=where)
-        elif len(cells) != len(header):
-            yield Raw(where, None, f"{len(cells)} fields where the header has {len(header)}", text)
-        else:
-            yield checked(where, dict(zip(header, cells)), text)
+def batch_rows(batches: Iterable[Any], path: Path, names: Mapping[str, Sequence[str]]) -> Iterator[Raw]:
+    """Rows of record batches, numbered on; a break in the file is the whole file's."""
+    import pyarrow
+
+    number = 1
+    try:
+        for batch in batches:
+            for raw in table_rows(pyarrow.Table.from_batches([batch]), path.name, number):
+                yield named(raw, names)
+            number += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RequestError(f"the file breaks after row {number - 1:,}: {first_line(error)}", where=str(path)) from None
 
 
-def sniff(lines: Sequence[str]) -> str:
-    """The delimiter that cuts the first rows into the same number of fields, the more the better."""
+def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
+    """The names of class labels that `datasets` notes in a table's metadata, by column."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {k: f["names"] for k, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
-    def fit(delimiter: str) -> tuple[int, int]:
-        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter) if row]
-        same = sum(width == widths[0] for width in widths) if widths and widths[0] > 1 else 0
-        return same, widths[0] if widths else 0
 
-    return max(",;\t|", key=fit)
+def named(raw: Raw, names: Mapping[str, Sequence[str]]) -> Raw:
+    """The row with the names of its class labels in place of their numbers."""
+    for column, labels in names.items():
+        if raw.row and isinstance(raw.row.get(column), int):
+            number = raw.row[column]
+            raw.row[column] = labels[number] if 0 <= number < len(labels) else None
+    return raw
 
 
 def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
@@ -200,71 +190,27 @@ def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
             raise RequestError(f"this data set has no split {part!r}", where=str(path), remedy=remedy)
         chosen = chosen or next(iter(dataset))
         notes.append(f"read the split {chosen!r} of {', '.join(map(repr, dataset))}")
+        names = list(dataset)
         dataset = dataset[chosen]
-    names = {k: feature.names for k, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
-    for raw in table_rows(dataset.with_format("arrow")[:], path.name):
-        for column, labels in names.items():
-            if raw.row and isinstance(raw.row[column], int):
-                raw.row[column] = labels[raw.row[column]] if raw.row[column] >= 0 else None
-        yield raw
+        left = [name for name in names if name != chosen]
+        if left:
+            notes.append(f"not among the {part} rows: {', '.join(left)}")
+    classes = {k: feature.names for k, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    tables = dataset.with_format("arrow")
+    for start in range(0, len(dataset), BATCH):
+        for raw in table_rows(tables[start : start + BATCH], path.name, start + 1):
+            yield named(raw, classes)
 
 
-def table_rows(table: pyarrow.Table, name: str) -> Iterator[Raw]:
-    """Rows of an Arrow table, numbered from 1."""
-    names = class_names(table)
+def table_rows(table: pyarrow.Table, name: str, first: int) -> Iterator[Raw]:
+    """Rows of an Arrow table, numbered from `first`."""
     try:
         rows: Iterable[Any] = table.to_pylist()
     except UnicodeDecodeError:  # one bad byte fails the whole column: go row by row to lose only that row
         rows = (table.slice(i, 1) for i in range(table.num_rows))
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, first):
         where = f"{name}:{number}"
         try:
-            values = row if isinstance(row, dict) else row.to_pylist()[0]
-            for column, labels in names.items():
-                if isinstance(label := values[column], int):
-                    values[column] = labels[label] if 0 <= label < len(labels) else None
-            yield checked(where, values, "")
+            yield checked(where, row if isinstance(row, dict) else row.to_pylist()[0], "")
         except UnicodeDecodeError as error:
             yield Raw(where, None, f"not UTF-8: {first_line(error)}", repr(error.object))
-
-
-def class_names(table: pyarrow.Table) -> dict[str, list[str]]:
-    """The names of classes that are stored as numbers, by column, as `datasets` writes them into Parquet and Arrow."""
-    written = (table.schema.metadata or {}).get(b"huggingface")
-    try:
-        features = json.loads(written or b"{}")["info"]["features"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return {
-        column: feature["names"]
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and column in table.column_names
-    }
-
-
-def checked(where: str, row: object, text: str) -> Raw:
-    """A parsed row as Raw: an object whose texts hold no NUL and no undecodable byte."""
-    if not isinstance(row, dict):
-        return Raw(where, None, f"a row is an object with named values, not {kind(row)}", text)
-    broken = spoiled(row)
-    return Raw(where, None if broken else row, broken, text)
-
-
-def spoiled(value: object) -> str:
-    """Why a text, or any text inside a value, cannot be used: a NUL or bytes that are not UTF-8; else ''."""
-    if isinstance(value, str):
-        match = SPOILED.search(value)
-        return "" if match is None else "a NUL character" if match[0] == "\x00" else "not UTF-8"
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next((why for pair in inner for item in pair if (why := spoiled(item))), "")
-
-
-def kind(value: object) -> str:
-    """What a value is, in a reader's words."""
-    words = {str: "text", dict: "an object", list: "a list", bool: "true or false", int: "a number", float: "a number"}
-    return "null" if value is None else words.get(type(value), type(value).__name__)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's first line, or its type when it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.data.containers import UnreadableError, read_rows
+from workbench.data.containers import Raw, UnreadableError, read_rows
 from workbench.data.layouts import ANSWERS, CHOSEN, MATERIAL, choose_layout, chosen_alone, laid_out
 from workbench.data.turns import ROLES, Fields, Leftovers, text_of
 from workbench.files import write_whole
@@ -42,20 +43,31 @@ class Loaded:
     material: str = ANSWERS
 
 
-def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = False) -> Loaded:
-    """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out.
+def load(
+    path: Path | Sequence[Path],
+    data: Data,
+    *,
+    part: str = "train",
+    unanswered: bool = False,
+    most: int | None = None,
+    seed: int = 0,
+) -> Loaded:
+    """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out; or several.
 
     A folder that holds several splits gives the one called `part`. The line of a row is where it starts in
     the file, counted from 1; Parquet and `datasets` rows are counted from 1. With `unanswered`, a row without an
     answer gets the empty one: a teacher will be asked. Raises RequestError when the
-    file, the layout or a mapped column is not there; a bad row never raises.
+    file, the layout or a mapped column is not there; a bad row never raises. Of more than `most` rows so many are
+    drawn by the seed as they are read, and no others are held.
     """
     notes: list[str] = []
-    raws = list(read_rows(path, part, notes))
+    paths = [path] if isinstance(path, Path) else list(path)
+    name = paths[0].name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} to {paths[-1].name}"
+    raws = drawn((raw for one in paths for raw in read_rows(one, part, notes, data)), most, seed, notes)
     rows = [raw.row for raw in raws if raw.row is not None]
     if unanswered:
         data = with_blanks(rows, data)
-    layout = data.format if raws and not rows else choose_layout(rows, data, path.name)
+    layout = data.format if raws and not rows else choose_layout(rows, data, name)
     examples, bad, ids, left, judged_bad = [], [], Ids(), Leftovers(), 0
     for raw in raws:
         try:
@@ -70,20 +82,35 @@ def load(path: Path, data: Data, *, part: str = "train", unanswered: bool = Fals
             shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
             shown = masked(shown.encode("utf-8", "backslashreplace").decode())[:RAW_CHARACTERS]
             bad.append(BadRow(raw.where, str(error), shown))
-    notes.insert(0, f"{len(examples):,} rows as {layout} from {path.name}")
-    notes += told_of(examples, left, path.name)
+    notes.insert(0, f"{len(examples):,} rows as {layout} from {name}")
+    notes += told_of(examples, left, name)
     if data.format == CHOSEN:
         bad_ones = f"; {judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
-        notes.append(f"data.format={CHOSEN}: the good answers of {path.name} are learned, no other{bad_ones}")
+        notes.append(f"data.format={CHOSEN}: the good answers of {name} are learned, no other{bad_ones}")
     if bad:
-        notes.append(f"{len(bad):,} rows of {path.name} set aside; the first: {bad[0].where}: {bad[0].reason}")
+        notes.append(f"{len(bad):,} rows of {name} set aside; the first: {bad[0].where}: {bad[0].reason}")
     if ids.made:
-        notes.append(f"{ids.made:,} rows of {path.name} have no id: a digest of the prompt stands in")
+        notes.append(f"{ids.made:,} rows of {name} have no id: a digest of the prompt stands in")
     if ids.secret:
-        notes.append(f"{ids.secret:,} ids of {path.name} are keys or hold a password: digests stand in")
+        notes.append(f"{ids.secret:,} ids of {name} are keys or hold a password: digests stand in")
     if ids.repeats:
-        notes.append(f"{ids.repeats:,} ids of {path.name} were taken already: -2, -3, … was added to each repeat")
+        notes.append(f"{ids.repeats:,} ids of {name} were taken already: -2, -3, … was added to each repeat")
     return Loaded(examples, bad, layout, notes, ANSWERS if data.format == CHOSEN else MATERIAL.get(layout, ANSWERS))
+
+
+def drawn(raws: Iterable[Raw], most: int | None, seed: int, notes: list[str]) -> list[Raw]:
+    """All rows, or `most` of them, each as likely as any other, in their order (algorithm R, Vitter 1985)."""
+    if most is None:
+        return list(raws)
+    draw, kept, count = random.Random(seed), list[tuple[int, Raw]](), 0
+    for count, raw in enumerate(raws, 1):
+        if count <= most:
+            kept.append((count, raw))
+        elif (place := draw.randrange(count)) < most:
+            kept[place] = (count, raw)
+    if count > most:
+        notes.append(f"{most:,} of {count:,} rows drawn by the seed as they were read; the others were not looked at")
+    return [raw for _, raw in sorted(kept, key=lambda pair: pair[0])]
 
 
 def told_of(examples: Sequence[Example], left: Leftovers, name: str) -> list[str]:

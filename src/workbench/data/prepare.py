@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.data.containers import splits_of
 from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
+from workbench.data.mixture import counts_by_source, joined_rows, mixed, most_of
+from workbench.data.raw import part_of
 from workbench.data.raw_text import raw_text
 from workbench.data.split import drop_overlaps, drop_repeats, split
 from workbench.errors import RequestError
-from workbench.recipe import Data
+from workbench.recipe import Data, RowSource, row_sources, source_text
 from workbench.records import Example, digest, message_dicts
-from workbench.sources import resolve, unchanged
+from workbench.sources import is_pattern, resolve, resolve_all, unchanged
 from workbench.words import at_a_word, word_count
 
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
@@ -53,15 +56,25 @@ def prepare(
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
     """
-    sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    loaded = {
-        part: readable(part, source, data, unanswered and part == "train", contents)
-        for part, source in sources.items()
-        if source
-    }
+    named = {part: row_sources(getattr(data, part), f"data.{part}") for part in ("train", "validation", "test")}
+    noted = beside_train(named)
+    sources = {part: " + ".join(entry.source for entry in entries) for part, entries in named.items()}
+    held_out = sum(getattr(data, f"{part}_share") for part in ("validation", "test") if not named[part])
+    most = most_of(named["train"], data.limit, min(held_out, 0.9))
+    loaded = {}
+    for part, entries in named.items():
+        own = {
+            entry.name: readable(
+                part, entry.source, data, unanswered and part == "train", contents,
+                most=most[entry.name] if part == "train" else None, seed=seed,
+            )
+            for entry in entries
+        }  # fmt: skip
+        if own:
+            loaded[part] = next(iter(own.values())) if len(named["train"]) == 1 == len(own) else joined_rows(own)
     for part in loaded.keys() - {"test"}:
         refuse_unlearned(loaded[part], learns, f"data.{part}={sources[part]}")
-    notes = [f"{part}: {line}" for part, source_rows in loaded.items() for line in source_rows.notes]
+    notes = [*noted] + [f"{part}: {line}" for part, source_rows in loaded.items() for line in source_rows.notes]
     parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
     parts = without_shared_words(parts, notes)
     parts["train"], repeats = drop_repeats(parts["train"])
@@ -77,13 +90,18 @@ def prepare(
         train, validation, test = split(parts["train"], validation_share, test_share, seed)
         parts |= {"train": train} | {part: {"validation": validation, "test": test}[part] for part in missing}
         sizes = ", ".join(f"{len(parts[part]):,} {part}" for part in ("train", *missing))
-        notes.append(f"split {data.train} by near copies{' and group' if data.columns.group else ''}: {sizes} rows")
+        notes.append(
+            f"split {sources['train']} by near copies{' and group' if data.columns.group else ''}: {sizes} rows"
+        )
     for part, judge in (("validation", "test"), ("train", "test"), ("train", "validation")):
         parts[part] = without_overlaps(part, parts[part], judge, parts[judge], data.overlap_words, notes)
-    if data.limit is not None and data.limit < len(parts["train"]):
+    if len(named["train"]) > 1 and named["train"][0].weight is not None:
+        parts["train"] = mixed(parts["train"], named["train"], data.limit, seed, notes)
+    elif data.limit is not None and data.limit < len(parts["train"]):
         notes.append(f"data.limit keeps {data.limit:,} of {len(parts['train']):,} training rows, drawn by the seed")
         drawn = random.Random(seed).sample(range(len(parts["train"])), len(parts["train"]))[: data.limit]
         parts["train"] = [parts["train"][i] for i in sorted(drawn)]
+    notes += counts_by_source(parts)
     return Splits(
         train=parts["train"],
         validation=parts["validation"],
@@ -91,7 +109,8 @@ def prepare(
         bad=[row for source_rows in loaded.values() for row in source_rows.bad],
         notes=notes,
         datasets=[
-            describe(parts[part], part, sources[part] or data.train, data) for part in ("train", "validation", "test")
+            describe(parts[part], part, sources[part] or sources["train"], data)
+            for part in ("train", "validation", "test")
         ],
     )
 
@@ -103,7 +122,7 @@ def documents(data: Data, seed: int, tests: Sequence[Example], contents: Mapping
     would be: what is judged by it must not have been read before. `Splits.test` is empty.
     """
     path = resolve(data.documents or "", key="data.documents")
-    with unchanged(path, (contents or {}).get(data.documents or ""), f"data.documents={data.documents}"):
+    with unchanged([path], (contents or {}).get(data.documents or ""), f"data.documents={data.documents}"):
         loaded = raw_text(path, data)
     if not loaded.examples:
         raise RequestError("there is no document with text in it", where=f"data.documents={data.documents}")
@@ -120,13 +139,33 @@ def documents(data: Data, seed: int, tests: Sequence[Example], contents: Mapping
     return Splits(learned, held, [], loaded.bad, notes, described)
 
 
+def beside_train(named: dict[str, tuple[RowSource, ...]]) -> list[str]:
+    """Give the parts that no key names the splits of the training rows' own folders; what is to be said of it."""
+    notes = []
+    for part in ("validation", "test"):
+        if not named[part]:
+            having = [e for e in named["train"] if part in splits_of(resolve_all(e.source, key="data.train")[0])]
+            named[part] = tuple(replace(entry, weight=None) for entry in having)
+            notes += [f"{part}: the split of {entry.source} (data.{part} names no other)" for entry in having]
+    return notes
+
+
 def readable(
-    part: str, source: str, data: Data, unanswered: bool = False, contents: Mapping[str, str] | None = None
+    part: str,
+    source: str,
+    data: Data,
+    unanswered: bool = False,
+    contents: Mapping[str, str] | None = None,
+    *,
+    most: int | None = None,
+    seed: int = 0,
 ) -> Loaded:
-    """The rows of one source, or a refusal when too many of them are bad."""
-    path: Path = resolve(source, key=f"data.{part}")
-    with unchanged(path, (contents or {}).get(source), f"data.{part}={source}"):
-        loaded = load(path, data, part=part, unanswered=unanswered)
+    """The rows of one source, at most so many, or a refusal when too many of them are bad."""
+    paths = resolve_all(source, key=f"data.{part}")
+    if is_pattern(source):
+        refuse_other_splits(paths, part, f"data.{part}={source}")
+    with unchanged(paths, (contents or {}).get(source), f"data.{part}={source}"):
+        loaded = load(paths, data, part=part, unanswered=unanswered, most=most, seed=seed)
     total = len(loaded.examples) + len(loaded.bad)
     if total and len(loaded.bad) / total > data.max_bad_share:
         reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in loaded.bad[:3])
@@ -140,6 +179,18 @@ def readable(
     if not loaded.examples:
         raise RequestError("there are no rows", where=f"data.{part}={source}", remedy="give it rows")
     return loaded
+
+
+def refuse_other_splits(paths: Sequence[Path], part: str, where: str) -> None:
+    """RequestError for a pattern that also fits files which are named after another split."""
+    wanted = {"prompts": "train"}.get(part, part)
+    other = next((path.name for path in paths if part_of(Path(path.name)) not in ("", wanted)), None)
+    if other is not None:
+        raise RequestError(
+            f"{other} fits this pattern, and is named after another split",
+            where=where,
+            remedy="narrow the pattern (train-*.jsonl), or list the files one by one",
+        )
 
 
 def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> None:
@@ -284,7 +335,7 @@ def gather(
     # Validation rows that were split off prompts need answers too, for the evaluation loss.
     judging = [e for n, e in enumerate(splits.validation) if n < validation or not e.answer]
     examples = [*examples, *judging]
-    described = [describe(examples, "prompts", prompts or data.train, data)]
+    described = [describe(examples, "prompts", prompts or source_text(data.train), data)]
     return Asked(examples, splits, notes, described, frozenset(e.id for e in judging))
 
 

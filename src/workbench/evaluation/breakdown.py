@@ -26,6 +26,7 @@ from workbench.evaluation.statistics import (
     rounded,
 )
 from workbench.recipe.schema import Evaluate
+from workbench.records import DATA_SOURCE
 
 LENGTH, LABEL, UNTOLD = "length", "label", "(none)"
 AGAINST = ("champion", "base_few_shot", "base", "teacher")  # whom the worst slices are worst against
@@ -108,14 +109,15 @@ def parts(
     meta: Mapping[str, Mapping[str, Any]],
     lengths: Mapping[str, int],
 ) -> Members:
-    """(field, value) → places of its rows: by length, by wanted label, and by what `evaluate.slices` names."""
+    """(field, value) → places of its rows: by length, wanted label, what `evaluate.slices` names, and source."""
     members: Members = {}
     if lengths:
         members |= by_value(LENGTH, [lengths.get(p.id) for p in rows], " characters")
     wanted = [next(iter(scorers.labels(evaluate, p.expected, p.answer).values()), (None, None))[0] for p in rows]
     if any(label is not None for label in wanted):
         members |= by_value(LABEL, wanted)
-    for field in evaluate.slices:
+    sources = {meta.get(p.id, {}).get(DATA_SOURCE) for p in rows} - {None}
+    for field in [*evaluate.slices, *([DATA_SOURCE] if len(sources) > 1 else [])]:
         members |= by_value(field, [meta.get(p.id, {}).get(field) for p in rows])
     return members
 

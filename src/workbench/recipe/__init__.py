@@ -14,6 +14,7 @@ from workbench.recipe.read import (
     to_dict,
     weights_of,
 )
+from workbench.recipe.row_sources import RowSource, row_sources, source_text
 from workbench.recipe.schema import (
     Bundle,
     Columns,
@@ -46,6 +47,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Reward",
+    "RowSource",
     "Shrink",
     "Teach",
     "Teacher",
@@ -58,6 +60,8 @@ __all__ = [
     "refuse_secrets",
     "register_schema",
     "rewarded_by",
+    "row_sources",
+    "source_text",
     "sources_of",
     "to_dict",
     "weights_of",

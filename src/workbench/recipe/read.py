@@ -24,6 +24,7 @@ from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.foreign import answer, choice
 from workbench.recipe.methods import PLAIN, distilled, learned, material_of
+from workbench.recipe.row_sources import row_sources
 from workbench.recipe.schema import Quantize, Recipe
 from workbench.recipe.typed_text import refuse_interpolated_prose
 from workbench.urls import refuse_credentials
@@ -254,7 +255,11 @@ def has_open_teacher(recipe: Recipe) -> bool:
 def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
     data: dict[str, str | None] = {f"model.{name}": getattr(recipe.model, name) for name in ("source", "adapter")}
-    data |= {f"data.{name}": getattr(recipe.data, name) for name in ("train", "validation", "test", "documents")}
+    data["data.documents"] = recipe.data.documents
+    for name in ("train", "validation", "test"):
+        value = getattr(recipe.data, name)
+        for i, entry in enumerate(row_sources(value, f"data.{name}")):
+            data[f"data.{name}[{i}]" if isinstance(value, list) else f"data.{name}"] = entry.source
     named = ("prompts", "documents", "review", "source", "weights")
     return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in named}
 
@@ -298,9 +303,11 @@ def check_sense(recipe: Recipe) -> None:
             where="teacher.review",
             remedy="teacher.review=null, or teacher.logprobs=0 and no teacher.documents",
         )
+    for name in ("validation", "test"):
+        row_sources(getattr(recipe.data, name), f"data.{name}")
     if recipe.teacher.documents:
         check_documents(recipe)
-    elif not recipe.data.train:
+    elif not row_sources(recipe.data.train, "data.train"):
         raise RequestError("no training rows are named", where="data.train", remedy="data.train=my_rows.csv")
     if recipe.tracking.uri:
         server = recipe.tracking.uri.startswith(("http:", "https:"))

@@ -6,6 +6,7 @@ The dataclasses are unfrozen because Hydra merges YAML into them; nobody writes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from workbench.recipe.key import key
 from workbench.recipe.learning import Prefer, Reward
@@ -351,9 +352,11 @@ class Data:
     """Rows to learn from and rows to be judged on."""
 
     name: str = key("", "short name, as in configs/data/", makes_weights=False)
-    train: str = key("", "training rows: file:, dir:, hf: or a path")
-    validation: str | None = key(None, "rows for the evaluation loss; null splits them from train")
-    test: str | None = key(None, "rows for the verdict; null splits them from train")
+    train: Any = key(
+        "", "training rows: file:, dir:, hf:, a path or a pattern; or a list of them, or a mixture by weights"
+    )
+    validation: Any = key(None, "rows for the evaluation loss; null: those of train's folder, or split from train")
+    test: Any = key(None, "rows for the verdict; null: those of train's folder, or split from train")
     documents: str | None = key(
         None, "raw text that `pretrain` reads: .txt, .md, or rows with a text; null: data.train's, where those are raw"
     )
@@ -368,6 +371,8 @@ class Data:
     columns: Columns = field(default_factory=Columns)
     prompt: str | None = key(None, "the user's text, made of several columns: any text with {column} in it")
     answer: str | None = key(None, "the wanted answer, likewise")
+    encoding: str = key("utf-8", "of text files: utf-8, windows-1252, utf-16, gb18030, …")
+    quoting: str = key("auto", "how a CSV's cells are quoted", choices=("auto", "double", "backslash", "none"))
     system: str | None = key(None, "system prompt put before every row that has none")
     instruction: str | None = key(None, "text put before every row's prompt, on lines of its own")
     validation_share: float = key(0.1, "of the rows, when split here", above=0.0, at_most=0.5)
@@ -378,11 +383,9 @@ class Data:
     licence: str = key("", "the rows' licence", makes_weights=False)
     attribution: str = key("", "what that licence wants said wherever a model of theirs goes", makes_weights=False)
     privacy: str = key(
-        "internal",
-        "who outside may read a prompt: public anyone, internal once redacted, restricted nobody",
-        choices=("public", "internal", "restricted"),
-        makes_weights=False,
-    )
+        "internal", "who outside may read a prompt: public anyone, internal once redacted, restricted nobody",
+        choices=("public", "internal", "restricted"), makes_weights=False,
+    )  # fmt: skip
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from workbench.sources.bases import quantized_by_name, refuse_rows_beyond, refuse_untrainable, unused_tokens
 from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
+from workbench.sources.places import is_pattern, shipped_folder
 from workbench.sources.resolve import (
     at_commit,
     content_digests,
@@ -12,7 +13,7 @@ from workbench.sources.resolve import (
     is_pinned,
     pinned_commit,
     resolve,
-    shipped_folder,
+    resolve_all,
 )
 from workbench.sources.weights import (
     Weights,
@@ -34,6 +35,7 @@ __all__ = [
     "is_local",
     "is_missing",
     "is_moving",
+    "is_pattern",
     "is_pinned",
     "left_unread",
     "made_once",
@@ -47,6 +49,7 @@ __all__ = [
     "refuse_rows_beyond",
     "refuse_untrainable",
     "resolve",
+    "resolve_all",
     "shipped_folder",
     "unchanged",
     "unused_tokens",

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +54,14 @@ def files_of(path: Path) -> list[Path]:
 def content_sha256(path: Path) -> str:
     """The digest of a file's bytes, or of a folder's files by their names and digests."""
     return joined_sha256(path, files_of(path))
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """The digest of one file or folder, or of several files by their names below the folder that holds them all."""
+    if len(paths) == 1:
+        return content_sha256(paths[0])
+    digests, home = digests_of(paths), os.path.commonpath([path.parent for path in paths])
+    return digest({os.path.relpath(path, home): digests[path] for path in paths})
 
 
 def model_sha256(path: Path) -> str:
@@ -164,19 +172,19 @@ def keep(known: sqlite3.Connection | None, digests: Mapping[Path, str], states: 
 
 
 @contextmanager
-def unchanged(path: Path, wanted: str | None, where: str) -> Iterator[None]:
-    """Hold what is read of a file or folder within this block against the digest that was `wanted`, if any.
+def unchanged(paths: Sequence[Path], wanted: str | None, where: str) -> Iterator[None]:
+    """Hold what is read of files or of a folder within this block against the digest that was `wanted`, if any.
 
     The state is taken before the digest and after the reading: what was parsed between is what was hashed. Raises
     WorkbenchError naming `where` otherwise.
     """
-    before = {p: state_of(p) for p in files_of(path)}
+    before = {p: state_of(p) for path in paths for p in files_of(path)}
     remedy = "run the command again when nothing writes to it any more"
-    if wanted is not None and content_sha256(path) != wanted:
+    if wanted is not None and files_sha256(paths) != wanted:
         raise WorkbenchError("it has changed since this command began", where=where, remedy=remedy)
     yield
     try:
-        same = {p: state_of(p) for p in files_of(path)} == before
+        same = {p: state_of(p) for path in paths for p in files_of(path)} == before
     except OSError:
         same = False
     if not same:

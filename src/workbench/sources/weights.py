@@ -121,7 +121,7 @@ def unpacked(gguf: Path) -> Path:
 
     def write(folder: Path) -> None:
         print(f"unpacking {gguf.name} …", file=sys.stderr)
-        with unchanged(gguf, digest, str(gguf)), read_once():
+        with unchanged([gguf], digest, str(gguf)), read_once():
             write_plain(gguf, folder)
 
     return made_once(unpacked_folder(gguf, digest), write)

@@ -12,7 +12,7 @@ from workbench.data.prepare import Asked, Splits, describe
 from workbench.evaluation.scorers import score
 from workbench.files import read_json
 from workbench.privacy.redact import redact, restore
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, source_text
 from workbench.records import Example, Message, ToolCall, other_id
 from workbench.runs import Run
 from workbench.teacher.egress import rule_for
@@ -90,7 +90,9 @@ def labelled(recipe: Recipe, run: Run, to_ask: Asked) -> Lessons:
     validation = judging_rows(recipe, to_ask, labels, rule, notes)
     described = {
         "training": describe(rows, "train", "label/labels.jsonl", recipe.data),
-        "validation": describe(validation, "validation", recipe.data.validation or "label/labels.jsonl", recipe.data),
+        "validation": describe(
+            validation, "validation", source_text(recipe.data.validation) or "label/labels.jsonl", recipe.data
+        ),
     }
     datasets = [described.get(d["role"], d) for d in to_ask.splits.datasets]
     splits = replace(to_ask.splits, train=rows, validation=validation, datasets=datasets, notes=notes)

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.compress.preflight import write_format
 from workbench.engines.served import engine_for
-from workbench.recipe import Quantize, Recipe
+from workbench.recipe import Quantize, Recipe, source_text
 from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.common import is_done, merged_model, need, say
@@ -63,7 +63,7 @@ def log_calibration(recipe: Recipe, run: Run, name: str, texts: list[str]) -> No
         "dataset",
         stage=f"quantize/{name}",
         name=f"{recipe.data.name or 'data'}-calibration",
-        source=recipe.data.train,
+        source=source_text(recipe.data.train),
         digest=digest(texts, 32),
         rows=len(texts),
         role="calibration",

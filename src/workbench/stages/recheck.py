@@ -30,10 +30,10 @@ from workbench.evaluation.pairing import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report, settings_of
 from workbench.evaluation.scorers import find, metric_names, opened, portable
 from workbench.files import read_json, temporary_folder, write_whole
-from workbench.recipe import Columns, Data, Evaluate
+from workbench.recipe import Columns, Data, Evaluate, row_sources
 from workbench.records import Example, Message, Tools, digest
 from workbench.runs import now
-from workbench.sources import cache_folder, is_here, resolve
+from workbench.sources import cache_folder, is_here, resolve, resolve_all
 from workbench.stages.bundle import bundle_checks, parity_beside
 from workbench.tracking import resolve_source
 from workbench.tracking.versions import Version, tag, version_named, version_of
@@ -424,10 +424,11 @@ def prompt_text(messages: Sequence[Message]) -> str:
     return normalised("\n".join(m.content for m in messages if m.role == "user"))
 
 
-def rows_of(source: str | None, data: Data) -> list[Example]:
-    """The rows of one of the recipe's own sources, when it is at hand."""
+def rows_of(named: object, data: Data) -> list[Example]:
+    """The rows of what one of the recipe's own keys names, when it is at hand."""
     try:
-        return load(resolve(source), data, unanswered=True).examples if source and is_here(source) else []
+        sources = [entry.source for entry in row_sources(named, "data")]
+        return [e for s in sources if is_here(s) for e in load(resolve_all(s), data, unanswered=True).examples]
     except WorkbenchError:  # moved, changed, or never on this machine: then only the bundle's own rows are known
         return []
 

@@ -122,7 +122,7 @@ def row_contents(recipe: Recipe, run: Run) -> dict[str, str]:
     """
     contents: dict[str, str] = dict(run.manifest().get("contents", {}))
     for key, source in sources_of(recipe).items():
-        if source and not is_local(source) and not is_moving(source) and key in SOURCES:
+        if source and not is_local(source) and not is_moving(source) and key.partition("[")[0] in SOURCES:
             digest = content_sha256(resolve(source, key=key))
             hold_source(run, key, source, digest, pinned_commit(source))
             contents[source] = digest
