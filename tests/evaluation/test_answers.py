@@ -149,7 +149,7 @@ def test_a_question_is_asked_with_its_own_functions_and_is_another_one_without_t
     same = items(1)[0].messages
     rows = [Example(f"r{n}", same, tools=({"name": f"f{n}"},)) for n in range(3)] + [Example("plain", same)]
     found = ask_arm("a", "d", engine, rows, [r.prompt for r in rows], max_new_tokens=4, out=tmp_path / "a.jsonl")
-    assert sorted(asked, key=str) == [("q0", [{"name": f"f{n}"}]) for n in range(3)] + [("q0", [])]
+    assert sorted(asked, key=str) == [("q0", []), *(("q0", [{"name": f"f{n}"}]) for n in range(3))]
     assert len({p.key for p in found}) == 4
     plain = ask(Engine(), items(1), tmp_path / "b.jsonl", arm_digest="d", max_new_tokens=4)
     assert plain[0].key == found[3].key  # a question without functions keeps the key that it always had
