@@ -20,7 +20,7 @@ from tracking_runs import RECIPE, HandMade, new_experiments, whole_run
 from workbench.errors import WorkbenchError
 from workbench.recipe import Tracking
 from workbench.tracking import catch_up, store_uri
-from workbench.tracking.run_record import fold_stages, read_events, torn_lines
+from workbench.tracking.run_record import fold_stages, metric_name, read_events, torn_lines
 from workbench.tracking.store import connect
 
 
@@ -191,6 +191,18 @@ def test_what_a_run_writes_while_it_is_fed_is_not_taken_for_torn(experiments: Pa
     events = read_events(path)
     run.train(steps=3)
     assert torn_lines(path, events) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("https://x.org/a", "https:/x.org/a"), ("../a", "a"), ("/a//b/", "a/b"), ("..", "_"), ("train/loss", "train/loss"),
+     ("mlflow.note.content", "mlflow.note.content"), ("f1 (macro)?", "f1 _macro__")],
+)  # fmt: skip
+def test_a_name_that_could_be_a_path_is_one_that_mlflow_takes(name: str, kept: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert metric_name(name) == kept
+    _validate_metric_name(kept)
 
 
 def test_a_file_outside_the_run_is_never_logged(experiments: Path) -> None:

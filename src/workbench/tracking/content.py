@@ -90,7 +90,7 @@ def log_tags(store: Store, run_id: str, tags: Mapping[str, Any]) -> None:
     # Masked before they are cut: half a secret would not be known for one.
     known = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in tags.items()}
     texts = {masked(k): masked(v) for k, v in known.items() if tags[k] is not None}
-    kept = [RunTag(k[:250], run_record.text_of(v, run_record.MAX_TAG)) for k, v in texts.items()]
+    kept = [RunTag(run_record.metric_name(k), run_record.text_of(v, run_record.MAX_TAG)) for k, v in texts.items()]
     for start in range(0, len(kept), TAGS_A_BATCH):
         store.client.log_batch(run_id, tags=kept[start : start + TAGS_A_BATCH])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,8 +147,9 @@ def text_of(value: object, longest: int) -> str:
 
 
 def metric_name(name: str) -> str:
-    """A name MLflow takes: letters, digits, `_ - . / : ` and spaces, at most 250."""
-    return re.sub(r"[^\w\-./: ]", "_", masked(name))[:250]
+    """A name MLflow takes: letters, digits, `_ - . / : ` and spaces, at most 250, and no other way to write a path."""
+    plain = re.sub(r"[^\w\-./: ]", "_", masked(name))[:250]
+    return posixpath.normpath(f"/{plain}").lstrip("/") or "_"
 
 
 def number(value: object) -> float | None:
