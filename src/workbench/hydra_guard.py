@@ -18,8 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from workbench.errors import RequestError
-from workbench.recipe.foreign import answer
-from workbench.recipe.read import known_keys, meant_by, refuse_resolvers, walk
+from workbench.recipe.foreign import answer, meant_by
+from workbench.recipe.read import known_keys, refuse_resolvers, walk
 
 SWEPT = "hydra.sweeper.params"
 # Flags with their values; None: the flag stands alone. An abbreviation of a flag is no flag here.

@@ -6,6 +6,8 @@ their documentation had them in November 2026.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -17,6 +19,7 @@ class Foreign:
     note: str = ""
 
 
+SLIP, NEAR = 0.85, 0.65  # how alike two words are: a slip of the finger; near enough to be named
 BY_KEY: dict[str, tuple[str, ...]] = {  # ours: theirs, where the value means the same
     "model.source": ("base_model", "model_name_or_path", "model_name", "model_id", "pretrained_model_name_or_path"),
     "method.rank": ("lora_r", "lora_rank", "r"),
@@ -170,3 +173,43 @@ def choice(key: str, value: str) -> str | None:
     if value not in table:
         return None
     return f"that is {table[value]!r} here" if table[value] else "there is no such thing here"
+
+
+def meant_by(path: str, keys: Sequence[str]) -> str:
+    """What a key that the schema does not know may have been meant to be: no guess where none is near.
+
+    Asked in turn: the same last name elsewhere, another tool's word, a slip in the section or in the last name.
+    """
+    parent, _, last = path.rpartition(".")
+    by_last: dict[str, list[str]] = {}
+    for key in keys:
+        by_last.setdefault(key.rpartition(".")[2], []).append(key)
+    prefix = parent + "." if parent else ""
+    siblings = [k[len(prefix) :] for k in keys if k.startswith(prefix) and "." not in k[len(prefix) :]]
+    foreign = answer(last)
+    exact = by_last.get(last, [])
+    if 0 < len(exact) <= 2 and not (exact == ["name"] or foreign):
+        slips = difflib.get_close_matches(path, exact, n=1, cutoff=0.6)
+        return f"did you mean {(slips or exact)[0]!r}?"
+    if foreign:
+        return foreign
+    for options, cutoff in ((keys, SLIP), ([prefix + name for name in siblings], NEAR), (keys, NEAR)):
+        close = difflib.get_close_matches(path, options, n=1, cutoff=cutoff)
+        if close and difflib.SequenceMatcher(None, last, close[0].rpartition(".")[2]).ratio() >= NEAR:
+            return f"did you mean {close[0]!r}?"
+    short = [name for name in siblings if initials(name) == last]  # bs → batch_size
+    if short:
+        return f"did you mean {prefix + short[0]!r}?"
+    section = parent or difflib.get_close_matches(path, [k for k in keys if "." not in k], n=1, cutoff=NEAR)
+    section = section if isinstance(section, str) else (section or [""])[0]
+    known = ", ".join(sorted(siblings)) if parent and siblings else ""
+    return (
+        (f"known: {known}; " if known else "")
+        + "what each key is: python -m workbench train --help "
+        + (section if section in keys else "")
+    )
+
+
+def initials(name: str) -> str:
+    """`batch_size` as `bs`."""
+    return "".join(part[:1] for part in name.split("_"))

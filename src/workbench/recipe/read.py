@@ -7,10 +7,9 @@ resolvers and secrets, and tells which values make the weights.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +21,7 @@ from workbench.errors import RequestError, nearest
 from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
-from workbench.recipe.foreign import answer, choice
+from workbench.recipe.foreign import choice, meant_by
 from workbench.recipe.methods import PLAIN, distilled, learned, material_of
 from workbench.recipe.row_sources import row_sources
 from workbench.recipe.schema import Quantize, Recipe
@@ -34,7 +33,6 @@ VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
 VARIABLE = re.compile(r"(?=.{1,64}$)(?=.{1,19}$|.*_)[A-Z_][A-Z0-9_]*")
 IN_THE_ENVIRONMENT = "put it in an environment variable (HF_TOKEN, OPENAI_API_KEY, …) and give no value here"
 # The one interpolation a recipe may hold: the path of another key. All others, however nested, call a resolver.
-SLIP, NEAR = 0.85, 0.65  # how alike two words are: a slip of the finger; near enough to be named
 KEY_PATH = re.compile(r"\$\{\s*\.*\w[\w-]*(?:\.[\w-]+|\[\w+\])*\s*\}")
 
 
@@ -124,46 +122,6 @@ def bad_key(path: str, message: str) -> RequestError:
     if path in keys:
         return RequestError(message.splitlines()[0], where=path, remedy=f"{keys[path]}")
     return RequestError(f"no such key {path!r}", where=path, remedy=meant_by(path, list(keys)))
-
-
-def meant_by(path: str, keys: Sequence[str]) -> str:
-    """What a key that the schema does not know may have been meant to be: no guess where none is near.
-
-    Asked in turn: the same last name elsewhere, another tool's word, a slip in the section or in the last name.
-    """
-    parent, _, last = path.rpartition(".")
-    by_last: dict[str, list[str]] = {}
-    for key in keys:
-        by_last.setdefault(key.rpartition(".")[2], []).append(key)
-    prefix = parent + "." if parent else ""
-    siblings = [k[len(prefix) :] for k in keys if k.startswith(prefix) and "." not in k[len(prefix) :]]
-    foreign = answer(last)
-    exact = by_last.get(last, [])
-    if 0 < len(exact) <= 2 and not (exact == ["name"] or foreign):
-        slips = difflib.get_close_matches(path, exact, n=1, cutoff=0.6)
-        return f"did you mean {(slips or exact)[0]!r}?"
-    if foreign:
-        return foreign
-    for options, cutoff in ((keys, SLIP), ([prefix + name for name in siblings], NEAR), (keys, NEAR)):
-        close = difflib.get_close_matches(path, options, n=1, cutoff=cutoff)
-        if close and difflib.SequenceMatcher(None, last, close[0].rpartition(".")[2]).ratio() >= NEAR:
-            return f"did you mean {close[0]!r}?"
-    short = [name for name in siblings if initials(name) == last]  # bs → batch_size
-    if short:
-        return f"did you mean {prefix + short[0]!r}?"
-    section = parent or difflib.get_close_matches(path, [k for k in keys if "." not in k], n=1, cutoff=NEAR)
-    section = section if isinstance(section, str) else (section or [""])[0]
-    known = ", ".join(sorted(siblings)) if parent and siblings else ""
-    return (
-        (f"known: {known}; " if known else "")
-        + "what each key is: python -m workbench train --help "
-        + (section if section in keys else "")
-    )
-
-
-def initials(name: str) -> str:
-    """`batch_size` as `bs`."""
-    return "".join(part[:1] for part in name.split("_"))
 
 
 def fields_of(node: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

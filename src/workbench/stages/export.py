@@ -9,6 +9,7 @@ from rich.console import Console
 from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
 from workbench.command import command
+from workbench.engines.served import available, engine_for
 from workbench.errors import RequestError
 from workbench.files import temporary_folder
 from workbench.sources import cache_folder
@@ -45,5 +46,6 @@ def run(source: str, to: str, key: str, experiments: str = "experiments", uri: s
         copy_bundle(folder, to)
     SCREEN.print(f"exported {source} to {shown(to)}", markup=False, soft_wrap=True)
     if "://" not in to:
-        SCREEN.print(f"next: {command('serve', f'bundle={to}')}", markup=False, soft_wrap=True)
+        verb = "serve" if available(engine_for(Path(to))) is None else "chat"  # what no server here can load
+        SCREEN.print(f"next: {command(verb, f'bundle={to}')}", markup=False, soft_wrap=True)
     return 0

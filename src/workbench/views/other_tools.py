@@ -55,7 +55,7 @@ class Carried:
         self.left: dict[str, str] = {}
         self.used: set[str] = set()
 
-    def take(self, *words: str) -> Any:
+    def take(self, *words: str) -> object:
         """The value of the first of their keys that is there and not empty; all of them count as looked at."""
         self.used |= set(words)
         return next((v for w in words if (v := self.given.get(w)) not in (None, "", [], {}, "auto")), None)
@@ -122,7 +122,7 @@ def keywords(text: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     tree = ast.parse(text)
 
-    def literal(node: ast.expr) -> Any:
+    def literal(node: ast.expr) -> object:
         if isinstance(node, ast.Name):
             return names.get(node.id)
         try:

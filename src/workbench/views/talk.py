@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,14 +197,16 @@ def of_bundle(words: Mapping[str, Any]) -> Iterator[tuple[list[Speaker], str]]:
         yield [Speaker(manifest["name"], ask)], f"{manifest['name']} ({manifest['format']}) in {engine}: proven, signed"
 
 
-def open_folder(folder: Path, engine: str, *, base: Path | None = None, **options: Any) -> Any:
+def open_folder(
+    folder: Path, engine: str, *, base: Path | None = None, device: str = "auto", threads: int | None = None
+) -> AbstractContextManager[Ask]:
     """The engine on a folder; transformers where no server is needed."""
     if engine == HERE:
         if base is not None:
-            return transformers_engine(base, adapter_dir=folder, **options)
-        return transformers_engine(folder, **options)
+            return transformers_engine(base, adapter_dir=folder, device=device, threads=threads)
+        return transformers_engine(folder, device=device, threads=threads)
     if base is not None:
         raise WorkbenchError(
             f"{engine} is not asked an unmerged adapter here", where="engine", remedy="engine=transformers"
         )
-    return served_engine(folder, engine, parallel=1, threads=options.get("threads"))
+    return served_engine(folder, engine, parallel=1, threads=threads)
