@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from json import JSONDecoder
-from typing import Any
+from typing import Any, TypeVar
 
 from workbench.evaluation.scorers.scorer import BROKEN, json_value, refuse_constant, unique_names
 
+T = TypeVar("T")
 LONGEST = 50_000  # characters that are read as Python: its parser is no match for a model that never ends
 
 
@@ -101,7 +102,7 @@ def by_marks(text: str) -> list[Call] | None:
     return None
 
 
-def each(parts: Iterable[Any], reader: Any) -> list[Call]:
+def each(parts: Iterable[T], reader: Callable[[T], list[Call]]) -> list[Call]:
     """The calls of all parts; marks without a call between them are broken."""
     return needed([call for part in parts for call in reader(part)])
 
@@ -282,7 +283,7 @@ def dotted(node: ast.AST) -> str:
     return f"{before}.{node.attr}" if isinstance(node, ast.Attribute) and before else ""
 
 
-def literal(node: ast.AST) -> Any:
+def literal(node: ast.AST) -> object:
     """A value written in Python, or with JSON's words for true, false and null. Raises UnreadableError."""
     match node:
         case ast.Name(id="true" | "false" | "null" as word):

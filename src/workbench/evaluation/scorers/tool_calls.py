@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from workbench.errors import RequestError
 from workbench.evaluation.scorers.call_reading import Call, Calls, read_calls
@@ -132,7 +131,7 @@ def fits(wanted: Call, given: Call, key: str) -> bool:
     return any(same(option, value, given.texts) for option in [*options, *wanted.acceptable.get(key, [])])
 
 
-def same(wanted: Any, given: Any, text: bool = False) -> bool:
+def same(wanted: object, given: object, text: bool = False) -> bool:
     """Equal JSON values: numbers by value (1 is 1.0, true is not 1), texts after stripping, lists in order.
 
     `text`: the syntax writes bare text, so that 5 may be the number or the text.
