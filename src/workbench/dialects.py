@@ -26,6 +26,9 @@ CHANNELS = re.compile(
     r"(?:<\|end\|>|<\|call\|>|<\|return\|>|(?=<\|start\|>|<\|channel\|>)|\Z)",
     re.S,
 )
+# The same with its marks lost to a tokenizer that skips special tokens; and what an answer after thoughts stands in.
+BARE_CHANNELS = re.compile(r"^(?:assistant)?analysis(.*?)assistant(?:commentary.*?assistant)?final(.*)$", re.S)
+SOLUTION = re.compile(r"^\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?\s*$", re.S)
 # Special tokens that mean something in an answer: one who leaves out all special tokens would lose them.
 MARKS = frozenset(
     {mark for pair in THOUGHTS for mark in pair}
@@ -54,6 +57,9 @@ def parted(text: str) -> Parted:
     """
     if CHANNEL in text:
         return by_channel(text)
+    bare = BARE_CHANNELS.match(text)
+    if bare:
+        return Parted(bare[2].strip(), bare[1].strip())
     thoughts: list[str] = []
     rest = text
     while True:
@@ -70,8 +76,14 @@ def parted(text: str) -> Parted:
             for opening, closing in THOUGHTS:
                 inside, ended, after = rest.partition(closing)
                 if ended and opening not in inside:
-                    return Parted(after.lstrip(), inside.strip())
-        return Parted(rest.lstrip(), joined(thoughts)) if rest is not text else Parted(text)
+                    return Parted(unwrapped(after), inside.strip())
+        return Parted(unwrapped(rest), joined(thoughts)) if rest is not text else Parted(text)
+
+
+def unwrapped(answer: str) -> str:
+    """An answer without the marks that name it as the solution."""
+    whole = SOLUTION.match(answer)
+    return whole[1].strip() if whole else answer.lstrip()
 
 
 def by_channel(text: str) -> Parted:

@@ -12,12 +12,12 @@ from odd_teacher import completion, is_probe, odd_teacher
 from teacher_project import project, questions
 from teacher_server import teacher_server
 from workbench.data.prepare import Asked, Splits
+from workbench.dialects import parted
 from workbench.recipe import Recipe, Teacher
 from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run
 from workbench.stages.prompts import labelled
 from workbench.teacher.replies import MalformedError, parse
-from workbench.teacher.thoughts import parted
 
 THOUGHT = "The words are about money."
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -69,7 +69,7 @@ def test_thoughts_are_parted_from_the_answer_and_kept_beside_it(tmp_path: Path) 
     ],
 )
 def test_only_what_stands_before_the_answer_is_a_thought(text: str, answer: str) -> None:
-    assert parted(text)[0] == answer
+    assert parted(text).answer == answer
 
 
 def test_a_thinking_teacher_is_booked_to_the_token_and_its_thoughts_are_no_answer(tmp_path: Path) -> None:

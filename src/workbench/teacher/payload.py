@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.dialects import parted
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
 from workbench.records import ToolCall
-from workbench.teacher.thoughts import parted
 from workbench.teacher.wire import Finish, Reply, Request, Usage, pack
 
 BROKEN = "\ufffd"  # stands for what is no character: half of a surrogate pair, a byte sequence cut in two
@@ -134,7 +134,8 @@ def openai_completion(payload: Any) -> Heard:
         raise TypeError(f"finish_reason is {type(ended).__name__}")
     finish = None if ended is None else ends.get(ended, "stop")
     said_whole, thought = text_of(message.get("content"))
-    text, within = parted(said_whole)
+    whole = parted(said_whole)
+    text, within = whole.answer.strip() if whole.thoughts else whole.answer, whole.thoughts
     field = next((v for n in ("reasoning_content", "reasoning") if isinstance(v := message.get(n), str) and v), "")
     if message.get("refusal"):
         finish, text = "refusal", str(message["refusal"])
@@ -185,7 +186,8 @@ def anthropic_message(payload: Any) -> Heard:
     if ended is not None and not isinstance(ended, str):
         raise TypeError(f"stop_reason is {type(ended).__name__}")
     blocks = payload["content"]
-    text, within = parted("".join(block["text"] for block in blocks if block["type"] == "text"))
+    whole = parted("".join(block["text"] for block in blocks if block["type"] == "text"))
+    text, within = whole.answer, whole.thoughts
     thoughts = [block["thinking"] for block in blocks if block["type"] == "thinking"]
     calls = tuple(
         ToolCall(str(block["name"]), json.dumps(dict(block["input"]), ensure_ascii=False), str(block.get("id") or ""))
