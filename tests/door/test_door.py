@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from yardstick import cpu_seconds, start
+
 ROOT = Path(__file__).parents[2]
+AT_ONCE = 6  # times what it takes to import Hydra: under two seconds on a machine that does so in a third of one
 
 
 def workbench(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -39,20 +41,19 @@ def workbench(*words: str, folder: Path | None = None) -> subprocess.CompletedPr
         (["rubbish"], "rubbish", "key=value"),
     ],
 )
-def test_a_wrong_word_ends_with_exit_2_in_two_seconds_naming_the_key_and_writing_nothing(
+def test_a_wrong_word_ends_with_exit_2_at_once_naming_the_key_and_writing_nothing(
     words: list[str], named: str, nearest: str, tmp_path: Path
 ) -> None:
     recipe = [] if words[0].startswith("recipe=") else ["recipe=legal_lora"]
-    started = time.monotonic()
-    done = workbench("train", *recipe, *words, folder=tmp_path)
-    seconds = time.monotonic() - started
+    command = (sys.executable, "-m", "workbench", "train", *recipe, *words)
+    seconds, done = cpu_seconds(*command, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert named in done.stderr
     assert nearest in done.stderr
     assert "Traceback" not in done.stderr
     assert "abc" not in done.stderr.replace("abcdef", "") or "token" not in words[0], "a secret was repeated"
     assert list(tmp_path.iterdir()) == []
-    assert seconds < 2, f"{seconds:.1f} s"
+    assert seconds < AT_ONCE * start(), f"{seconds:.1f} s"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def advisories() -> Iterator[str]:
 def test_a_known_vulnerability_fails_the_look_and_a_service_that_is_away_is_said(advisories: str) -> None:
     def look(service: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"AUDIT_OSV": service, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        command = [sys.executable, str(ROOT / ".ci" / "audit")]
+        command = [sys.executable, str(ROOT / ".ci" / "audit.py")]
         return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
 
     hole = look(advisories)

@@ -14,6 +14,7 @@ from workbench.errors import RequestError
 from workbench.recipe import known_keys
 from workbench.recipe.foreign import FOREIGN, VALUES, VERBS
 from workbench.views.verbs import VERBS as OURS
+from yardstick import start
 
 MINE = """\
 defaults: [workbench, {model: smollm2_135m}, {method: lora}, {evaluate: exact_match}, _self_]
@@ -87,7 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("typed", "step"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
-def test_a_newcomers_mistake_ends_with_exit_2_in_two_seconds_and_the_right_next_step(
+def test_a_newcomers_mistake_ends_with_exit_2_at_once_and_the_right_next_step(
     typed: str, step: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before, started = sorted(here.iterdir()), time.process_time()
@@ -100,7 +101,7 @@ def test_a_newcomers_mistake_ends_with_exit_2_in_two_seconds_and_the_right_next_
     assert "override" not in shown.err, "that is Hydra's word"
     assert shown.out == ""
     assert sorted(here.iterdir()) == before
-    assert seconds < 2
+    assert seconds < 6 * start(), "at once: see yardstick.py"
 
 
 def test_there_are_forty_mistakes_and_none_twice() -> None:
@@ -129,6 +130,8 @@ FOREIGN_KEYS = {
 @pytest.mark.parametrize("prefix", ["", "method.", "model."])
 def test_another_tools_key_is_answered_with_ours_wherever_it_stands(prefix: str) -> None:
     for word, ours in FOREIGN_KEYS.items():
+        if f"{prefix}{word}" in known_keys():
+            continue
         with pytest.raises(RequestError) as caught:
             check_words([f"{prefix}{word}=1"])
         assert f"that is {ours!r} here" in caught.value.remedy, word
@@ -150,7 +153,7 @@ def test_a_key_that_is_like_none_gets_no_guess(here: Path) -> None:
     with pytest.raises(RequestError) as caught:
         check_words(["method.frobnicate=1"])
     assert "did you mean" not in caught.value.remedy
-    assert "known: alpha" in caught.value.remedy
+    assert "known: adapter_init, alpha," in caught.value.remedy
 
 
 @pytest.mark.parametrize("key", ["data.train", "method.learning_rate", "gate.min_rows", "launch.experiments", "seed"])
@@ -182,14 +185,15 @@ def test_a_noun_of_a_group_that_the_recipe_does_not_name_is_put_in_and_the_recip
     from workbench.compose import composed, find_recipe
     from workbench.recipe import read
 
-    (here / "mine.yaml").write_text(MINE + "gate: {min_rows: 7}\nquantize: {w8a8: {calibration_rows: 5}}\n")
+    formats = "quantize: {w8a8: {calibration_rows: 5}}\n" if "w8a8" in word else ""
+    (here / "mine.yaml").write_text(MINE + "gate: {min_rows: 7}\n" + formats)
     path = find_recipe("./mine.yaml")
     recipe = read(composed(path, [word]), "mine")
     group, _, noun = word.partition("=")
     chosen = getattr(recipe, group)
     assert noun.strip("[]") in (chosen if group == "quantize" else [chosen.name])
     assert recipe.gate.min_rows == 7
-    assert recipe.quantize["w8a8"].calibration_rows == 5
+    assert not formats or recipe.quantize["w8a8"].calibration_rows == 5
     assert recipe.gate.max_bytes == (1e9 if noun == "lean" else None)
 
 

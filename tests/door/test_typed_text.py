@@ -113,7 +113,7 @@ def test_a_name_in_braces_in_a_prompt_is_kept_when_escaped_and_never_another_key
     [
         ("method.eval_steps", "method.evaluations"),
         ("method.lora_r", "method.rank"),
-        ("method.seed", "seed, at the top"),
+        ("method.seed", "did you mean 'seed'?"),
         ("method.gradient_accumulation_steps", "method.micro_batch_size"),
     ],
 )

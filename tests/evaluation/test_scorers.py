@@ -99,6 +99,7 @@ WANTS = {
     "exact_match": (Evaluate(scorer="exact_match"), "yes"),
     "judge": (Evaluate(scorer="judge"), "yes"),
     "translation": (Evaluate(scorer="translation"), "%s löschen"),
+    "tool_calls": (Evaluate(scorer="tool_calls"), '<tool_call>{"name": "look", "arguments": {"at": "x"}}</tool_call>'),
     "python": (Evaluate(scorer="python", function=f"{__name__}:near"), "yes"),
 }
 

@@ -444,7 +444,7 @@ def test_a_file_added_to_a_folder_of_rows_while_it_is_read_is_noticed(tmp_path: 
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "a.csv").write_text("x")
     with pytest.raises(WorkbenchError, match="changed while it was read"):
-        with sources.unchanged(tmp_path / "rows", None, "rows"):
+        with sources.unchanged([tmp_path / "rows"], None, "rows"):
             (tmp_path / "rows" / "b.csv").write_text("x")
     assert state_of(tmp_path / "rows" / "a.csv")
 

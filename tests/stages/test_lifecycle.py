@@ -314,7 +314,7 @@ def test_a_stage_stopped_by_a_signal_is_killed_in_mlflow_at_once_not_at_the_next
 ) -> None:
     fed = []
 
-    def catch_up(folder: Path, *_: object) -> dict[str, list[str]]:
+    def catch_up(folder: Path, *_: object, **__: object) -> dict[str, list[str]]:
         fed.append(
             {name: state.status for name, state in fold_stages(read_events(folder / "events.jsonl"), live=True).items()}
         )

@@ -42,7 +42,7 @@ def typed_in(folder: Path, *words: str, stdin: str = "") -> tuple[int, str, str]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdin", io.StringIO(stdin))
-        patch.setattr("workbench.stages.lifecycle.SCREEN.file", err)
+        patch.setattr("workbench.stages.lifecycle.SCREEN._file", err)  # the property gives a stream, not None
         with contextlib.redirect_stderr(err):
             code = main(list(words))
     return code, out.getvalue(), err.getvalue()

@@ -178,7 +178,7 @@ def choice(key: str, value: str) -> str | None:
 def meant_by(path: str, keys: Sequence[str]) -> str:
     """What a key that the schema does not know may have been meant to be: no guess where none is near.
 
-    Asked in turn: the same last name elsewhere, another tool's word, a slip in the section or in the last name.
+    Asked in turn: a slip in the last name, the same one elsewhere, another tool's word, a slip in the section.
     """
     parent, _, last = path.rpartition(".")
     by_last: dict[str, list[str]] = {}
@@ -187,6 +187,9 @@ def meant_by(path: str, keys: Sequence[str]) -> str:
     prefix = parent + "." if parent else ""
     siblings = [k[len(prefix) :] for k in keys if k.startswith(prefix) and "." not in k[len(prefix) :]]
     foreign = answer(last)
+    slip = difflib.get_close_matches(last, siblings, n=1, cutoff=SLIP)
+    if slip and parent and not foreign:
+        return f"did you mean {prefix + slip[0]!r}?"
     exact = by_last.get(last, [])
     if 0 < len(exact) <= 2 and not (exact == ["name"] or foreign):
         slips = difflib.get_close_matches(path, exact, n=1, cutoff=0.6)

@@ -40,7 +40,7 @@ def usage() -> str:
             *lines,
             "",
             "  VERB --help tells a verb's keys; train --help method those of a section.",
-            "  until=STAGE stops early, fresh=true starts over, output=json prints one object,",
+            "  until=STAGE stops early, fresh=true starts over, output=json prints JSON,",
             "  debug=true shows tracebacks, -m sweeps: method.learning_rate=1e-4,3e-4 -m",
         ]
     )
