@@ -22,18 +22,24 @@ def report_metrics(report: Mapping[str, Any], room: int) -> dict[str, float]:
     """The figures that people look for first, at most `room` of them: `<arm>/<metric>`, and of each comparison
     `<candidate>_vs_<baseline>/<metric>_delta`.
 
-    First what decides, for each arm and comparison; then the student's other figures; then the other arms'. All of
+    First what decides, for each arm and comparison, and what shows a distillation's worth; then the student's other figures; then the other arms'. All of
     them stand in the tables, with their intervals.
     """
     arms = report.get("arms", {})
     primary = report.get("primary") or next((metric for row in arms.values() for metric in row), "")
     flat: list[tuple[int, str, float | None]] = []
     for arm, metric, cell in cells(report):
-        flat.append((0 if metric == primary else 2 if arm == "student" else 4, f"{arm}/{metric}", value_of(cell)))
+        flat.append(
+            (
+                0 if metric in (primary, "kept_share") else 2 if arm == "student" else 4,
+                f"{arm}/{metric}",
+                value_of(cell),
+            )
+        )
     for row in comparisons(report):
         name = f"{row['candidate']}_vs_{row['baseline']}/{row['metric']}_delta"
         flat.append((1 if row["metric"] == primary else 3, name, number(row.get("delta"))))
-    flat += [(3, name, value) for name, value in distilled(report.get("distillation") or {}).items()]
+    flat += [(1, name, value) for name, value in distilled(report.get("distillation") or {}).items()]
     known = {metric_name(name): value for _, name, value in sorted(flat, key=lambda x: x[0]) if value is not None}
     return dict(list(known.items())[:room])
 
