@@ -22,8 +22,8 @@ def report_metrics(report: Mapping[str, Any], room: int) -> dict[str, float]:
     """The figures that people look for first, at most `room` of them: `<arm>/<metric>`, and of each comparison
     `<candidate>_vs_<baseline>/<metric>_delta`.
 
-    First what decides, for each arm and comparison, and what shows a distillation's worth; then the student's other figures; then the other arms'. All of
-    them stand in the tables, with their intervals.
+    First what decides, for each arm and comparison, and what shows a distillation's worth; then the student's other
+    figures; then the other arms'. All of them stand in the tables, with their intervals.
     """
     arms = report.get("arms", {})
     primary = report.get("primary") or next((metric for row in arms.values() for metric in row), "")
