@@ -462,7 +462,7 @@ def test_a_cut_student_s_adapter_is_asked_bundled_and_verified_on_the_cut_model_
     assert "48 labels" in told["curve"]["sentence"]
     assert told["gold_student"]["named"] == str(other.relative_to(tmp_path))
     assert ("student", "gold_student") in {(r["candidate"], r["baseline"]) for r in report["comparisons"]}
-    assert "student kept" in " ".join(done.stderr.split()), "and the terminal says it"
+    assert "student kept" in " ".join(done.stdout.split()), "and the terminal says it"
     assert not [c for c in report["gate"]["checks"] if "gold" in c["why"]], "told, not judged"
     assert 'id="distillation"' in (run_of(made) / "evaluate" / "report.html").read_text()
 

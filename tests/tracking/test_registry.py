@@ -228,7 +228,7 @@ def test_the_ui_serves_the_store_and_a_server_takes_a_whole_registration(tmp_pat
                 break
         assert "tiny/0badcafe: 5 new points\n" in said
         # The same server as a remote store: files go through it, and come back from it.
-        remote = Tracking(uri=said[-1].split()[1], experiment="over http", registered_model="remote")
+        remote = Tracking(uri=said[-1].split()[1].partition("/#")[0], experiment="over http", registered_model="remote")
         run = whole_run(tmp_path / "elsewhere", digest="2badcafe", model="remote")
         made = register(run.folder, remote, tmp_path / "elsewhere", passed=True, shipped=SHIPPED)
         assert made["aliases"]["remote"] == ["challenger", "champion"]

@@ -149,7 +149,7 @@ def load(
             if adapter_dir is None and place.type == "cpu":
                 run_in_int8(model)
             if getattr(model.config, "quantization_config", None) is not None:  # and it unpacks at the first forward
-                with torch.inference_mode():
+                with torch.no_grad():
                     model(input_ids=torch.zeros((1, 1), dtype=torch.long))
     finally:
         logging.enable_progress_bar()
@@ -160,6 +160,7 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True)
-    if computed_in("bfloat16", place.type) == "float32":
+    packed = "compressed-tensors" in str(getattr(model.config, "quantization_config", ""))  # computed as it says
+    if computed_in("bfloat16", place.type) == "float32" and not packed:
         widen(model)
     return model.to(place).eval(), tokenizer

@@ -80,7 +80,8 @@ async def ask(
 
 def refuse_eaten(desk: Desk, reply: Reply) -> Reply:
     """The reply; RequestError where its whole length went into thoughts, which tells nothing of what it can do."""
-    if reply.finish == "length" and not reply.text.strip():
+    thought = bool(reply.reasoning or reply.usage.reasoning)
+    if thought and reply.finish == "length" and not reply.text.strip():
         raise RequestError(
             f"asked for one word, {desk.teacher.model or 'the teacher'} thinks until it is cut at "
             f"{desk.teacher.max_new_tokens:,} tokens, and says nothing",
