@@ -349,6 +349,7 @@ def test_the_primary_metric_is_the_scorers_first_unless_the_recipe_names_one() -
     assert firsts == {
         "json_fields": "category_accuracy", "label": "accuracy", "extraction": "item_f1", "generation": "chrf",
         "exact_match": "exact_match", "judge": "preference", "python": "score", "translation": "valid_chrf",
+        "tool_calls": "exact_match",
     }  # fmt: skip
     chosen = Evaluate(scorer="json_fields", fields=FIELDS, primary="license_macro_f1")
     assert scorers.primary_metric(chosen) == "license_macro_f1"
