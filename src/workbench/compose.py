@@ -7,6 +7,7 @@ or a command may set is asked before, by `workbench.hydra_guard`.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -135,8 +136,17 @@ def yaml_of(path: Path, group: str = "") -> Any:
         if path.stat().st_size > LONGEST_FILE:
             raise RequestError(f"it is longer than {LONGEST_FILE:,} bytes", where=str(path), remedy="is it a recipe?")
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    return looked_at(text, path, group)
+
+
+@functools.lru_cache(maxsize=64)
+def looked_at(text: str, path: Path, group: str) -> Any:
+    """The content of `yaml_of`, which nobody writes to: a command looks at its recipe more than once."""
+    try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number or a date that Python cannot hold
         raise RequestError(f"its YAML cannot be read: {error}", where=str(path)) from None

@@ -8,6 +8,7 @@ killed at any point leaves the previous state or the next one, never a mixture.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -245,11 +246,17 @@ def clear(folder: Path) -> None:
 
 def provenance() -> dict[str, Any]:
     """Library versions and the git revision the run was made with."""
-    versions = {}
+    return {"versions": dict(versions()), "git": revision()}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The version of each library that is here; what is imported does not change while the process lives."""
+    there = {}
     for library in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
-    return {"versions": versions, "git": revision()}
+            there[library] = metadata.version(library)
+    return there
 
 
 def staging_folder(run: Run, stage: str) -> Path:

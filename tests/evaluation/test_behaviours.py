@@ -283,7 +283,7 @@ def test_a_refusal_late_in_a_long_answer_is_none() -> None:
 
 
 def test_looking_for_a_refusal_takes_no_time_on_hostile_text() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     for text in (
         "i " * 5000,
         "i can't " * 5000,
@@ -294,7 +294,7 @@ def test_looking_for_a_refusal_takes_no_time_on_hostile_text() -> None:
     ):
         refuses(text)
         mentions("paris", text)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 # The two reports
@@ -488,9 +488,9 @@ def test_six_arms_and_five_thousand_rows_take_two_seconds() -> None:
     answers = [train[i][1] if i % 2 else " ".join(rng.choices(names, k=60)) for i in range(400)]
     arms = {f"arm{k}": said(answers) for k in range(6)}
     prompts = {f"i{i}": "which licence is it?" for i in range(400)}
-    begun = time.perf_counter()
+    begun = time.process_time()
     report = memorised(arms, prompts, train)
-    assert time.perf_counter() - begun < 4  # 2 on an idle machine
+    assert time.process_time() - begun < 4  # 2 on an idle machine
     assert all(figures["value"] == 0.5 for figures in report.values())
 
 

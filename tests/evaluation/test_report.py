@@ -253,9 +253,9 @@ def test_six_arms_of_600_rows_take_seconds() -> None:
     rng = np.random.default_rng(0)
     names = ("base", "base_few_shot", "student", "gguf_q8_0", "gguf_q4_k_m", "w8a8")
     rows = {name: arm((rng.random(600) < 0.6).tolist()) for name in names}
-    start = time.perf_counter()
+    start = time.process_time()
     report_of(rows, dataclasses.replace(EVALUATE, resamples=10_000))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # The gate.

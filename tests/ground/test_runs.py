@@ -27,6 +27,12 @@ def open_here(folder: Path, fresh: bool = False):
     return open_run(folder, "recipe", "0a1b2c3d", {"seed": 1}, fresh=fresh)
 
 
+@pytest.fixture
+def in_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which commit it is takes git four calls at each opening of a run, and here it is opened hundreds of times."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_finished_stage_is_in_the_manifest_with_digest_and_size(tmp_path: Path) -> None:
     with open_here(tmp_path) as run, stage(run, "merge", "f1") as staging:
         (staging.folder / "weights").write_bytes(b"12345")
@@ -113,6 +119,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.usefixtures("in_no_repository")
 def test_kill_9_at_any_point_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
     for point in range(1, 60):
         with open_here(tmp_path / str(point)) as run, stage(run, "merge", "f1") as staging:
@@ -206,6 +213,7 @@ def full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.usefixtures("in_no_repository")
 @pytest.mark.parametrize(("act", "codes"), [(kill, {-9}), (interrupt, {130}), (full, {0, 2})])
 def test_whenever_a_stage_is_broken_off_at_most_the_step_it_was_in_is_lost(
     act: Callable[[], None], codes: set[int], tmp_path: Path

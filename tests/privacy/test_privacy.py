@@ -245,9 +245,9 @@ ODD = [
 
 @pytest.mark.parametrize("unit", ODD)
 def test_a_long_odd_text_takes_no_more_than_seconds(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     find(unit * (40_000 // len(unit)))
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 WORD = re.compile(r"[A-Za-z0-9]+(?=@)|\d{2,}")  # a machine's own measure: a hundred plain searches through a text

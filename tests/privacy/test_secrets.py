@@ -79,9 +79,9 @@ def test_there_are_more_than_sixty_ways_in() -> None:
 
 @pytest.mark.parametrize("name", TEXT_KEYS)
 def test_no_text_of_a_recipe_may_hold_a_secret_and_it_is_not_repeated(name: str, plain: DictConfig) -> None:
+    cfg = plain.copy()
+    old = OmegaConf.select(cfg, name)
     for text, trace in CANARIES.items():
-        cfg = plain.copy()
-        old = OmegaConf.select(cfg, name)
         try:
             OmegaConf.update(cfg, name, [text] if OmegaConf.is_list(old) else text)
         except OmegaConfBaseException:  # a key that takes no text refuses it itself

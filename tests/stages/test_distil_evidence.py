@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,12 @@ def evidence() -> dict[str, Any]:
 
 
 def with_evidence() -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
+    """A whole report of a distillation with its answers, measured once and copied for each test."""
+    return copy.deepcopy(measured_with_evidence())
+
+
+@cache
+def measured_with_evidence() -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
     report, predictions = whole_report()
     settings = Evaluate(scorer="exact_match", labels=report["labels"], resamples=1000)
     own = build_report("notices", settings, predictions, {}, seed=5, baseline="base_few_shot")["distillation"]

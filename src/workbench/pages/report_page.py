@@ -8,10 +8,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from workbench.evaluation import metrics
@@ -104,6 +106,23 @@ def write_page(
     write_whole(path, html)
 
 
+class Compiled(BytecodeCache):
+    """What templates were compiled to, kept while the process lives: compiling takes longer than most pages do."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self.kept.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self.kept[bucket.key, bucket.checksum] = bucket.code
+
+
+COMPILED = Compiled()
+
+
 def render(template: str, report: Mapping[str, Any], **values: object) -> str:
     """A template of this room, with what every page of a report needs at hand.
 
@@ -112,6 +131,7 @@ def render(template: str, report: Mapping[str, Any], **values: object) -> str:
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
+        bytecode_cache=COMPILED,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,7 +11,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
@@ -184,10 +184,16 @@ def remember(value: str) -> None:
         READ.add(value)
 
 
-def held_secrets() -> dict[str, str]:
+def held_secrets() -> Mapping[str, str]:
     """The secrets that the environment holds, each with the name of its variable."""
+    return secrets_among(tuple(os.environ.items()))
+
+
+@functools.lru_cache(maxsize=4)
+def secrets_among(variables: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """The secrets among variables (name, value): looked for once for all the texts that are held against them."""
     held = {}
-    for name, value in os.environ.items():
+    for name, value in variables:
         if SECRET_VARIABLE.search(name) and is_secret_value(value.strip()):
             held[value.strip()] = name
         elif "://" in value and "@" in value and (password := password_of(value)):
@@ -226,6 +232,12 @@ def credential_in(text: str) -> str:
     for value, name in held_secrets().items():
         if value in text:
             return f"the value of the environment variable {name}"
+    return credential_by_form(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def credential_by_form(text: str) -> str:
+    """What `credential_in` sees by a text's form alone; a recipe's keys are the same each time it is read."""
     if KEY_PATTERN.search(text) or any(regex.search(text) for regex in AT_THE_DOOR):
         return "a key or token"
     for regex in (ASSIGNED, OPTION):

@@ -7,6 +7,7 @@ resolvers and secrets, and tells which values make the weights.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -36,9 +37,16 @@ IN_THE_ENVIRONMENT = "put it in an environment variable (HF_TOKEN, OPENAI_API_KE
 KEY_PATH = re.compile(r"\$\{\s*\.*\w[\w-]*(?:\.[\w-]+|\[\w+\])*\s*\}")
 
 
+@functools.cache
+def every_default() -> DictConfig:
+    """The dataclasses with every default, as OmegaConf has them; made once, and never written to."""
+    return typing.cast(DictConfig, OmegaConf.structured(Recipe))
+
+
 def register_schema() -> None:
     """Make the dataclasses known to Hydra as the config `workbench`, first in every recipe's defaults."""
-    ConfigStore.instance().store(name="workbench", node=Recipe)
+    if "workbench.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name="workbench", node=every_default())
 
 
 def read(cfg: DictConfig, name: str) -> Recipe:
@@ -53,7 +61,7 @@ def read(cfg: DictConfig, name: str) -> Recipe:
     for path, value in walk(raw):
         refuse_dangerous(path, value)
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(Recipe), cfg)
+        typed = OmegaConf.merge(every_default(), cfg)  # which copies what it merges into
         OmegaConf.update(typed, "name", name)
         recipe = typing.cast(Recipe, OmegaConf.to_object(typed))
     except OmegaConfBaseException as error:
@@ -156,12 +164,14 @@ def check_limits(node: Any, path: str) -> None:
                     raise RequestError(f"{value!r} must be {word} {limit}", where=here, remedy=limits["meaning"])
 
 
-def known_keys() -> dict[str, str]:
+@functools.cache
+def known_keys() -> Mapping[str, str]:
     """Every key path of the schema with its meaning; formats under `quantize` appear as `quantize.<name>`."""
 
     def of(cls: Any, prefix: str) -> Iterator[tuple[str, str]]:
+        kinds = typing.get_type_hints(cls)
         for spec in dataclasses.fields(cls):
-            kind = typing.get_type_hints(cls)[spec.name]
+            kind = kinds[spec.name]
             yield prefix + spec.name, spec.metadata.get("meaning", (kind.__doc__ or "").split("\n")[0])
             if dataclasses.is_dataclass(kind):
                 yield from of(kind, f"{prefix}{spec.name}.")

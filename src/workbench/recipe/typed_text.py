@@ -7,6 +7,7 @@ column, a prompt) the recipe would hold another text than the one its author see
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -27,6 +28,7 @@ PROSE = re.compile(r"data\.(system|instruction|prompt|answer)|evaluate\.judge\.c
                    r"|(data\.columns|teacher\.(labels|fields)|evaluate\.(labels|fields))(\..*)?")  # fmt: skip
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 MARK = "tag:yaml.org,2002:"
+kinds_of = functools.cache(typing.get_type_hints)  # of a section of the schema, which every key asks for
 
 
 def refuse_retyped(text: str, file: str, group: str = "") -> None:
@@ -145,7 +147,7 @@ def is_text(path: tuple[str, ...]) -> bool:
             kind = arguments[0]
             arguments = list(typing.get_args(kind))
         if dataclasses.is_dataclass(kind):
-            kind = typing.get_type_hints(kind).get(step)
+            kind = kinds_of(kind).get(step)
         elif typing.get_origin(kind) is list and step.isdigit():
             kind = arguments[0]
         elif typing.get_origin(kind) is dict:

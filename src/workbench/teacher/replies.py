@@ -58,14 +58,23 @@ def model_of(teacher: Teacher) -> type[BaseModel]:
     return shape(fields, tuple(teacher.labels), teacher.rationale)
 
 
+@lru_cache(maxsize=32)
+def allowed_in(answer: type[BaseModel]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Each key of an answer's shape with the values it may have, none where any will do: asked for with every row."""
+    specs = answer.model_json_schema()["properties"].items()
+    return tuple(
+        (name, tuple(spec.get("enum") or ([spec["const"]] if "const" in spec else ()))) for name, spec in specs
+    )
+
+
 def schema_of(teacher: Teacher) -> dict[str, Any] | None:
     """The JSON schema to ask for, in the subset that strict modes take; None when plain text is wanted."""
     if not wants_json(teacher):
         return None
-    properties = {}
-    for name, spec in model_of(teacher).model_json_schema()["properties"].items():
-        allowed = spec.get("enum") or ([spec["const"]] if "const" in spec else None)
-        properties[name] = {"type": "string", "enum": allowed} if allowed else {"type": "string"}
+    properties = {
+        name: {"type": "string", "enum": list(allowed)} if allowed else {"type": "string"}
+        for name, allowed in allowed_in(model_of(teacher))
+    }
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
