@@ -38,7 +38,8 @@ def mounted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("nfs", "rw,vers=3,nolock"), ("nfs4", "rw,local_lock=all"), ("nfs", "rw,local_lock=flock"),
-     ("lustre", "rw,noflock"), ("lustre", "rw,localflock"), ("cifs", "rw,nobrl"), ("fuse.sshfs", "rw,user_id=0"), ("fuse.s3fs", "rw")],
+     ("lustre", "rw,noflock"), ("lustre", "rw,localflock"), ("cifs", "rw,nobrl"), ("fuse.sshfs", "rw,user_id=0"),
+     ("fuse.s3fs", "rw")],
 )  # fmt: skip
 def test_a_run_is_refused_where_another_machine_would_not_see_its_lock(mounted, kind: str, options: str) -> None:
     place = mounted(kind, options)
