@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -64,7 +65,7 @@ def train(job: Job) -> dict[str, Any]:
     is free when it returns: `release_memory` gives that back to the system. As one process of several (`job.world`) it
     takes its share of each step; the first of them alone writes and gives a summary.
     """
-    refuse_what_cannot_train(job.rows)
+    refuse_what_cannot_train(job.rows, alone=job.world is None)
     method, event, device, world = job.method, job.event, device_of(job.device), job.world or World()
     job.out.mkdir(parents=True, exist_ok=True)
     with computing(device, job.threads), stopping() as stop:
@@ -102,6 +103,7 @@ def train(job: Job) -> dict[str, Any]:
                 # is cut changes nothing: not its micro-batches, nor the processes that share them.
                 begun, cuts, losses = time.monotonic(), world.share(plan.of_step(step)), []
                 batches = loss.batches(cuts, ("step", step - 1))
+                behind = world.most(len(cuts)) - len(cuts) if in_shards else 0
                 counts = [sum(batch[name] for batch in batches) for name in ("items", "tokens", "trained_tokens")]
                 items, tokens, trained_tokens = world.summed(*counts)
                 for batch in batches:
@@ -109,8 +111,7 @@ def train(job: Job) -> dict[str, Any]:
                         part = loss.summed(batch) / (items or 1)
                     part.backward()
                     losses.append(part.detach())
-                if in_shards:
-                    keep_pace(loss, world, len(cuts), plan.of_step(step)[:1], ("step", step - 1))
+                keep_pace(loss, behind, plan.of_step(step)[:1], ("step", step - 1))
                 parts = torch.stack(losses).tolist() if losses else []
                 (whole,) = world.summed(sum(parts))
                 for cut, value in zip(cuts, parts, strict=True):
@@ -185,12 +186,11 @@ def measured(job: Job, student: Student, loss: Loss) -> HeldOut | None:
     return start
 
 
-def keep_pace(loss: Loss, world: World, passes: int, cuts: Sequence[Sequence[int]], moment: Moment) -> None:
-    """Pass forward, and backward where that is asked, as often as the others do: shards are gathered by all at once.
+def keep_pace(loss: Loss, behind: int, cuts: Sequence[Sequence[int]], moment: Moment) -> None:
+    """Pass forward, and backward where that is asked, so often more: shards are gathered by all processes at once.
 
     What is passed is a batch that another process counts, and counts nothing here.
     """
-    behind = world.most(passes) - passes
     for batch in loss.batches(cuts, moment) * behind if behind else ():
         nothing = loss.summed(batch) * 0.0
         if torch.is_grad_enabled():
@@ -202,10 +202,16 @@ def tired(progressed: Progressed, patience: int | None) -> bool:
     return patience is not None and progressed.looks_since_best >= patience
 
 
-def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
-    """Refuse no rows, and a row that trains nothing."""
+def refuse_what_cannot_train(rows: Sequence[TokenRow], alone: bool = True) -> None:
+    """Refuse no rows, a row that trains nothing, and a whole life that somebody else has started several times."""
     if not rows:
         raise RequestError("there are no training rows", where="data.train")
+    if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            "the life is one process, and starts those that train by itself",
+            where="WORLD_SIZE",
+            remedy="type it without torchrun or accelerate launch, and with launch=torchrun launch.processes=2",
+        )
     for row in rows:
         if not any(row.trained[1:]) or len(row.trained) != len(row.input_ids):
             raise RequestError("the row trains nothing", where=row.where or row.id)
@@ -264,14 +270,14 @@ def look(job: Job, student: Student, loss: Loss, watch: Watch, step: int) -> Non
     if job.validation:
         total, items = 0.0, 0
         cuts = loss.looks[world.rank :: world.size]
+        behind = world.most(len(cuts)) - len(cuts) if is_sharded(job.method.kind, world) else 0
         with torch.no_grad():
             for cut in cuts:
                 (batch,) = loss.batches([cut], ("validation", cut[0]))
                 value, items = float(loss.summed(batch)), items + batch["items"]
                 refuse_non_finite("validation loss", value, step, [job.validation[n - len(job.rows)] for n in cut])
                 total += value
-            if is_sharded(job.method.kind, world):
-                keep_pace(loss, world, len(cuts), loss.looks[:1], ("validation", loss.looks[0][0]))
+            keep_pace(loss, behind, loss.looks[:1], ("validation", loss.looks[0][0]))
         total, items = world.summed(total, items)
         watch.evaluated(step, total / (items or 1))
     shown = job.validation[: job.method.sample_answers]

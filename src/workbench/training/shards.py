@@ -101,7 +101,8 @@ def whole_weights(model: PreTrainedModel, keep: bool, dtype: torch.dtype | None 
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in once:
             whole = whole_tensor(tensor.detach())
-            once[id(tensor)] = whole.to("cpu", dtype if whole.is_floating_point() else None) if keep else whole[:0]
+            wanted = dtype if dtype and whole.is_floating_point() else whole.dtype
+            once[id(tensor)] = whole.to("cpu", wanted) if keep else whole.new_empty(0)
         weights[name] = once[id(tensor)]
     return weights if keep else {}
 

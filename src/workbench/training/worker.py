@@ -37,7 +37,10 @@ def main(folder: Path) -> int:
     note = Note(folder / f"process-{rank}.json", rank)
     note.write("running")
     signal.signal(signal.SIGTERM, end)
-    threading.Thread(target=watch, args=(note,), daemon=True).start()
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+    threading.Thread(target=watch, args=(note, reads), daemon=True).start()
     if rank:
         log = os.open(folder / f"process-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
@@ -116,11 +119,11 @@ def end(_number: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def watch(note: Note) -> None:
-    """End the process when the lifecycle dies, and note a SIGTERM even while the process waits for the others."""
-    reads, writes = os.pipe()
-    os.set_blocking(writes, False)
-    signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+def watch(note: Note, reads: int) -> None:
+    """End the process when the lifecycle dies, and note a SIGTERM even while the process waits for the others.
+
+    `reads` is where the numbers of signals come out.
+    """
     waiting = select.poll()
     waiting.register(0, 0)  # of standard input only its end: what is typed there is not ours
     waiting.register(reads, select.POLLIN)
