@@ -51,7 +51,7 @@ def test_a_sweep_names_its_best_trial_and_has_one_parent_in_mlflow(swept: Any) -
     (parent,) = [run for run in runs if run.data.tags.get("stage") == "sweep"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 2
-    assert parent.data.tags["best.words"] == best["words"][0]
+    assert parent.data.tags["best.run"] == Path(best["run"]).name
     assert parent.data.metrics["best"] == pytest.approx(best["value"])
     assert parent.info.status == "FINISHED"
 

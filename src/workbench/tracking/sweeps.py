@@ -12,8 +12,8 @@ from workbench.tracking.store import Store, open_store
 
 
 def sweep_of(events: Sequence[Line]) -> str | None:
-    """The sweep that a run belongs to: the first that it was a trial of."""
-    return next((str(line.body["name"]) for line in events if line.kind == "sweep"), None)
+    """The sweep that a run belongs to: the last that it was a trial of."""
+    return next((str(line.body["name"]) for line in reversed(events) if line.kind == "sweep"), None)
 
 
 def sweep_run(store: Store, sweep: str, make: bool = True) -> str | None:
@@ -32,7 +32,6 @@ def end_sweep(tracking: Tracking, experiments: Path, recipe_name: str, sweep: st
         if run_id is None:
             return
         store.client.log_metric(run_id, "best", best["value"])
-        tags = {"metric": best["metric"], "best.words": " ".join(best["words"]), "best.run": Path(best["run"]).name}
-        for name, value in tags.items():
-            store.client.set_tag(run_id, name, value)
+        for name, value in {"metric": best["metric"], "best.run": Path(best["run"]).name}.items():
+            store.client.set_tag(run_id, name, value)  # its values are that run's params, withheld there or not
         store.client.set_terminated(run_id, "FINISHED")
