@@ -12,6 +12,19 @@ TYPED: ContextVar[tuple[str, ...]] = ContextVar("TYPED", default=())  # the reci
 ONCE = ("until", "fresh", "output", "rows", "debug")
 
 
+SWEEP: ContextVar[str] = ContextVar("SWEEP", default="")  # the sweep that a command is a trial of
+
+
+@contextmanager
+def swept(name: str) -> Iterator[None]:
+    """Within it, runs are trials of this sweep; of none, where the name is empty."""
+    token = SWEEP.set(name)
+    try:
+        yield
+    finally:
+        SWEEP.reset(token)
+
+
 @contextmanager
 def typed(words: Sequence[str]) -> Iterator[None]:
     """Within it, the next commands repeat these words."""

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from workbench import errors, hydra_guard
-from workbench.command import typed
+from workbench import errors, extras, hydra_guard
+from workbench.command import swept, typed
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
@@ -41,7 +42,6 @@ QUIET = [
     "hydra.output_subdir=null",
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
-    "hydra.sweep.dir=experiments/.sweeps/${now:%Y%m%d-%H%M%S-%f}",
     "hydra.sweep.subdir=${hydra.job.num}",
 ]
 
@@ -362,19 +362,28 @@ def translated(error: Exception, path: Path) -> RequestError:
 def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides: list[str], task: Task) -> int:
     """Run under `hydra.main`: once for each combination of a sweep, or for Hydra's own displays."""
     register_schema()
-    codes: list[int] = []
+    from workbench.stages import sweep
 
-    def job(cfg: DictConfig) -> None:
+    codes: list[int] = []
+    sweeps = verb == "train" and bool({"-m", "--multirun"} & set(flags))
+    folder = Path("experiments/.sweeps").resolve() / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+    def job(cfg: DictConfig) -> float | None:
         own = [word for word in HydraConfig.get().overrides.task if word not in settings]
+        recipe = None
         try:
-            with typed([f"recipe={named}", *own]):
-                codes.append(task(read(cfg, path.stem)))
+            with typed([f"recipe={named}", *own]), swept(folder.name if sweeps else ""):
+                recipe = read(cfg, path.stem)
+                code = task(recipe)
         except WorkbenchError as error:
             print(masked(f"error: {error}"), file=sys.stderr)
-            codes.append(error.exit_code)
+            code = error.exit_code
+        codes.append(code)
+        taken = [word for word in own if word not in overrides]  # what this trial took of several values
+        return sweep.note(folder, int(HydraConfig.get().job.num), taken, recipe, code) if sweeps else None
 
     job.__name__ = verb  # Hydra takes the job's name from the task
-    settings = [search_path(), *QUIET]
+    settings = [search_path(), *QUIET, f"hydra.sweep.dir={quoted(folder)}", *searching(overrides)]
     name = with_groups(path, overrides)
     arguments = [*flags, "--config-dir", str(path.parent), "--config-name", name, *overrides, *settings]
     try:
@@ -385,6 +394,25 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     GlobalHydra.instance().clear()
     try:
         hydra.main(version_base="1.3", config_path=None, config_name=None)(job)()
+    except SystemExit as stop:  # Hydra has said why: a sweeper ends so where a trial has failed
+        if not sweeps:
+            raise
+        codes.append(errors.FAILED if stop.code else errors.OK)
     finally:
         sys.argv = kept
-    return max(codes, default=errors.OK)
+    return max([*codes, sweep.end(folder) if sweeps else errors.OK])
+
+
+def searching(overrides: list[str]) -> list[str]:
+    """What Optuna is told where the command does not say it: more is better, one trial after the other, one seed."""
+    words = dict(word.partition("=")[::2] for word in overrides)
+    if words.get("hydra/sweeper") != "optuna":
+        return []
+    extras.require("hydra/sweeper=optuna", ["sweep"])
+    own = {"hydra.sweeper.direction": "maximize", "hydra.sweeper.n_jobs": "1", "hydra.sweeper.sampler.seed": "17"}
+    return [f"{key}={value}" for key, value in own.items() if key not in words]
+
+
+def quoted(folder: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    return "'" + str(folder).replace("'", r"\'") + "'"

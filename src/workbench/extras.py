@@ -25,6 +25,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "documents": ("pypdf",),
     "llamacpp": ("xllamacpp",),
     "energy": ("codecarbon",),
+    "sweep": ("optuna",),
+    "slurm": ("submitit",),
 }  # fmt: skip
 
 

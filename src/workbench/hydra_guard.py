@@ -31,7 +31,13 @@ FLAGS: Mapping[str, tuple[str, ...] | None] = {
 OPTIONAL_VALUE = ("-i", "--info")
 WORDS: Mapping[str, str] = {
     "hydra/launcher": "basic|joblib|submitit_local|submitit_slurm",
-    "hydra/sweeper": "basic",
+    "hydra/sweeper": "basic|optuna",
+    # How many trials, how many at once, which way is better; what else Optuna may be told (its storage) is a place.
+    "hydra.sweeper.n_trials": r"\d{1,4}",
+    "hydra.sweeper.n_jobs": r"\d{1,3}",
+    "hydra.sweeper.direction": "maximize|minimize",
+    "hydra.sweeper.max_failure_rate": r"0(\.\d{1,4})?|1(\.0)?",
+    "hydra.sweeper.sampler.seed": r"\d{1,9}",
     **{
         f"hydra.launcher.{name}": r"\d{1,6}"
         for name in ("n_jobs", "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes",
@@ -39,7 +45,7 @@ WORDS: Mapping[str, str] = {
     },
     **{f"hydra.launcher.{name}": r"[\w.-]{1,64}" for name in ("partition", "qos", "account", "constraint")},
 }  # fmt: skip
-ALLOWED = f"{SWEPT} in a recipe; in a command hydra/launcher=basic, hydra/sweeper=basic and a launcher's numbers"
+ALLOWED = f"{SWEPT} in a recipe; in a command hydra/launcher=basic, hydra/sweeper=basic|optuna and their numbers"
 SELF_MADE = ("runtime", "searchpath")  # what Hydra writes there is where it found what, and ours
 
 

@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from workbench.errors import WorkbenchError
+from workbench.file_systems import refuse_local_locks
 from workbench.files import (
     artefact,
     check_inside,
@@ -217,8 +218,10 @@ def open_run(experiments: Path, name: str, run_id: str, recipe: Mapping[str, Any
 def locked(folder: Path) -> Iterator[None]:
     """Make a run's folder and hold its lock, which lies in it and survives `fresh`.
 
-    The system frees the lock when its holder dies. Raises WorkbenchError when another process holds it.
+    The system frees the lock when its holder dies. Raises WorkbenchError when another process holds it, and
+    RequestError where another machine would not see it.
     """
+    refuse_local_locks(folder)
     folder.mkdir(parents=True, exist_ok=True)
     close_to_others(folder, folder.parent)
     lock = FileLock(folder / ".lock", timeout=0)

@@ -25,7 +25,11 @@ from workbench.stages.lifecycle import extras_for
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Distributions that come with one that the extra names.
-BROUGHT = {"auto-round": "llmcompressor", "compressed-tensors": "llmcompressor", "flask": "mlflow"}
+BROUGHT = {
+    "auto-round": "llmcompressor", "compressed-tensors": "llmcompressor", "flask": "mlflow",
+    "optuna": "hydra-optuna-sweeper", "submitit": "hydra-submitit-launcher",
+}  # fmt: skip
+APART = {"slurm", "sweep"}  # no stage needs them: who sweeps on a cluster, or searches, asks for them by name
 
 
 def named(extra: str) -> set[str]:
@@ -40,11 +44,11 @@ def test_each_module_of_an_extra_is_brought_by_that_extra_and_each_distribution_
     assert {BROUGHT.get(name, name) for name in brought} == named(extra) - {"llm-workbench"}
 
 
-def test_no_extra_holds_what_is_bare_and_all_holds_every_extra() -> None:
+def test_no_extra_holds_what_is_bare_and_all_holds_every_one_that_a_stage_needs() -> None:
     bare = bare_distributions()
     assert {extra: named(extra) & bare for extra in EXTRAS if named(extra) & bare} == {}
     (everything,) = map(Requirement, PROJECT["optional-dependencies"]["all"])
-    assert everything.extras == set(EXTRAS)
+    assert everything.extras == set(EXTRAS) - APART
     assert "llm-workbench[all]" in PROJECT["optional-dependencies"]["dev"]  # the tests need all of it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -29,6 +30,7 @@ class Kind:
     An `own` kind learns from the recipe's own rows and stands in `method.learn`, any other in `method.distil`.
     One of `documents` reads those that `data.documents` names in the rows' place, where it names some.
     `material` is what its rows may be, as `data.layouts` names them, and `conversations(rows)` what it reads of them.
+    One that is `alone` trains in one process only.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Kind:
     documents: bool = False
     material: frozenset[str] = frozenset({ANSWERS})
     conversations: Callable[[Sequence[Example]], list[Example]] = list
+    alone: bool = False
 
 
 def kind_named(name: str, where: str = "method.distil") -> Kind:
@@ -96,3 +99,29 @@ def of_sort(name: str, own: bool) -> Kind:
         why = "learns from a teacher" if own else "learns from one's own rows"
         raise RequestError(f"{name} {why}", where=where, remedy=f"{other}=[{name}]")
     return kind
+
+
+def check_launch(recipe: Recipe) -> None:
+    """What several processes cannot train, and what they need to meet."""
+    launch, method = recipe.launch, recipe.method
+    if launch.rendezvous is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}", launch.rendezvous):
+        raise RequestError(
+            f"{launch.rendezvous!r} is no HOST:PORT", where="launch.rendezvous", remedy="launch.rendezvous=node01:29500"
+        )
+    if launch.nodes > 1 and launch.rendezvous is None:
+        raise RequestError(
+            "the machines have no place to meet", where="launch.rendezvous", remedy="launch.rendezvous=node01:29500"
+        )
+    if launch.processes * launch.nodes == 1:
+        return
+    alone = [kind.name for kind in learned(method) if kind.alone]
+    if alone:
+        raise RequestError(
+            f"{', '.join(alone)} trains in one process; several train on answers: sft, text, rationale, logprobs",
+            where="launch.processes",
+            remedy="launch=local",
+        )
+    if method.kind == "full" and method.optimizer == "adamw_8bit":
+        raise RequestError(
+            "moments of 8 bits cannot lie in shards", where="method.optimizer", remedy="method.optimizer=adamw"
+        )

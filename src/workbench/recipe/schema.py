@@ -440,6 +440,9 @@ class Launch:
     device: str = key("auto", "where tensors live", choices=("auto", "cpu", "cuda"))
     threads: int | None = key(None, "CPU threads; null: OMP_NUM_THREADS, else all cores", at_least=1)
     usd_per_hour: float | None = key(None, "what this machine costs, for a local arm's price", unit="USD", at_least=0)
+    processes: int = key(1, "processes on each machine that train together, each on a device of its own", at_least=1)
+    nodes: int = key(1, "machines they are on, which all see the experiments folder", at_least=1)
+    rendezvous: str | None = key(None, "HOST:PORT at which the machines' processes meet: the first machine's")
     experiments: str = key("experiments", "folder of the runs and the embedded MLflow store")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
-from workbench.command import command, next_command, typed_value
+from workbench.command import SWEEP, command, next_command, typed_value
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
 from workbench.formats import format_named
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
@@ -47,6 +47,8 @@ def run(recipe: Recipe, only: str | None = None) -> int:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         tell_other_contents(run, contents)
         hold_contents(run, contents)
+        if SWEEP.get():
+            run.event("sweep", name=SWEEP.get())
         refuse_other_bytes(run)
         tell_missing(recipe, run)
         recipe = of_its_day(recipe, run)

@@ -1,9 +1,10 @@
 """The ledger: every attempt to get an answer and what it cost, and a wall that no sum of them passes.
 
-One SQLite file in WAL mode, shared by all runs. Money is counted in whole nano-dollars. An attempt is written as
-`reserved` at its worst case before its bytes leave, and `settled` after; a process killed in between leaves the
-reservation, which the next start settles at the worst case, since nobody knows what the provider did. Whether a process
-on another machine lives is told by the sign of life that each one writes here: it holds for a lease.
+One SQLite file, shared by all runs, in WAL mode but where other machines see it. Money is counted in whole nano-
+dollars. An attempt is written as `reserved` at its worst case before its bytes leave, and `settled` after; a process
+killed in between leaves the reservation, which the next start settles at the worst case, since nobody knows what the
+provider did. Whether a process on another machine lives is told by the sign of life that each one writes here: it
+holds for a lease.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from filelock import FileLock
 
 from workbench import files
 from workbench.errors import WorkbenchError
+from workbench.file_systems import one_machine_s
 from workbench.files import close_to_others
 from workbench.records import ToolCall
 from workbench.teacher.wire import Reply, Usage
@@ -315,7 +317,8 @@ def open_ledger(path: Path, scope: str) -> Iterator[Ledger]:
     try:
         try:
             with FileLock(f"{path}.lock"):  # SQLite does not wait for its turn to turn WAL on: two would collide
-                database.execute("PRAGMA journal_mode = WAL")
+                # Its log is shared memory, which machines do not share: there each waits for the whole file instead.
+                database.execute(f"PRAGMA journal_mode = {'WAL' if one_machine_s(path.parent) else 'DELETE'}")
                 database.execute("PRAGMA synchronous = NORMAL")
                 database.executescript(SCHEMA)
                 there = {row[1] for row in database.execute("PRAGMA table_info(attempts)")}

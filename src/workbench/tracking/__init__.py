@@ -9,6 +9,7 @@ from workbench.tracking.feeder import follow
 from workbench.tracking.outbound import Egress
 from workbench.tracking.registry import register
 from workbench.tracking.store import free_port, is_server, probe_store, serve_ui, shown, store_uri
+from workbench.tracking.sweeps import end_sweep
 from workbench.tracking.traces import reviewed
 from workbench.tracking.versions import resolve_source
 
@@ -17,6 +18,7 @@ __all__ = [
     "AwayError",
     "Egress",
     "catch_up",
+    "end_sweep",
     "follow",
     "free_port",
     "is_server",

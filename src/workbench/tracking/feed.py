@@ -20,6 +20,7 @@ from workbench.tracking.outbound import Egress, Outbound
 from workbench.tracking.report_feed import feed_description, feed_report
 from workbench.tracking.run_record import Line, StageState, number
 from workbench.tracking.store import Store, open_store, shown
+from workbench.tracking.sweeps import sweep_of, sweep_run
 from workbench.tracking.traces import feed_traces
 
 
@@ -97,6 +98,9 @@ def find_runs(store: Store, fed: Fed, name: str, events: Sequence[Line], stages:
     if not parent:
         tags = {"run": fed.run, "stage": "all"}
         parent = store.client.create_run(store.experiment_id, start, tags, name).info.run_id
+    sweep = sweep_of(events)
+    if sweep and fed.is_new("sweep", sweep):
+        store.client.set_tag(parent, "mlflow.parentRunId", sweep_run(store, sweep))
     fed.parent, fed.stages = parent, {stage: nested[stage] for stage in stages if stage in nested}
     for stage, state in stages.items():
         if stage not in fed.stages:

@@ -43,7 +43,7 @@ class Development:
     """Gold rows, and how the answer to the n-th of them is scored; `drop` is the most it may fall, None: any.
 
     By the score the best step is chosen where it `decides`. `key` is the recipe's for `drop`, `remedy` what else may
-    be done where the score falls by more.
+    be done where the score falls by more. `all_scores` scores all answers at once, in the place of `score`.
     """
 
     rows: Sequence[TokenRow]
@@ -53,10 +53,13 @@ class Development:
     decides: bool = True
     key: str = KEY
     remedy: str = REMEDY
+    all_scores: Callable[[Sequence[str]], list[float]] | None = None
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: str) -> list[float]:
         """Each row's score by the model's greedy answer as it is now."""
         replies = answers(model, tokenizer, self.rows, self.max_new_tokens, device)
+        if self.all_scores is not None:
+            return self.all_scores(replies)
         return [self.score(number, answer) for number, answer in enumerate(replies)]
 
     def point(

@@ -56,6 +56,12 @@ def answers(job: Job, student: Student) -> Loss:
     targets, whose router's loss belongs to the model's own cross entropy.
     """
     rows, teach, router = [*job.rows, *job.validation], job.method.teach, router_coefficient(student.decoder)
+    if router and job.world:
+        raise RequestError(
+            "a mixture of experts trains in one process: its router's loss is a mean over the whole step",
+            where="launch.processes",
+            remedy="launch=local",
+        )
     if router and (job.targets or any(row.weight != 1.0 or row.scales for row in job.rows)):
         raise RequestError(
             "a mixture of experts is trained on plain text alone here: rows have no weights, tokens no targets",

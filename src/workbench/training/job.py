@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.recipe import Method
 from workbench.records import TokenRow, digest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from workbench.training.batches import Batch
     from workbench.training.development import Development
+    from workbench.training.world import World
 
 Event = Callable[..., None]
 Moment = tuple[str, int]  # ("step", steps that are done) or ("validation", the first row's number)
@@ -24,6 +26,21 @@ Moment = tuple[str, int]  # ("step", steps that are done) or ("validation", the 
 
 def silent(kind: str, **fields: Any) -> None:
     """Hear nothing of what training tells."""
+
+
+class Shown(Protocol):
+    """What shows how far training is."""
+
+    loss: str
+
+    def shown(self, done: int, steps: int) -> AbstractContextManager[None]:
+        """While it is shown, with so many steps done."""
+
+    def step(self, step: int, loss: float, speed: float) -> None:
+        """A step is done."""
+
+    def line(self, text: str) -> None:
+        """Say a line."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Job:
     every evaluation. `start` is the adapter to go on from, in a chain of kinds. `loss` makes the kind's loss; None is
     that of answers, see distil.py. `made_of` names what the weights depend on and no other field holds; `facts` go into
     the summary as they are, and so does what `compared` makes of the loss's held-out measure before and after.
+    `world` is which of several processes this is, None where it trains alone, and `screen` what is shown as it goes.
     """
 
     base: Path
@@ -111,6 +129,8 @@ class Job:
     made_of: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     compared: Callable[[HeldOut, HeldOut], Mapping[str, Any]] | None = None
+    world: World | None = None
+    screen: Shown | None = None
 
 
 def request_of(job: Job, dtype: str) -> str:

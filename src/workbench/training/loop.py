@@ -22,10 +22,19 @@ from workbench.training import checkpoints
 from workbench.training.batches import Plan, evaluation_steps
 from workbench.training.development import Point, best_of, noted, refuse_hacking, samples
 from workbench.training.distil import answers
-from workbench.training.job import HeldOut, Job, Loss, Student
+from workbench.training.job import HeldOut, Job, Loss, Moment, Student
 from workbench.training.neftune import noise_for
 from workbench.training.optimizer import optimizer_for, schedule_for
 from workbench.training.progress import Progressed, Watch, stopping
+from workbench.training.shards import (
+    gathered,
+    is_sharded,
+    put_state,
+    sharded,
+    whole_state,
+    whole_tensor,
+    whole_weights,
+)
 from workbench.training.student import (
     computing,
     fingerprints,
@@ -37,6 +46,7 @@ from workbench.training.student import (
     prove_moved,
     write_weights,
 )
+from workbench.training.world import World
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -52,27 +62,33 @@ def train(job: Job) -> dict[str, Any]:
     goes on from the last. `job.event(kind, **fields)` receives `metric`, `sample` and `said`. Returns the summary.
     Raises WorkbenchError when a loss is not finite or a tensor did not move, GateError when the student games its
     teacher (see development.py), KeyboardInterrupt after SIGINT or SIGTERM once a checkpoint is written. What it held
-    is free when it returns: `release_memory` gives that back to the system.
+    is free when it returns: `release_memory` gives that back to the system. As one process of several (`job.world`) it
+    takes its share of each step; the first of them alone writes and gives a summary.
     """
-    refuse_what_cannot_train(job.rows)
-    method, event, device = job.method, job.event, device_of(job.device)
+    refuse_what_cannot_train(job.rows, alone=job.world is None)
+    method, event, device, world = job.method, job.event, device_of(job.device), job.world or World()
     job.out.mkdir(parents=True, exist_ok=True)
     with computing(device, job.threads), stopping() as stop:
         # Load: the plan of every micro-batch, the student, what the kind loses, and how weights are moved.
-        plan = plan_that_fits(job, device)
+        plan = world.same(plan_that_fits(job, device))
         student = load_student(job, device, plan)
         model, before = student.model, fingerprints(student.model)
+        loss, in_shards = (job.loss or answers)(job, student), is_sharded(method.kind, world)
+        if in_shards:
+            loss = sharded(student, loss, world)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        loss = (job.loss or answers)(job, student)
+        if not in_shards:
+            world.begin_alike(trained)
         start, noise = measured(job, student, loss), noise_for(student, method.neftune, job.seed)
         optimizer = optimizer_for(model, method, student.dtype)
         schedule = schedule_for(optimizer, method, plan.steps)
-        set_seed(job.seed)
+        set_seed(job.seed + world.rank)
         done, progressed = resumed(job, student, optimizer, schedule)
         event("said", text=opening_line(job, student, plan))
         evaluate_at = evaluation_steps(plan.steps, method.evaluations) if job.validation or job.development else ()
         by_score = bool(job.development and job.development.decides)
-        watch, saved, step = Watch(plan.steps, progressed, event, by_score), time.monotonic(), done
+        watch = Watch(plan.steps, progressed, event, by_score, job.screen)
+        saved, step, ending = time.monotonic(), done, False
         if method.compile:
             for layer in student.decoder.base_model.layers:
                 layer.compile(dynamic=True)
@@ -84,20 +100,26 @@ def train(job: Job) -> dict[str, Any]:
                     step -= 1
                     break
                 # Forward, backward. A micro-batch's sum is divided by the count of the whole step, so that how a step
-                # is cut changes nothing: not its micro-batches, nor the processes that would share them.
-                begun, cuts, losses = time.monotonic(), plan.of_step(step), []
+                # is cut changes nothing: not its micro-batches, nor the processes that share them.
+                begun, cuts, losses = time.monotonic(), world.share(plan.of_step(step)), []
                 batches = loss.batches(cuts, ("step", step - 1))
-                items = sum(batch["items"] for batch in batches) or 1
+                behind = world.most(len(cuts)) - len(cuts) if in_shards else 0
+                counts = [sum(batch[name] for batch in batches) for name in ("items", "tokens", "trained_tokens")]
+                items, tokens, trained_tokens = world.summed(*counts)
                 for batch in batches:
                     with noise(step):
-                        part = loss.summed(batch) / items
+                        part = loss.summed(batch) / (items or 1)
                     part.backward()
                     losses.append(part.detach())
-                *parts, whole = torch.stack([*losses, sum(losses)]).tolist()
+                keep_pace(loss, behind, plan.of_step(step)[:1], ("step", step - 1))
+                parts = torch.stack(losses).tolist() if losses else []
+                (whole,) = world.summed(sum(parts))
                 for cut, value in zip(cuts, parts, strict=True):
                     refuse_non_finite("loss", value, step, [job.rows[row] for row in cut])
 
                 # Step.
+                if not in_shards:
+                    world.add_up(trained)
                 norm = clipped(trained, method.max_grad_norm)
                 refuse_non_finite("gradient", norm, step, [job.rows[row] for cut in cuts for row in cut])
                 rate = schedule.get_last_lr()[0]
@@ -108,21 +130,21 @@ def train(job: Job) -> dict[str, Any]:
                 # Look, save, and end where a signal asks for it.
                 values = {"loss": whole, "grad_norm": norm, "learning_rate": rate} | loss.metrics()
                 values["memory_gb"] = peak_memory(device) / 1e9
-                tokens, trained_tokens = (sum(b[name] for b in batches) for name in ("tokens", "trained_tokens"))
-                watch.stepped(step, values, tokens, trained_tokens, time.monotonic() - begun)
+                watch.stepped(step, values, int(tokens), int(trained_tokens), time.monotonic() - begun)
                 if step in evaluate_at:
                     look(job, student, loss, watch, step)
-                late = time.monotonic() - saved > method.save_minutes * 60
+                late = world.first and time.monotonic() - saved > method.save_minutes * 60
+                late, ending = world.any(late, stop.requested or world.stops())
                 ends = step == plan.steps or tired(progressed, method.patience)
-                if step in evaluate_at or late or ends or stop.requested:
+                if step in evaluate_at or late or ends or ending:
                     save(job, student, optimizer, schedule, progressed, step)
                     saved = time.monotonic()
-                if stop.requested:
+                if ending:
                     break
                 if device == "cpu":
                     keep_at_most()
 
-        if stop.requested and step < plan.steps and not tired(progressed, method.patience):
+        if ending and step < plan.steps and not tired(progressed, method.patience):
             event("said", text=f"stopped after step {step} of {plan.steps}: a checkpoint is written")
             stop.take_effect()
         if step < plan.steps:
@@ -131,13 +153,22 @@ def train(job: Job) -> dict[str, Any]:
             )
         keep_best(job, student, progressed, step)
         moved = {"trained_tensors": len(before.trained), "moved_tensors": prove_moved(model, before, method.kind)}
-        score = write_development(job, student, progressed, step)
+        with gathered(loss, job.development is not None):
+            score = write_development(job, student, progressed, step) if world.first else None
+            world.wait()
         rest = moved | {"development_score": score, "resumed_from": done or None}
         if start and loss.held_out and job.compared:
             model.eval()
             rest |= job.compared(start, loss.held_out())
-        narrow(model, job.dtype)
-        write_weights(model, student.tokenizer, job.out / ("model" if method.kind == "full" else "adapter"))
+        if in_shards:
+            weights = whole_weights(model, world.first, getattr(torch, job.dtype))
+            model.config.dtype = getattr(torch, job.dtype)
+        else:
+            weights = {}
+            narrow(model, job.dtype)
+        if not world.first:
+            return {}
+        write_weights(model, student.tokenizer, job.out / ("model" if method.kind == "full" else "adapter"), weights)
         return write_summary(job, student, plan, progressed, step, rest)
 
 
@@ -155,18 +186,31 @@ def measured(job: Job, student: Student, loss: Loss) -> HeldOut | None:
     return start
 
 
+def keep_pace(loss: Loss, behind: int, cuts: Sequence[Sequence[int]], moment: Moment) -> None:
+    """Pass forward, and backward where that is asked, so often more: shards are gathered by all processes at once.
+
+    What is passed is a batch that another process counts, and counts nothing here.
+    """
+    for batch in loss.batches(cuts, moment) * behind if behind else ():
+        nothing = loss.summed(batch) * 0.0
+        if torch.is_grad_enabled():
+            nothing.backward()
+
+
 def tired(progressed: Progressed, patience: int | None) -> bool:
     """Whether as many looks as the recipe has patience for have brought nothing better."""
     return patience is not None and progressed.looks_since_best >= patience
 
 
-def refuse_what_cannot_train(rows: Sequence[TokenRow]) -> None:
-    """Refuse no rows, a row that trains nothing, and more than one process."""
+def refuse_what_cannot_train(rows: Sequence[TokenRow], alone: bool = True) -> None:
+    """Refuse no rows, a row that trains nothing, and a whole life that somebody else has started several times."""
     if not rows:
         raise RequestError("there are no training rows", where="data.train")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(
-            "training runs in one process", where="WORLD_SIZE", remedy="start it without torchrun or accelerate launch"
+            "the life is one process, and starts those that train by itself",
+            where="WORLD_SIZE",
+            remedy="type it without torchrun or accelerate launch, and with launch=torchrun launch.processes=2",
         )
     for row in rows:
         if not any(row.trained[1:]) or len(row.trained) != len(row.input_ids):
@@ -177,14 +221,19 @@ def resumed(
     job: Job, student: Student, optimizer: torch.optim.Optimizer, schedule: LRScheduler
 ) -> tuple[int, Progressed]:
     """The steps that are done and what was counted in them; the last sound checkpoint's state is put back."""
-    last = checkpoints.last_sound(job.out / "checkpoints", student.request, lambda text: job.event("said", text=text))
+    world, folder = job.world or World(), job.out / "checkpoints"
+    last = None
+    if world.first:
+        last = checkpoints.last_sound(folder, student.request, lambda text: job.event("said", text=text))
+    last = world.same(last)
     if last is None:
         return 0, Progressed()
     load_weights(student.model, checkpoints.weights_in(last))
     state = torch.load(last / checkpoints.STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+    put_state(optimizer, state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    checkpoints.set_random_state(state["random"])  # saved after the step's look, as the next step would have found it
+    if world.first:  # saved after the step's look, as the next step would have found it
+        checkpoints.set_random_state(state["random"])
     job.event("said", text=f"resumed from step {checkpoints.step_of(last)}")
     return checkpoints.step_of(last), Progressed(**checkpoints.progress_of(last)["progressed"])
 
@@ -197,37 +246,52 @@ def save(
     progressed: Progressed,
     step: int,
 ) -> None:
-    """Write all that the next step depends on."""
+    """Write all that the next step depends on, whole: the first process does, and the others bring their shards."""
+    world = job.world or World()
+    in_shards = is_sharded(job.method.kind, world)
+    weights = whole_weights(student.model, world.first) if in_shards else {}
+    moments = whole_state(optimizer, world.first)
 
     def write(folder: Path) -> None:
-        student.model.save_pretrained(folder)
-        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+        student.model.save_pretrained(folder, **({"state_dict": weights} if in_shards else {}))
+        state = {"optimizer": moments, "schedule": schedule.state_dict()}
         torch.save(state | {"random": checkpoints.random_state(student.device)}, folder / checkpoints.STATE)
 
     progress = {"request": student.request, "progressed": asdict(progressed)}
-    checkpoints.write_checkpoint(job.out / "checkpoints", step, progress, write, keep=progressed.best_steps())
+    if world.first:
+        checkpoints.write_checkpoint(job.out / "checkpoints", step, progress, write, keep=progressed.best_steps())
+    world.wait()
 
 
 def look(job: Job, student: Student, loss: Loss, watch: Watch, step: int) -> None:
     """The validation loss, samples, and the development score, which ends the training where it shows hacking."""
-    model, development = student.model, job.development
+    model, development, world = student.model, job.development, job.world or World()
     model.eval()
     if job.validation:
         total, items = 0.0, 0
+        cuts = loss.looks[world.rank :: world.size]
+        behind = world.most(len(cuts)) - len(cuts) if is_sharded(job.method.kind, world) else 0
         with torch.no_grad():
-            for cut in loss.looks:
+            for cut in cuts:
                 (batch,) = loss.batches([cut], ("validation", cut[0]))
                 value, items = float(loss.summed(batch)), items + batch["items"]
                 refuse_non_finite("validation loss", value, step, [job.validation[n - len(job.rows)] for n in cut])
                 total += value
+            keep_pace(loss, behind, loss.looks[:1], ("validation", loss.looks[0][0]))
+        total, items = world.summed(total, items)
         watch.evaluated(step, total / (items or 1))
-    for sample in samples(model, student.tokenizer, job.validation[: job.method.sample_answers], student.device):
-        job.event("sample", step=step, **sample)
-    if development:
-        now = development.point(model, student.tokenizer, student.device, step, *watch.loss_now(loss.name))
-        watch.developed(step, now.score)
-        curve = noted(watch.progressed.development, now)
-        refuse_hacking(curve, development.drop, development.key, development.remedy)
+    shown = job.validation[: job.method.sample_answers]
+    with gathered(loss, bool(shown or development)):
+        for sample in samples(model, student.tokenizer, shown, student.device) if world.first else ():
+            job.event("sample", step=step, **sample)
+        if development and world.first:
+            now = development.point(model, student.tokenizer, student.device, step, *watch.loss_now(loss.name))
+            watch.developed(step, now.score)
+            curve = noted(watch.progressed.development, now)
+            refuse_hacking(curve, development.drop, development.key, development.remedy)
+        world.wait()
+    for name, value in world.same(asdict(watch.progressed)).items():
+        setattr(watch.progressed, name, value)
     model.train()
 
 
@@ -237,7 +301,8 @@ def keep_best(job: Job, student: Student, progressed: Progressed, steps: int) ->
     if best is None or best == steps:
         return
     folder = checkpoints.folder_of(job.out / "checkpoints", best)
-    fault = checkpoints.damage(folder)
+    world = job.world or World()
+    fault = world.same(checkpoints.damage(folder) if world.first else None)
     if fault:
         raise WorkbenchError(
             f"the best step's checkpoint is damaged: {fault}",
@@ -266,7 +331,7 @@ def write_development(job: Job, student: Student, progressed: Progressed, steps:
 
 def clipped(parameters: Sequence[torch.nn.Parameter], limit: float) -> float:
     """The norm of all gradients, which are scaled down to `limit` where it is above; 0 is no limit."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf))
+    return float(whole_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)))
 
 
 def refuse_non_finite(what: str, value: float, step: int, rows: Sequence[TokenRow]) -> None:
@@ -316,6 +381,7 @@ def write_summary(
         "trainable_parameters": sum(p.numel() for p in student.model.parameters() if p.requires_grad),
         "peak_memory_bytes": peak_memory(student.device),
         "device": student.device,
+        **({"processes": job.world.size} if job.world else {}),
         **rest,
         **job.facts,
     }

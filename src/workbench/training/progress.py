@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from workbench.progress_bar import memory_held, time_left
-from workbench.training.job import Event
+from workbench.training.job import Event, Shown
 
 LINE_SECONDS = 60.0
 LOGGED_STEPS = 500  # lines of a long training's log
@@ -91,11 +91,13 @@ def stopping() -> Iterator[Stop]:
 class Watch:
     """Counts what training does, and tells it as events and on the screen."""
 
-    def __init__(self, steps: int, progressed: Progressed, event: Event, by_score: bool = False):
+    def __init__(
+        self, steps: int, progressed: Progressed, event: Event, by_score: bool = False, screen: Shown | None = None
+    ):
         self.steps, self.progressed, self.event, self.by_score = steps, progressed, event, by_score
         self.every = max(1, steps // LOGGED_STEPS)  # steps between two lines of the log
         self.since_line = (0, 0.0)  # tokens, seconds of steps
-        self.screen = Screen()
+        self.screen = screen or Screen()
 
     def stepped(self, step: int, values: Mapping[str, float], tokens: int, trained_tokens: int, seconds: float) -> None:
         """Count a step; at every `every`-th and the last, tell the means of what was told since the line before.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import resource
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoTokenizer
@@ -21,6 +21,7 @@ from workbench.training.batches import Plan, plan_of
 from workbench.training.job import Job, Student, request_of
 from workbench.training.losses import head_is_plain
 from workbench.training.model import available_memory, fit, load_model
+from workbench.training.shards import is_sharded, put_weights, whole_tensor
 from workbench.training.targets import sequences
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def plan_that_fits(job: Job, device: str) -> Plan:
 
     dtype = computed_in(job.dtype, device)
     micro, recomputed = fit(job.base, job.method, dtype, padded_tokens, available_memory(device))
+    each = max(1, job.method.batch_size // (job.world.size if job.world else 1))  # the rows of a process
+    micro = max(n for n in range(1, min(micro, each) + 1) if job.method.batch_size % n == 0)
     return plan_of(lengths, job.method, job.seed, micro, recomputed)
 
 
@@ -51,11 +54,13 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
         tokenizer.pad_token = tokenizer.eos_token
     dtype = computed_in(job.dtype, device)
     model = load_model(job.base, job.method, dtype=dtype, device=device, longest=longest, seed=job.seed)
-    if job.method.adapter_init != "zero":
+    if job.method.adapter_init != "zero" and (job.world is None or job.world.first):
         write_start(model, job.out / START)
     if job.start is not None:
         load_weights(model, job.start.glob("*.safetensors"))
-    if job.method.kind != "qlora":  # four-bit weights are where they were loaded to
+    # Four-bit weights are where they were loaded to; what will lie in shards goes to its device layer by layer.
+    in_shards = job.world is not None and is_sharded(job.method.kind, job.world)
+    if job.method.kind != "qlora" and not in_shards:
         model.to(device)
     if plan.recomputed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -63,7 +68,7 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
             model.enable_input_require_grads()
     decoder = model if job.method.kind == "full" else model.get_base_model()
     decoder.eval()
-    plain = head_is_plain(decoder, torch.tensor([job.rows[0].input_ids[:256]], device=device))
+    plain = head_is_plain(decoder, torch.tensor([job.rows[0].input_ids[:256]], device=model.device))
     words = len(tokenizer)
     return Student(
         model, decoder, tokenizer, device, plain,
@@ -115,8 +120,7 @@ def load_weights(model: PreTrainedModel, files: Iterable[Path]) -> None:
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, state)  # PEFT's load_adapter would bring the adapter back in float32
     else:
-        model.load_state_dict(state, strict=False)  # a tied head is stored once
-        model.tie_weights()
+        put_weights(model, state)
 
 
 def narrow(model: PreTrainedModel, dtype: str) -> None:
@@ -135,17 +139,24 @@ def write_start(model: PreTrainedModel, folder: Path) -> None:
     config.init_lora_weights = init
 
 
-def write_weights(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def write_weights(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write adapter or model beside its place and rename it; a model takes its tokenizer along.
 
     An adapter that began with a part of the base (`write_start`) is written as one of twice its rank on the whole base.
+    `weights` are the model's own, whole, where it lies in shards.
     """
     staging = folder.with_name(f".{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     model.config.use_cache = True
     start = folder.with_name(START)
-    kept = {"path_initial_model_for_weight_conversion": str(start)} if start.is_dir() else {}
+    kept: dict[str, Any] = {"path_initial_model_for_weight_conversion": str(start)} if start.is_dir() else {}
+    kept |= {"state_dict": weights} if weights else {}
     model.save_pretrained(staging, **kept)
     shutil.rmtree(start, ignore_errors=True)
     if folder.name == "model":
@@ -186,7 +197,7 @@ def prove_moved(model: PreTrainedModel, before: Before, kind: str) -> int:
     In full fine-tuning only matrices are held to this: a norm's weights near 1 may keep their 16-bit value, and an
     expert that no row was routed to has no gradient.
     """
-    now = {name: fingerprint(p) for name, p in model.named_parameters()}
+    now = {name: fingerprint(whole_tensor(p.detach())) for name, p in model.named_parameters()}
     changed = [name for name, mark in before.frozen.items() if now[name] != mark]
     if changed:
         raise WorkbenchError(

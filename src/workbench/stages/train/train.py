@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from workbench.data.prepare import Splits
 from workbench.errors import RequestError
 from workbench.evaluation.few_rows import too_few
 from workbench.files import read_json, write_whole
-from workbench.recipe import Recipe, has_open_teacher, has_teacher
+from workbench.recipe import Launch, Recipe, has_open_teacher, has_teacher
 from workbench.records import TokenRow
 from workbench.runs import Run, Staging, kept_data, stage
 from workbench.sources import left_unread, refuse_rows_beyond, refuse_untrainable
@@ -31,6 +32,7 @@ from workbench.training.adapter import start_adapter
 
 if TYPE_CHECKING:
     from workbench.training.development import Development
+    from workbench.training.job import Job
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -42,8 +44,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     base = base_model(recipe, run)
     refuse_untrainable(base, f"model.source={recipe.model.source}")
     refuse_impossible_formats(recipe, base)
-    from workbench.training.loop import train  # with torch, which a request that is refused above must not wait for
-
+    train = trainer(recipe.launch)
     with stage(run, "train", run.digest, resume=True) as staging:
         start = start_model(recipe, run)
         if start != base:
@@ -74,9 +75,23 @@ def run(recipe: Recipe, run: Run) -> bool:
         if recipe.method.teach.curve:
             write_curve(task, begin, [e.group for e, _ in material.lessons.development], staging.folder)
         tell_files(run, staging)
-        staging.scratch = ["checkpoints", "before", "curve"]
+        staging.scratch = ["checkpoints", "before", "curve", "processes"]
         staging.artefacts = ["model" if recipe.method.kind == "full" else "adapter"]
     return True
+
+
+def trainer(launch: Launch) -> Callable[[Job], dict[str, Any]]:
+    """What trains a job: the loop in this process, or several processes that run it together.
+
+    It comes with torch, which a request that is refused before must not wait for.
+    """
+    if launch.processes * launch.nodes > 1:
+        from workbench.training.processes import train_together
+
+        return partial(train_together, launch=launch)
+    from workbench.training.loop import train
+
+    return train
 
 
 def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
@@ -221,8 +236,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
             where="method.teach.curve",
             remedy="give the validation rows answers of their own, or method.teach.development_rows above 0",
         )
-    from workbench.training.loop import train
-
+    train = trainer(task.recipe.launch)
     order = random.Random(task.recipe.seed).sample(range(len(task.examples)), len(task.examples))
     made: list[tuple[int, list[float]]] = []
     for share in SHARES:

@@ -40,7 +40,7 @@ def job(task: Task, start: Start, out: Path) -> Job:
     return on_own_answers(job_of(task, start, out, rows), weights, other)
 
 
-KINDS = [Kind("on_policy", job, answers=False, weights=True, samples=True, replaces=True)]
+KINDS = [Kind("on_policy", job, answers=False, weights=True, samples=True, replaces=True, alone=True)]
 
 
 def prompts_of(rows: Sequence[TokenRow]) -> list[TokenRow]:

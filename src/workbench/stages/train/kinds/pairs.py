@@ -59,9 +59,9 @@ def both_ends(examples: Sequence[Example]) -> list[Example]:
 
 
 KINDS = [
-    Kind("dpo", dpo, answers=False, own=True, material=frozenset({PAIRS}), conversations=both_ends),
-    Kind("orpo", orpo, answers=False, own=True, material=frozenset({PAIRS}), conversations=both_ends),
-    Kind("kto", kto, answers=False, own=True, material=frozenset({JUDGED, PAIRS}), conversations=both_ends),
+    Kind("dpo", dpo, answers=False, own=True, material=frozenset({PAIRS}), conversations=both_ends, alone=True),
+    Kind("orpo", orpo, answers=False, own=True, material=frozenset({PAIRS}), conversations=both_ends, alone=True),
+    Kind("kto", kto, answers=False, own=True, material=frozenset({JUDGED, PAIRS}), conversations=both_ends, alone=True),
 ]
 
 

@@ -90,7 +90,7 @@ def job(task: Task, start: Start, out: Path) -> Job:
     return replace(on_pairs(job_of(task, start, out, []), training, validation), facts=counts)
 
 
-KINDS = [Kind("preference", job, samples=True)]
+KINDS = [Kind("preference", job, samples=True, alone=True)]
 
 
 def questions(

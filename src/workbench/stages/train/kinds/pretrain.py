@@ -41,7 +41,7 @@ def pretrain(task: Task, start: Start, out: Path) -> Job:
 
 
 KINDS = [
-    Kind("pretrain", pretrain, answers=False, own=True, documents=True, material=frozenset({TEXT})),
+    Kind("pretrain", pretrain, answers=False, own=True, documents=True, material=frozenset({TEXT}), alone=True),
 ]
 
 

@@ -48,7 +48,18 @@ def grpo(task: Task, start: Start, out: Path) -> Job:
     return on_rewards(job, reward, score)
 
 
-KINDS = [Kind("grpo", grpo, answers=False, own=True, samples=True, replaces=True, material=frozenset({ANSWERS, PAIRS}))]
+KINDS = [
+    Kind(
+        "grpo",
+        grpo,
+        answers=False,
+        own=True,
+        samples=True,
+        replaces=True,
+        material=frozenset({ANSWERS, PAIRS}),
+        alone=True,
+    )
+]
 
 
 def guard(task: Task) -> Development | None:
