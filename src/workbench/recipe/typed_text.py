@@ -146,7 +146,7 @@ def is_text(path: tuple[str, ...]) -> bool:
         if typing.get_origin(kind) in (typing.Union, types.UnionType) and len(arguments) == 1:
             kind = arguments[0]
             arguments = list(typing.get_args(kind))
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             kind = kinds_of(kind).get(step)
         elif typing.get_origin(kind) is list and step.isdigit():
             kind = arguments[0]
