@@ -63,6 +63,7 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     paths = [find_recipe(name) for name in chosen]
     for path in paths:
         check_nouns(path, overrides)
+    overrides = with_model_of_source(paths[0], overrides)
     if flags:
         for path in paths:  # Hydra writes what it sweeps over, and shows it, before a job looks at it
             refuse_secrets_in(composed(path, []))
@@ -89,6 +90,24 @@ def with_recipe_named(words: list[str]) -> list[str]:
         return words
     bare = next((word for word in words if "=" not in word and not word.startswith(("+", "~"))), None)
     return [f"recipe={word}" if word == bare else word for word in words]
+
+
+def is_source_of_model(key: str, value: str) -> bool:
+    """Whether a word names a model by where it lies, as `model=hf:org/name` does, not by a noun."""
+    return key == "model" and bool(re.match(r"(?:hf|dir|file|pypi|mlflow):", value)) and "," not in value
+
+
+def with_model_of_source(path: Path, overrides: list[str]) -> list[str]:
+    """The overrides with `model=hf:org/name` as that source, and no noun whose sizes and licence are another model's."""
+    named = next((w for w in overrides if is_source_of_model(*w.partition("=")[::2])), None)
+    if named is None:
+        return overrides
+    source = named.partition("=")[2]
+    last = re.split(r"[/!]", source.partition(":")[2].partition("@")[0].rstrip("/"))[-1]
+    name = re.sub(r"\W+", "_", last.lower()).strip("_") or "model"
+    nouns = any(isinstance(entry, dict) and "model" in entry for entry in yaml_of(path)["defaults"])
+    words = [*(["~model"] if nouns else []), f'model.source="{source}"', f"model.name={name}"]
+    return [w for word in overrides for w in (words if word == named else [word])]
 
 
 def recipes() -> dict[str, Path]:
@@ -264,7 +283,7 @@ def check_words(overrides: list[str]) -> None:
             raise RequestError("a noun has its own place in the recipe", where=name, remedy=f"write {name}={value}")
         if name.rsplit(".", 1)[-1].startswith("_") or not is_key(name):
             raise bad_key(name, "no such key")
-        if name in groups() and not value.startswith("{"):
+        if name in groups() and not value.startswith("{") and not is_source_of_model(name, value):
             for choice in value.strip("[]").split(","):
                 check_option(name, choice.strip() or None, name)
         elif key.startswith(("+", "~")) and not name.startswith("quantize."):

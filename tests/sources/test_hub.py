@@ -47,6 +47,7 @@ class Hub(BaseHTTPRequestHandler):
             return self.send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"}, body)
         if self.path.startswith("/api/models/org/tiny"):
             info = {"id": "org/tiny", "sha": commit, "siblings": [{"rfilename": f} for f in files]}
+            info |= self.server.info  # type: ignore[attr-defined]
             return self.send(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, body)
         if self.path.startswith("/org/tiny/resolve/") and name in files:
             etag = hashlib.sha256(files[name]).hexdigest()
@@ -69,19 +70,23 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.seen = []  # type: ignore[attr-defined]
-    server.commit, server.files = COMMIT, dict(FILES)  # type: ignore[attr-defined]
+    server.commit, server.files, server.info = COMMIT, dict(FILES), {}  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
 
 
-def resolve(source: str, hub: ThreadingHTTPServer, cache: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
-    environment |= {
+def surroundings(hub: ThreadingHTTPServer, cache: Path) -> dict[str, str]:
+    """An environment in which this hub is the hub."""
+    return {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
         "WORKBENCH_CACHE": str(cache),
         "HF_HUB_DISABLE_XET": "1",
     }
+
+
+def resolve(source: str, hub: ThreadingHTTPServer, cache: Path) -> subprocess.CompletedProcess[str]:
+    environment = surroundings(hub, cache)
     code = (
         "import sys\nfrom workbench.errors import WorkbenchError\nfrom workbench.sources import resolve\n"
         "try:\n    print(resolve(sys.argv[1]))\nexcept WorkbenchError as e:\n    sys.exit(f'{e.exit_code} {e}')"
@@ -142,3 +147,56 @@ def test_other_bytes_under_the_same_commit_and_in_the_cached_copy_are_refused(
     offered = resolve(source, hub, tmp_path)
     assert "other bytes are offered" in offered.stderr
     assert not folder.exists()
+
+
+SIX = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 6, "hidden_size": 64,
+       "intermediate_size": 128, "vocab_size": 500, "max_position_embeddings": 4096}  # fmt: skip
+RECIPE = """
+defaults: [workbench, {model: smollm2_135m}, {method: lora}, {evaluate: exact_match}, _self_]
+data: {train: "file:rows.csv", columns: {prompt: text, answer: label}, licence: CC0-1.0}
+"""
+
+
+def test_a_plan_knows_the_sizes_of_a_model_that_has_no_noun_from_the_hubs_config(
+    hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    hub.files["config.json"] = json.dumps(SIX).encode()  # type: ignore[attr-defined]
+    hub.info = {"safetensors": {"parameters": {"BF16": 123_456}, "total": 123_456},  # type: ignore[attr-defined]
+                "cardData": {"license": "apache-2.0"}}  # fmt: skip
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"row {n},{n % 3}\n" for n in range(60)))
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "workbench", "plan", "recipe=./mine.yaml", "model=hf:org/tiny"]
+    done = subprocess.run(
+        command, env=surroundings(hub, tmp_path / "cache"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    assert "hf:org/tiny" in words
+    assert "parameters 123456" in words or "parameters 123,456" in words
+    assert f"as its config.json on the hub says, at {COMMIT}" in words
+    assert "the card says apache-2.0" in words
+    assert "unknown" not in words, "memory and disk are counted"
+    assert "SmolLM2" not in words, "nothing is left of the recipe's own noun"
+    assert not any("safetensors" in path for path in hub.seen), "no weights were asked for"  # type: ignore[attr-defined]
+
+
+ASK = (
+    "import sys\nfrom workbench.errors import WorkbenchError\nfrom workbench.sources import hub_model\n"
+    "try:\n    print(hub_model(sys.argv[1]))\nexcept WorkbenchError as e:\n    print('refused', e)"
+)
+
+
+def test_what_a_hub_says_of_a_model_is_held_to_what_can_be_tuned_and_its_silence_ends_no_plan(
+    hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    def says(source: str, **config: object) -> str:
+        hub.files["config.json"] = json.dumps(SIX | config).encode()  # type: ignore[attr-defined]
+        command = [sys.executable, "-c", ASK, source]
+        return subprocess.run(command, env=surroundings(hub, tmp_path), capture_output=True, text=True).stdout
+
+    assert "a quantized copy cannot be tuned" in says("hf:org/tiny", quantization_config={"quant_method": "fp8"})
+    hub.info = {"cardData": {"license": "\x1b[31mmit"}, "safetensors": {"parameters": {}, "total": -4}}  # type: ignore[attr-defined]
+    words = says("hf:org/tiny", num_hidden_layers="six", hidden_size=True)
+    assert "parameters=0, layers=0, hidden_size=0, intermediate_size=128" in words
+    assert "licence='31mmit'" in words, "no sign that a terminal would act upon"
+    assert "accept the licence on its page" in says("hf:org/gated")

@@ -20,7 +20,7 @@ RECIPE: dict[str, Any] = {
     "name": "tiny",
     "seed": 17,
     "model": {"source": "pypi:some-model==1.0!model.gguf", "licence": "Apache-2.0"},
-    "method": {"rank": 16, "target_modules": ["all-linear"], "micro_batch_size": None},
+    "method": {"rank": 16, "target_modules": ["q_proj"], "micro_batch_size": None},
     "data": {"system": "long " * 2000, "licence": "CC-BY-4.0"},
     "evaluate": {"limit": None},
 }

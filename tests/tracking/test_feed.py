@@ -63,10 +63,11 @@ def test_a_whole_run_arrives_with_its_stages_values_curves_data_and_files(experi
     assert there["register"].info.status == "KILLED", "started, never ended, and nobody is at work"
 
     params = parent.data.params
-    assert params["method.target_modules"] == '["all-linear"]'
-    assert params["method.micro_batch_size"] == "null"
+    assert params["method.target_modules"] == '["q_proj"]'
+    assert params["method.rank"] == "16", "what is compared in every table, set or not"
+    assert "method.micro_batch_size" not in params, "what nobody has set is in recipe.yaml alone"
     assert len(params["data.system"]) == 6000, "MLflow refuses a longer one"
-    assert len(params) == 10
+    assert len(params) == 8
     assert {k: parent.data.tags[k] for k in ("recipe", "digest", "git", "gate", "versions.torch")} == {
         "recipe": "tiny", "digest": "0badcafe", "git": "a3c0800", "gate": "passed", "versions.torch": "2.13.0"
     }  # fmt: skip
@@ -79,6 +80,23 @@ def test_a_whole_run_arrives_with_its_stages_values_curves_data_and_files(experi
     assert "dropped 3 rows" in artefact_text(experiments, parent, "said.txt")
     table = json.loads(artefact_text(experiments, parent, "samples.json"))
     assert table["data"] == [[5, "Which licence?", "MIT", "BSD"]]
+
+
+def test_a_run_s_parameters_are_those_that_a_person_compares() -> None:
+    from dataclasses import asdict
+
+    from workbench.compose import composed_file
+    from workbench.tracking.content import compared
+    from workbench.tracking.run_record import flatten
+
+    recipe = asdict(composed_file("legal_lora"))
+    kept = compared(recipe)
+    assert len(dict(flatten(recipe))) > 200
+    assert len(kept) < 60
+    assert {"method.rank", "method.learning_rate", "data.train", "quantize.gguf_q8_0.format", "seed"} <= set(kept)
+    assert not {"method.weight_decay", "teacher.timeout_s", "model.notes"} & set(kept)
+    (recipe["method"])["weight_decay"] = 0.5
+    assert compared(recipe)["method.weight_decay"] == 0.5, "until somebody sets it"
 
 
 def test_feeding_again_adds_only_what_is_new(experiments: Path) -> None:

@@ -2,6 +2,7 @@
 
 from workbench.sources.bases import quantized_by_name, refuse_rows_beyond, refuse_untrainable, unused_tokens
 from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
+from workbench.sources.hub_sizes import HubModel, hub_model
 from workbench.sources.places import is_pattern, shipped_folder
 from workbench.sources.resolve import (
     at_commit,
@@ -26,11 +27,13 @@ from workbench.sources.weights import (
 )
 
 __all__ = [
+    "HubModel",
     "Weights",
     "at_commit",
     "cache_folder",
     "content_digests",
     "content_sha256",
+    "hub_model",
     "is_here",
     "is_local",
     "is_missing",

@@ -480,6 +480,7 @@ def fetch_hf(wanted: Repository, into: Path, earlier: Mapping[str, Any]) -> dict
 
     What was named without a commit is fetched at the commit of `earlier`, the note of its first fetch, if there is one.
     """
+    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -505,7 +506,7 @@ def fetch_hf(wanted: Repository, into: Path, earlier: Mapping[str, Any]) -> dict
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise RequestError("the hub has no such repository or revision", where=where) from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, OSError) as error:
         raise WorkbenchError(f"the hub could not be read: {error}", where=where, remedy="try again") from None
     shutil.rmtree(into / ".cache", ignore_errors=True)
     return {"commit": str(commit)}

@@ -1,4 +1,7 @@
-"""A model's source as a folder of plain safetensors with its tokenizer: no code, no pickles, GGUF unpacked once."""
+"""A model's source as a folder of plain safetensors with its tokenizer: no code, no pickles, GGUF unpacked once.
+
+Of a model that reads images or sound too it is the text part (`text_part`), taken out once.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,11 @@ from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import whole_folder, write_whole
+from workbench.sources.bases import read_object
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, model_sha256, unchanged
 from workbench.sources.gguf_header import read_gguf, read_once
 from workbench.sources.resolve import is_here, resolve
+from workbench.sources.text_part import TAKING, take_text, text_class
 
 # Weights that can carry code when loaded, and code itself: never fetched, never loaded.
 CODE = (".py", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -64,7 +70,17 @@ def plain_folder(path: Path, source: str) -> Path:
         what, remedy = other_contents_of(path)
         raise RequestError(what, where=source, remedy=remedy)
     refuse_code(path)
-    return path
+    return text_model(path) if text_class(read_object(path / "config.json")) else path
+
+
+def text_model(path: Path) -> Path:
+    """The folder of the text model that is a part of the model at `path`; taken out once for each content."""
+    return made_once(text_folder(path), partial(take_text, path))
+
+
+def text_folder(path: Path) -> Path:
+    """Where the text part of a model lies once it is taken out."""
+    return cache_folder() / "text" / f"{path.name}-{model_sha256(path)[:32]}-{TAKING}"
 
 
 def other_contents_of(path: Path) -> tuple[str, str]:
@@ -107,7 +123,9 @@ def model_is_here(source: str) -> bool:
     if not is_here(source):
         return False
     path = resolve(source)
-    return path.suffix != ".gguf" or unpacked_folder(path, digests_of([path])[path]).is_dir()
+    if path.suffix == ".gguf":
+        return unpacked_folder(path, digests_of([path])[path]).is_dir()
+    return not text_class(read_object(path / "config.json")) or text_folder(path).is_dir()
 
 
 def unpacked_folder(gguf: Path, sha256: str) -> Path:

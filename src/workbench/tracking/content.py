@@ -13,6 +13,7 @@ import yaml
 
 from workbench.files import file_sha256, read_json, write_whole
 from workbench.privacy.secrets import masked
+from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.tracking import outbound as leaving
 from workbench.tracking import run_record
@@ -29,6 +30,11 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 MOST_METRICS = 40  # of a run: more of them, and nobody finds the curve
 INTERVAL_ENDS = ("_ci_low", "_ci_high")
 REPORT = "evaluate/report.html"
+# Parameters of every run, set or not: a column of which half is empty cannot be compared.
+ALWAYS = ("model.name", "model.source", "data.train", "method.kind", "method.rank", "method.alpha",
+          "method.learning_rate", "method.batch_size", "method.epochs", "method.max_steps", "method.max_length", "seed")  # fmt: skip
+TOLD = ("model.notes", "model.licence_url", "model.layers", "model.hidden_size", "model.intermediate_size",
+        "model.vocabulary", "output", "debug")  # facts of a noun, and how a command speaks: in recipe.yaml  # fmt: skip
 TEXTS = (".yaml", ".json", ".jsonl", ".html", ".svg", ".txt", ".md", ".csv")
 
 
@@ -151,14 +157,19 @@ def feed_texts(store: Store, fed: Fed, events: Sequence[Line], out: Outbound) ->
 def feed_parent(
     store: Store, fed: Fed, folder: Path, manifest: Mapping[str, Any], recipe: Mapping[str, Any], out: Outbound
 ) -> list[str]:
-    """Every value of the recipe as a param, and where the run came from as tags. Returns what changed since, aloud."""
+    """What the recipe has set as params, and where the run came from as tags. Returns what changed since, aloud.
+
+    Every other value stands in recipe.yaml among the artefacts.
+    """
     from mlflow.entities import Param
 
     flat = dict(run_record.flatten(recipe))
     if not fed.is_new("parent", [flat, manifest.get("git"), manifest.get("versions")]):
         return []
-    wanted = {k: run_record.text_of(v, run_record.MAX_PARAM) for k, v in leaving.settings(flat, out).items()}
     there = store.client.get_run(fed.parent).data.params
+    kept = compared(recipe) | there  # of those that were there before a change is said
+    flat = {key: value for key, value in flat.items() if key in kept}
+    wanted = {k: run_record.text_of(v, run_record.MAX_PARAM) for k, v in leaving.settings(flat, out).items()}
     new = [Param(key, value) for key, value in wanted.items() if key not in there]
     for start in range(0, len(new), PARAMS_A_BATCH):
         store.client.log_batch(fed.parent, params=new[start : start + PARAMS_A_BATCH])
@@ -170,6 +181,13 @@ def feed_parent(
         **{f"changed.{k}": v for k, v in changed.items()},
     })  # fmt: skip
     return [f"{key} is now {value}; the param keeps the first value" for key, value in changed.items()]
+
+
+def compared(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe that a person compares runs by: what it or its words have set, and `ALWAYS`."""
+    defaults = dict(run_record.flatten(asdict(Recipe())))
+    flat = run_record.flatten(recipe)
+    return {key: v for key, v in flat if key.startswith(ALWAYS) or (key not in TOLD and defaults.get(key, TOLD) != v)}
 
 
 def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:

@@ -1,4 +1,7 @@
-"""What `train` would do: rows, tokens, steps, memory, disk, formats and licences. Fetches and runs nothing."""
+"""What `train` would do: rows, tokens, steps, memory, disk, formats and licences. Fetches no weights and runs nothing.
+
+Of a model without sizes that is not here, the hub is asked for its config.json.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import (
     content_digests,
+    hub_model,
     is_here,
     is_pinned,
     left_unread,
@@ -52,7 +56,7 @@ from workbench.teacher.prices import Estimate, estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
 from workbench.training.adapter import start_adapter
-from workbench.training.model import check_targets, estimate_memory, refuse_dtype
+from workbench.training.model import check_targets, estimate_memory, refuse_dtype, shape_of
 from workbench.training.shrink import counted, student_size
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -72,6 +76,7 @@ def run(recipe: Recipe) -> int:
     splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=material_of(recipe))
     refuse_dtype(recipe.model.dtype)
     base = base_here(recipe.model)
+    recipe, of_hub = with_sizes(recipe, base)
     verdicts = format_verdicts(recipe, base)
     lessons = [blank_filled(e) for e in questions.examples] if questions else conversations(recipe, splits)
     counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
@@ -84,7 +89,7 @@ def run(recipe: Recipe) -> int:
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     sections: dict[str, Any] = {
         "run": about_run(recipe),
-        "model": about_model(recipe.model, base),
+        "model": about_model(recipe.model, base) | of_hub,
         **unpinned(recipe),
         "data": about_data(recipe, splits, *counted, dropped),
         "training": about_training(recipe, learned_rows, *counted, base),
@@ -160,9 +165,10 @@ def plan_documents(recipe: Recipe) -> int:
     examples = [Example(p.id, (*p.messages, Message("assistant", ""))) for p in prompts]
     with_fields = replace(recipe, teacher=asking(recipe.teacher))
     base = base_here(recipe.model)
+    recipe, of_hub = with_sizes(recipe, base)
     sections = {
         "run": about_run(recipe),
-        "model": about_model(recipe.model, base),
+        "model": about_model(recipe.model, base) | of_hub,
         **unpinned(recipe),
         "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
                       "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
@@ -180,6 +186,27 @@ def base_here(model: Model) -> Path | None:
     base = model_folder(model.source, model.sha256, key="model.source")
     refuse_untrainable(base, f"model.source={model.source}")
     return base
+
+
+def with_sizes(recipe: Recipe, base: Path | None) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with the sizes of a model that gives none, and lines on where they come from: its folder, or the hub."""
+    model = recipe.model
+    if model.parameters and model.layers:
+        return recipe, {}
+    if base is not None:
+        shape = shape_of(base)
+        sizes = {"parameters": counted(base)[0], "layers": shape.layers, "hidden_size": shape.hidden,
+                 "intermediate_size": shape.mlp, "vocabulary": shape.vocabulary}  # fmt: skip
+        return replace(recipe, model=replace(model, **sizes)), {"sizes": "as its config.json says"}
+    there = hub_model(model.source)
+    if isinstance(there, str):
+        return recipe, {"sizes": f"unknown: {there}"} if there else {}
+    lines = {"sizes": f"as its config.json on the hub says, at {there.commit}"}
+    if not model.licence and there.licence:
+        lines["licence"] = f"UNKNOWN: the card says {there.licence}; read it, then set model.licence and model.family"
+    if there.gated:
+        lines["here"] = "no, it would be fetched (HF_TOKEN needed)"
+    return replace(recipe, model=replace(model, **there.sizes())), lines
 
 
 def blank_filled(example: Example) -> Example:

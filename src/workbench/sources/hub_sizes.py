@@ -1,0 +1,94 @@
+"""What a hub says of a model that is not here: its config.json, how many parameters it has, its licence.
+
+Two small requests, which `plan` makes for a model without sizes of its own; no weights are fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import RequestError
+from workbench.sources.bases import read_config, refuse_other_kinds, refuse_quantized
+from workbench.sources.places import split_scheme
+from workbench.sources.resolve import read_hf
+from workbench.sources.text_part import text_class, text_config
+
+SECONDS = 10.0  # that a hub has for each answer
+LARGEST = 10**15  # no count that a hub gives may be larger
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of a hub, as far as it is known without its weights; 0 and "" where the hub does not say."""
+
+    commit: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocabulary: int
+    context_length: int
+    licence: str
+    gated: bool
+
+    def sizes(self) -> dict[str, int]:
+        """The recipe's keys of `model` that `plan` counts with."""
+        names = ("parameters", "layers", "hidden_size", "intermediate_size", "vocabulary", "context_length")
+        return {name: getattr(self, name) for name in names}
+
+
+def hub_model(source: str) -> HubModel | str:
+    """What the hub says of an `hf:` source, or why it says nothing: no such answer ends a plan.
+
+    Raises RequestError where its config.json is that of a model which cannot be tuned.
+    """
+    scheme, rest = split_scheme(source)
+    if scheme != "hf" or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "" if scheme != "hf" else "HF_HUB_OFFLINE is set"
+    wanted = read_hf(rest)
+    from httpx import HTTPError
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=SECONDS)
+            hf_hub_download(wanted.repo, "config.json", revision=info.sha, local_dir=temporary, etag_timeout=SECONDS)
+        except GatedRepoError:
+            return "the hub asks for your consent: accept the licence on its page, then set HF_TOKEN"
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise RequestError("the hub has no such repository or revision", where=source) from None
+        except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+            return f"the hub could not be asked ({type(error).__name__})"
+        config = read_config(Path(temporary), source)
+        refuse_quantized(Path(temporary), config, {}, source)
+    section = text_config(config) if text_class(config) else config
+    refuse_other_kinds(section, source)
+    section = section["text_config"] if isinstance(section.get("text_config"), dict) else section
+    card = info.card_data.to_dict() if info.card_data else {}
+    return HubModel(
+        commit=str(info.sha),
+        parameters=count(getattr(info.safetensors, "total", 0)),
+        layers=count(section.get("num_hidden_layers")),
+        hidden_size=count(section.get("hidden_size")),
+        intermediate_size=count(section.get("intermediate_size")),
+        vocabulary=count(section.get("vocab_size")),
+        context_length=count(section.get("max_position_embeddings")),
+        licence=plain(card.get("license_name") or card.get("license")),
+        gated=bool(info.gated),
+    )
+
+
+def count(value: Any) -> int:
+    """A count of a hub's answer, 0 for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST else 0
+
+
+def plain(value: object) -> str:
+    """A short word of a card, without signs that a terminal would act upon."""
+    return re.sub(r"[^\w.+ -]", "", value)[:60] if isinstance(value, str) else ""
