@@ -98,7 +98,7 @@ def is_source_of_model(key: str, value: str) -> bool:
 
 
 def with_model_of_source(path: Path, overrides: list[str]) -> list[str]:
-    """The overrides with `model=hf:org/name` as that source, and no noun whose sizes and licence are another model's."""
+    """The overrides with `model=hf:org/name` as that source, without the noun whose sizes are another model's."""
     named = next((w for w in overrides if is_source_of_model(*w.partition("=")[::2])), None)
     if named is None:
         return overrides

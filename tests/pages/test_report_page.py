@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import screenshots
+from page_boxes import BOXES
 from page_reader import Page, at, says
 from whole_report import context, gate, whole_report
 from workbench.evaluation.answers import Prediction
@@ -215,6 +216,26 @@ def test_an_axis_holds_its_values_between_round_ticks(values: list[float]) -> No
     assert all(0 <= float(axis.at(v).rstrip("%")) <= 100 for v in values)
 
 
+def test_the_page_has_its_contents_on_top_and_what_each_stage_took_at_its_end(html: str) -> None:
+    places = re.findall(r'<section id="([\w-]+)"', html)
+    links = re.findall(r'<a href="#([\w-]+)">', html[: html.index("<section")])
+    assert links == places
+    assert len(links) >= 12
+    made = " ".join(re.sub(r"<[^>]+>", " ", html[html.index('id="made"') :]).split())
+    assert "label 1.0 0.44 train 6.1 0.12 merge 0.4 0.01 in all 7.5 0.57" in made, (
+        "a teacher's bill and the machine's hours"
+    )
+
+
+def test_how_the_training_went_is_drawn_as_far_as_it_was_told(html: str, whole: Any, tmp_path: Path) -> None:
+    for title in ("Learning rate", "Norm of the gradient", "Memory, most so far (GB)", "Tokens a second"):
+        assert f"<figcaption>{title}</figcaption>" in html
+    told = context(whole[1]) | {"train": [{"step": s, "loss": 1.0, "grad_norm": 0.2} for s in (1, 2)]}
+    bare = page(tmp_path, whole, **told)
+    assert "<figcaption>Norm of the gradient</figcaption>" in bare
+    assert "Learning rate" not in bare
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[screenshots.Browser]:
     if not screenshots.program():
@@ -238,6 +259,12 @@ def test_a_real_browser_shows_it_without_an_error_a_request_or_a_sideways_scroll
     assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 150) is dark
     browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width, "with everything unfolded"
+    for look in ("screen", "print"):  # on paper everything is unfolded
+        browser.look(width if look == "screen" else 720, 900, dark=dark, media=look)
+        there = browser.evaluate(BOXES)
+        assert there["boxes"] > 1000
+        assert there["touching"] == [], "no two boxes overlap"
+        assert there["cut"] == [], "nothing is cut"
     methods = [event.get("method") for event in browser.events]
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert asked

@@ -1,4 +1,4 @@
-"""A model that reads images or sound too is tuned as the text model that is a part of it: exactly that, taken out once."""
+"""A model that reads images or sound too is tuned as the text model that is a part of it: exactly that, once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def whole(kind: str, folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     eyes = EYES | ({"num_key_value_heads": 2} if kind == "gemma4" else {"image_size": 28, "patch_size": 14})
-    config = AutoConfig.for_model(kind, text_config=TEXT[kind], vision_config=eyes, tie_word_embeddings=kind == "gemma4")
+    config = AutoConfig.for_model(
+        kind, text_config=TEXT[kind], vision_config=eyes, tie_word_embeddings=kind == "gemma4"
+    )
     torch.manual_seed(1)
     model = AutoModelForImageTextToText.from_config(config).eval()
     model.save_pretrained(folder, max_shard_size="30KB")

@@ -13,8 +13,8 @@ from workbench.recipe import Model
 from workbench.sources import shipped_folder
 from workbench.terms.policy import base_duties
 
-# Read 2026-11-28 from the models' cards and configurations where they are quoted publicly (each noun's file says where):
-# parameters of what is tuned, decoder layers, width, MLP width, rows of the embedding, context, licence, family of terms.
+# Read 2026-11-28 from the models' cards and configurations where they are quoted publicly (the nouns' files say where):
+# parameters of what is tuned, layers, width, MLP width, rows of the embedding, context, licence, family of terms.
 SIZES = {
     "gemma3_1b": (999_885_952, 26, 1152, 6912, 262_144, 32_768, "Gemma", "gemma-3"),
     "gemma4_e2b": (4_628_569_344, 35, 1536, 6144, 262_144, 131_072, "Apache-2.0", "gemma-4"),

@@ -77,6 +77,20 @@ def test_every_next_command_runs_as_printed(life: Life, monkeypatch: pytest.Monk
     assert (life.folder / "exported" / "mine" / "MANIFEST.json").is_file()
 
 
+def test_a_registered_student_is_talked_to_by_its_alias_and_an_arm_by_its_name(life: Life) -> None:
+    words = ["chat", "model=models:/mine@champion", "experiments=my runs", "max_new_tokens=3"]
+    code, out, err = typed_in(life.folder, *words, stdin="hello\n")
+    assert code == 0, err
+    assert out.strip()
+    assert "proven, signed" in err
+    code, _, err = typed_in(life.folder, *words, "arm=gguf_q8_0", stdin="hello\n")
+    assert (code, "a bundle is one arm" in err) == (2, True)
+    for arm, told in (("gguf_q9", "the recipe has no arm 'gguf_q9'"), ("gguf_q8_0", "gguf_q8_0 is not made yet")):
+        code, _, err = typed_in(life.folder, "chat", *TYPED, "quantize=[gguf_q8_0]", f"arm={arm}", stdin="hello\n")
+        assert code == 2, err
+        assert told in err
+
+
 def test_what_production_is_asked_lies_where_the_runs_do(life: Life) -> None:
     words = ["model=models:/mine@champion", "data=mine.csv", "experiments=my runs"]
     code, _, err = typed_in(life.folder, "evaluate", *words)

@@ -142,10 +142,15 @@ def context(predictions: Mapping[str, Sequence[Prediction]]) -> dict[str, Any]:
     prompts = {p.id: f"Which licence is this? Words of notice number {p.id}" for p in predictions["student"]}
     train: list[dict[str, Any]] = [{"step": s, "loss": 2.5 / s + 0.2 + 0.05 * (s % 3)} for s in range(1, 81)]
     train += [{"step": s, "eval_loss": 0.35 - s / 800} for s in (40, 80)]
+    train += [{"step": s, "learning_rate": 1e-3 * (81 - s) / 80, "grad_norm": 3 / s, "memory_gb": 1.4,
+               "tokens_per_second": 700 + s} for s in range(1, 81, 8)]  # fmt: skip
     return {
-        "prompts": prompts, "train": train, "recipe": {"method": {"kind": "lora", "rank": 16}}, "constrained": {},
+        "prompts": prompts, "train": train, 
+        "recipe": {"method": {"kind": "lora", "rank": 16}, "launch": {"usd_per_hour": 1.2}}, "constrained": {},
         "curve": [{"rows": n, **cell(0.3 + n / 9000, 0.06)} for n in (500, 1000, 2000, 4000)],
-        "manifest": {"digest": "4f1c09ab", "versions": {"torch": "2.13.0"}, "stages": {"train": {"seconds": 366.0}}},
+        "manifest": {"digest": "4f1c09ab", "versions": {"torch": "2.13.0"}, "stages": {
+            "label": {"seconds": 61.0, "facts": {"usd": 0.42}},
+            "train": {"seconds": 366.0}, "merge": {"seconds": 24.0}}},
         "teacher": {"model": "oak-70b", "terms": "outputs may train models"},
         "datasets": [{"name": "notices", "role": "test", "rows": N, "digest": "d1"}],
     }  # fmt: skip

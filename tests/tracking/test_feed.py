@@ -160,12 +160,14 @@ def test_a_stage_that_was_deleted_in_the_ui_comes_back_whole(experiments: Path) 
 def test_a_value_changed_later_is_told_and_the_param_stays(experiments: Path) -> None:
     run = HandMade(experiments).train()
     catch_up(run.folder, Tracking(), experiments)
-    run.write("recipe.yaml", json.dumps(RECIPE | {"evaluate": {"limit": 50}}))
+    changed = RECIPE | {"method": RECIPE["method"] | {"rank": 8}, "evaluate": {"limit": 50}}
+    run.write("recipe.yaml", json.dumps(changed))
     fed = catch_up(run.folder, Tracking(), experiments)
     parent = runs_of(experiments)["tiny/0badcafe"]
-    assert parent.data.params["evaluate.limit"] == "null"
-    assert parent.data.tags["changed.evaluate.limit"] == "50"
-    assert fed["said"] == ["evaluate.limit is now 50; the param keeps the first value"]
+    assert parent.data.params["method.rank"] == "16"
+    assert parent.data.tags["changed.method.rank"] == "8"
+    assert parent.data.params["evaluate.limit"] == "50", "what is set for the first time is new"
+    assert fed["said"] == ["method.rank is now 8; the param keeps the first value"]
 
 
 def test_a_stage_still_at_work_is_running_not_killed(experiments: Path) -> None:

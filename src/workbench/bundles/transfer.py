@@ -1,4 +1,4 @@
-"""Copy a bundle to a folder or an object store: manifest and signature last, so that who sees them sees it whole."""
+"""Copy a bundle to a folder, an object store or a hub: manifest and signature last, and who sees them sees it whole."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from workbench.bundles.hub import SCHEME, copy_to_hub
 from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import flush_tree, hand_out, replace_folder
@@ -32,7 +33,6 @@ DRIVERS = {
     "az": "adlfs",
     "abfs": "adlfs",
     "abfss": "adlfs",
-    "hf": "huggingface_hub",
     "sftp": "paramiko",
     "ssh": "paramiko",
     "webdav": "webdav4",
@@ -42,7 +42,7 @@ PIECE = 8 << 20  # bytes read back at once
 
 
 def copy_bundle(folder: Path, to: str) -> None:
-    """Copy the bundle's files to a folder or any URL fsspec reaches; the same command again goes on where it ended.
+    """Copy the bundle's files to a folder, `hf://org/name` or any URL fsspec reaches; once more goes on where it ended.
 
     Every file is read back and hashed. A local folder is written beside its place and renamed into it. RequestError
     when the target holds anything else, or the driver for its scheme is missing; WorkbenchError when sending failed.
@@ -51,7 +51,10 @@ def copy_bundle(folder: Path, to: str) -> None:
     names = in_order(folder, manifest["files"])
     local = local_path(to)
     try:
-        sent = copy_locally(folder, local, names) if local else copy_remotely(folder, to, names)
+        if to.startswith(SCHEME):
+            sent = copy_to_hub(folder, to, names)
+        else:
+            sent = copy_locally(folder, local, names) if local else copy_remotely(folder, to, names)
     except WorkbenchError:
         raise
     except Exception as error:  # each driver has its own errors

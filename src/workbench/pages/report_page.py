@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from workbench.pages.changed_answers import CHANGES, MOST, by_judge, changed_ite
 from workbench.pages.charts import curve, learning_curve, loss_curve
 from workbench.pages.terminal import verdict
 
+SECTION = re.compile(r'<section id="([\w-]+)">\s*<h2>(.*?)</h2>', re.DOTALL)
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = (
     "facts",
@@ -38,6 +40,12 @@ SECTIONS = (
     "constrained",
     "teacher",
 )
+VITALS = {  # of a training, by step: what it is called, and how its axis is written
+    "learning_rate": ("Learning rate", ".2g"),
+    "grad_norm": ("Norm of the gradient", ".2g"),
+    "memory_gb": ("Memory, most so far (GB)", ".3g"),
+    "tokens_per_second": ("Tokens a second", ",.0f"),
+}
 CHECKS = {
     "enough_rows": "Enough rows",
     "better_than_baseline": "Better than baseline",
@@ -69,7 +77,7 @@ def write_page(
 
     `context` may hold `manifest` (run.json), `facts` and `teacher` (name → value), `datasets` (a list of equal
     mappings), `versions` (package → version), `recipe` (a mapping, or its YAML), `prompts` (item id → the user's
-    text, shown beside the answers), `train` (`[{"step", "loss" | "eval_loss"}]`) and `curve`
+    text, shown beside the answers), `train` (`[{"step", "loss" | "eval_loss" | one of VITALS}]`) and `curve`
     (`[{"rows", "value", "ci_low", "ci_high"}]`, the primary metric by the rows trained on); any other key is listed
     among the facts.
     """
@@ -96,6 +104,8 @@ def write_page(
         answers=shown,
         counts=counts,
         loss=loss_curve(context.get("train") or ()),
+        vitals=vitals(context.get("train") or ()),
+        costs=costs_of(manifest, recipe_of(context)),
         learning=learning_curve(context.get("curve") or ()),
         facts={**facts_of(manifest), **context.get("facts", {}), **rest},
         teacher=dict(context.get("teacher") or {}),
@@ -139,6 +149,7 @@ def render(template: str, report: Mapping[str, Any], **values: object) -> str:
     )
     script = (TEMPLATES / "filter.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.filters["contents"] = contents
     environment.globals.update(
         figures=metrics, checks=CHECKS, verdict=verdict, student=STUDENT, changes=CHANGES, most=MOST, role=panels.role,
         hot=panels.HOT,
@@ -150,12 +161,53 @@ def render(template: str, report: Mapping[str, Any], **values: object) -> str:
 
 
 def facts_of(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """A run's name, date and revision, and the minutes of each stage that is done."""
-    facts = {name: str(manifest[name]) for name in ("recipe", "digest", "created", "git") if manifest.get(name)}
-    stages = manifest.get("stages", {})
-    return facts | {
-        name: f"{entry['seconds'] / 60:.1f} minutes" for name, entry in stages.items() if "seconds" in entry
-    }
+    """A run's name, date and revision."""
+    return {name: str(manifest[name]) for name in ("recipe", "digest", "created", "git") if manifest.get(name)}
+
+
+def contents(body: str) -> list[tuple[str, Markup]]:
+    """(id, heading) of each section of the page that has both, in its order."""
+    return [(place, Markup(Markup(name).striptags())) for place, name in SECTION.findall(body)]  # escaped before
+
+
+def recipe_of(context: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe as a mapping, or an empty one where its text alone is there."""
+    recipe = context.get("recipe")
+    return recipe if isinstance(recipe, Mapping) else {}
+
+
+def costs_of(manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Minutes and dollars of each stage that is done, and their sum: the teacher's bill, and `launch.usd_per_hour`."""
+    hourly = (recipe.get("launch") or {}).get("usd_per_hour")
+    done = [
+        (name, e["seconds"], e.get("facts") or {}) for name, e in manifest.get("stages", {}).items() if "seconds" in e
+    ]
+    rows = []
+    for name, seconds, facts in done:
+        parts = [] if hourly is None else [hourly * seconds / 3600]
+        parts += [facts["usd"]] if isinstance(facts.get("usd"), int | float) else []
+        rows.append((name, seconds / 60, sum(parts) if parts else None))
+    known = [usd for *_, usd in rows if usd is not None]
+    rows += [("in all", sum(minutes for _, minutes, _ in rows), sum(known) if known else None)] if len(rows) > 1 else []
+    return [
+        {"stage": name, "minutes": f"{minutes:.1f}", "dollars": metrics.DASH if usd is None else f"{usd:.2f}"}
+        for name, minutes, usd in rows
+    ]
+
+
+def vitals(train: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Small curves of how the training went, each that was told at two steps or more."""
+    drawn = []
+    for name, (title, form) in VITALS.items():
+        spots = [(float(row["step"]), float(row[name])) for row in train if row.get(name) is not None]
+        if len(spots) > 1:
+            across = charts.axis_of([x for x, _ in spots], at_least=(0.0, 1.0))
+            up = charts.axis_of([y for _, y in spots], at_least=(0.0, max(1e-6, *(y for _, y in spots))))
+            svg = curve(
+                across, up, [("mean", spots)], dots=(), label=f"{title} by step", words=lambda y, f=form: f"{y:{f}}"
+            )
+            drawn.append({"title": title, "svg": svg})
+    return drawn
 
 
 def as_yaml(recipe: Mapping[str, Any] | str) -> str:

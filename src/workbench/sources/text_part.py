@@ -1,7 +1,7 @@
 """The text part of a model that reads images or sound too, taken out once: the family's own text model, exactly.
 
-Gemma 4, Gemma 3 from 4B on and Mistral Small 3.1 are stored so: a text model beside towers for other inputs. Rows of text
-would leave the towers untrained, and an adapter on every linear layer would reach into them.
+Gemma 4, Gemma 3 from 4B on and Mistral Small 3.1 are stored so: a text model beside towers for other inputs. Rows of
+text would leave the towers untrained, and an adapter on every linear layer would reach into them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from workbench.errors import WorkbenchError
 from workbench.sources.bases import causal_classes, heads_of
 
 # How the text model's tensors are called within the whole, and where they stand in the text model alone.
-WITHIN = (("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.lm_head.", "lm_head."))
+WITHIN = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
 HEAD = "lm_head.weight"
 PACKED = "quantization_config"
 TOWERS = ("vision_config", "audio_config")
 OF_THE_WHOLE = ("dtype", "torch_dtype", "bos_token_id", "eos_token_id", "pad_token_id")  # keys the text part may lack
-GOES_ALONG = re.compile(r"(?:tokenizer|special_tokens|added_tokens|generation_config|chat_template|vocab|merges).*|.*\.jinja")
+GOES_ALONG = re.compile(
+    r"(?:tokenizer|special_tokens|added_tokens|generation_config|chat_template|vocab|merges).*|.*\.jinja"
+)
 A_PIECE = 1 << 24  # bytes that are held in memory while a tensor is copied
 TAKING = 1  # goes up when taking changes, so that a folder made by the older way is made again
 

@@ -87,7 +87,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         record(run, summary)
         refuse_few(summary, teacher, staging)
         nested = ("this_time", "in_all", "able", "rejected")  # they are metrics already, or in summary.json
-        staging.facts = {k: v for k, v in summary.items() if k not in nested}
+        staging.facts = {k: v for k, v in summary.items() if k not in nested} | {"usd": summary["in_all"]["usd"]}
     return True
 
 

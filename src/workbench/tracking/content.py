@@ -31,9 +31,10 @@ MOST_METRICS = 40  # of a run: more of them, and nobody finds the curve
 INTERVAL_ENDS = ("_ci_low", "_ci_high")
 REPORT = "evaluate/report.html"
 # Parameters of every run, set or not: a column of which half is empty cannot be compared.
-ALWAYS = ("model.name", "model.source", "data.train", "method.kind", "method.rank", "method.alpha",
-          "method.learning_rate", "method.batch_size", "method.epochs", "method.max_steps", "method.max_length", "seed")  # fmt: skip
-TOLD = ("model.notes", "model.licence_url", "model.layers", "model.hidden_size", "model.intermediate_size",
+ALWAYS = ("model.name", "model.source", "data.train", "seed", "method.kind", "method.rank", "method.alpha",
+          "method.learning_rate", "method.batch_size", "method.epochs", "method.max_steps",
+          "method.max_length")  # fmt: skip
+FACTS = ("model.notes", "model.licence_url", "model.layers", "model.hidden_size", "model.intermediate_size",
         "model.vocabulary", "output", "debug")  # facts of a noun, and how a command speaks: in recipe.yaml  # fmt: skip
 TEXTS = (".yaml", ".json", ".jsonl", ".html", ".svg", ".txt", ".md", ".csv")
 
@@ -187,7 +188,7 @@ def compared(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe that a person compares runs by: what it or its words have set, and `ALWAYS`."""
     defaults = dict(run_record.flatten(asdict(Recipe())))
     flat = run_record.flatten(recipe)
-    return {key: v for key, v in flat if key.startswith(ALWAYS) or (key not in TOLD and defaults.get(key, TOLD) != v)}
+    return {key: v for key, v in flat if key.startswith(ALWAYS) or (key not in FACTS and defaults.get(key, FACTS) != v)}
 
 
 def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:

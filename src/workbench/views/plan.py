@@ -189,7 +189,7 @@ def base_here(model: Model) -> Path | None:
 
 
 def with_sizes(recipe: Recipe, base: Path | None) -> tuple[Recipe, dict[str, str]]:
-    """The recipe with the sizes of a model that gives none, and lines on where they come from: its folder, or the hub."""
+    """The recipe with the sizes of a model that gives none, and lines on where they come from: folder or hub."""
     model = recipe.model
     if model.parameters and model.layers:
         return recipe, {}

@@ -150,12 +150,12 @@ VERBS: dict[str, Verb] = {
         refused="a check does not hold",
     ),
     "export": Verb(
-        "a proven bundle to a folder or an object store: export from=models:/NAME@champion to=FOLDER_OR_URL",
-        ("export from=models:/legal_lora@champion to=exported/legal_lora", "export from=FOLDER to=s3://models/legal"),
+        "a proven bundle to a folder, an object store or a hub: export from=models:/NAME@champion to=FOLDER_OR_URL",
+        ("export from=models:/legal_lora@champion to=exported/legal_lora", "export from=FOLDER to=hf://ORG/NAME"),
         recipe=False,
         words={
             "from": Word("", "models:/NAME@ALIAS, models:/NAME/3, or a bundle's folder"),
-            "to": Word("", "a folder, s3://, gs:// or az://"),
+            "to": Word("", "a folder, hf://ORG/NAME, s3://, gs:// or az://"),
             "key": KEY,
             "experiments": EXPERIMENTS,
             "uri": URI,

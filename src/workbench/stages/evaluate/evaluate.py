@@ -50,7 +50,9 @@ from workbench.stages.rows import keep_questions, question_contents, question_fi
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
 OPTIONAL = ("teacher", GOLD, "champion")
 FIGURES, PROMPTS = "figures", "prompts.json"
-CURVE = {"train/loss": "loss", "validation/loss": "eval_loss"}  # metrics as training tells them, and as they are drawn
+# Metrics as training tells them, and as they are drawn.
+CURVE = {"train/loss": "loss", "validation/loss": "eval_loss"}
+CURVE |= {f"train/{name}": name for name in ("learning_rate", "grad_norm", "memory_gb", "tokens_per_second")}
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -230,7 +232,7 @@ def distances(recipe: Recipe, run: Run) -> dict[str, dict[str, Any]]:
 
 
 def training_curve(run: Run) -> list[dict[str, float]]:
-    """The losses of training by step, from the run's events; a step done twice counts as it was done last."""
+    """The losses of training and how it went, by step, from the run's events; a step done twice counts as done last."""
     points: dict[tuple[str, int], float] = {}
     events, torn = read_events(run.folder / "events.jsonl")
     if torn:
