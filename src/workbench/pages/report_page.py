@@ -203,11 +203,15 @@ def vitals(train: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if len(spots) > 1:
             across = charts.axis_of([x for x, _ in spots], at_least=(0.0, 1.0))
             up = charts.axis_of([y for _, y in spots], at_least=(0.0, max(1e-6, *(y for _, y in spots))))
-            svg = curve(
-                across, up, [("mean", spots)], dots=(), label=f"{title} by step", words=lambda y, f=form: f"{y:{f}}"
-            )
+            words = partial(tick_words, form)
+            svg = curve(across, up, [("mean", spots)], dots=(), label=f"{title} by step", words=words)
             drawn.append({"title": title, "svg": svg})
     return drawn
+
+
+def tick_words(form: str, value: float) -> str:
+    """A value as its axis writes it."""
+    return format(value, form)
 
 
 def as_yaml(recipe: Mapping[str, Any] | str) -> str:

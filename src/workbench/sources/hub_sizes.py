@@ -36,7 +36,7 @@ class HubModel:
     licence: str
     gated: bool
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """The recipe's keys of `model` that `plan` counts with."""
         names = ("parameters", "layers", "hidden_size", "intermediate_size", "vocabulary", "context_length")
         return {name: getattr(self, name) for name in names}

@@ -64,7 +64,8 @@ def take_text(base: Path, folder: Path) -> None:
     heads_of(base, str(base))
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     print(f"taking the text model ({text_class(config)}) out of {base.name} …", file=sys.stderr)
-    where, left = {}, 0
+    where: dict[str, str] = {}
+    left = 0
     for number, path in enumerate(sorted(base.glob("*.safetensors")), 1):
         name = f"text-{number:05}.safetensors"
         taken, others = copy_tensors(path, folder / name)

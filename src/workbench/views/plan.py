@@ -195,7 +195,7 @@ def with_sizes(recipe: Recipe, base: Path | None) -> tuple[Recipe, dict[str, str
         return recipe, {}
     if base is not None:
         shape = shape_of(base)
-        sizes = {"parameters": counted(base)[0], "layers": shape.layers, "hidden_size": shape.hidden,
+        sizes: dict[str, Any] = {"parameters": counted(base)[0], "layers": shape.layers, "hidden_size": shape.hidden,
                  "intermediate_size": shape.mlp, "vocabulary": shape.vocabulary}  # fmt: skip
         return replace(recipe, model=replace(model, **sizes)), {"sizes": "as its config.json says"}
     there = hub_model(model.source)
