@@ -7,17 +7,19 @@
 
 The settings and the names of the faults are in `providers/model.py`, a call's facts in `providers/shop.py`. The server
 is a process of its own: `python tests/support/teacher_server.py [CONFIG.json]` prints its port, obeys JSON lines on its
-standard input and stops when that closes. Work is charged before it is delivered, as providers do.
+standard input and stops when that closes. For a test it is a fork of one that has aiohttp imported already, and
+obeys on a pipe. Work is charged before it is delivered, as providers do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
+import os
 import re
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,9 +28,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from hashlib import sha256
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -40,6 +44,9 @@ from providers.shop import PROMPT_CHARS, Call, Shop
 ASKING = {openai_wire.CHAT: openai_wire, anthropic_wire.MESSAGES: anthropic_wire}
 EVERYWHERE = REFUSALS + BREAKS + DELIVERY  # faults that any request can meet
 PIECES = 10  # of a slow body
+# Importing takes longer than most tests ask their server: it is done once, and every server is a fork of that process.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["aiohttp.web", "pytest"])
 
 
 @dataclass
@@ -48,7 +55,9 @@ class TeacherServer:
 
     url: str
     config: Config
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
+    orders: BinaryIO
+    replies: BinaryIO
     lock: Any = field(default_factory=threading.Lock)
 
     def calls(self, start: int = 0) -> list[dict[str, Any]]:
@@ -74,34 +83,47 @@ class TeacherServer:
 
     def stop(self) -> None:
         """End the process; harmless when it has ended."""
-        self.process.stdin.close()  # type: ignore[union-attr]
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
+        for stream in (self.orders, self.replies):  # both are one pipe, which closes with the second
+            stream.close()
+        self.process.join(5)
+        if self.process.is_alive():
             self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()  # type: ignore[union-attr]
+            self.process.join()
 
     def _ask(self, *order: Any) -> bytes:
         with self.lock:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")  # type: ignore[union-attr]
-            self.process.stdin.flush()  # type: ignore[union-attr]
-            size = int(self.process.stdout.readline())  # type: ignore[union-attr]
-            return self.process.stdout.read(size)  # type: ignore[union-attr]
+            self.orders.write(json.dumps(order).encode() + b"\n")
+            self.orders.flush()
+            return self.replies.read(int(self.replies.readline()))
 
 
 @contextmanager
 def teacher_server(**config: Any) -> Iterator[TeacherServer]:
     """Start a server with these settings (`Config`) and stop it at the end."""
     settings = Config(**json.loads(json.dumps(config)))
-    command = [sys.executable, str(Path(__file__).resolve())]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    server = TeacherServer(f"http://127.0.0.1:{int(process.stdout.readline())}", settings, process)  # type: ignore[union-attr]
+    ours, theirs = FORKS.Pipe()
+    process = FORKS.Process(target=serve_a_test, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    orders, replies = ends_of(ours)
+    server = TeacherServer(f"http://127.0.0.1:{int(replies.readline())}", settings, process, orders, replies)
     try:
         server.set(**config)
         yield server
     finally:
         server.stop()
+
+
+def ends_of(pipe: Connection) -> tuple[BinaryIO, BinaryIO]:
+    """A pipe's two directions as streams of their own: what is written, what is read."""
+    with pipe:
+        return open(os.dup(pipe.fileno()), "wb"), open(os.dup(pipe.fileno()), "rb")
+
+
+def serve_a_test(pipe: Connection) -> None:
+    """What a fork does: start without settings, and obey until the test closes its end."""
+    said, heard = ends_of(pipe)
+    asyncio.run(serve(Shop(Config()), heard, said))
 
 
 def obey(shop: Shop, order: list[Any]) -> bytes:
@@ -119,15 +141,17 @@ def obey(shop: Shop, order: list[Any]) -> bytes:
     raise ValueError(f"no such order: {order}")
 
 
-def listen(shop: Shop, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Obey the lines of standard input, each between two requests, and stop when it closes."""
+def listen(
+    shop: Shop, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, orders: BinaryIO, replies: BinaryIO
+) -> None:
+    """Obey the lines of a stream, each between two requests, and stop when it closes."""
 
     def reply(line: bytes) -> None:
         said = obey(shop, json.loads(line))
-        sys.stdout.buffer.write(b"%d\n%b" % (len(said), said))
-        sys.stdout.buffer.flush()
+        replies.write(b"%d\n%b" % (len(said), said))
+        replies.flush()
 
-    for line in sys.stdin.buffer:
+    for line in orders:
         loop.call_soon_threadsafe(reply, line)
     loop.call_soon_threadsafe(stop.set)
 
@@ -144,8 +168,8 @@ class Recorder(RequestHandler):
         super().data_received(data)
 
 
-async def serve(shop: Shop) -> None:
-    """Listen on a free port of the loopback until standard input closes."""
+async def serve(shop: Shop, orders: BinaryIO, replies: BinaryIO) -> None:
+    """Listen on a free port of the loopback, which is the first line said, until the orders end."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     server = web.Server(partial(handle, shop), handler_cancellation=True)
 
@@ -157,8 +181,9 @@ async def serve(shop: Shop) -> None:
         return Recorder(shop.kept[-1], server, loop=loop, access_log=None)
 
     listening = await loop.create_server(connection, "127.0.0.1", 0, backlog=1024)
-    print(listening.sockets[0].getsockname()[1], flush=True)
-    threading.Thread(target=listen, args=(shop, loop, stop), daemon=True).start()
+    replies.write(b"%d\n" % listening.sockets[0].getsockname()[1])
+    replies.flush()
+    threading.Thread(target=listen, args=(shop, loop, stop, orders, replies), daemon=True).start()
     await stop.wait()
 
 
@@ -330,4 +355,4 @@ ROUTES = [
 
 if __name__ == "__main__":
     given = json.loads(Path(sys.argv[1]).read_text()) if len(sys.argv) > 1 else {}
-    asyncio.run(serve(Shop(Config(**given))))
+    asyncio.run(serve(Shop(Config(**given)), sys.stdin.buffer, sys.stdout.buffer))

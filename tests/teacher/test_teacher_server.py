@@ -492,7 +492,7 @@ def test_settings_change_while_it_runs() -> None:
             chat(server)
         with pytest.raises(TypeError):
             server.set(fautls={})
-    assert server.process.returncode == 0
+    assert server.process.exitcode == 0
     server.stop()
 
 
