@@ -261,7 +261,12 @@ def masked(text: str) -> str:
 
     Nor has it signs that a terminal obeys: what a server or a file says must not move the cursor or write a title.
     """
-    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", without_held(text))
+    return shown(text, held_forms())
+
+
+def shown(text: str, held: re.Pattern[str] | None) -> str:
+    """`masked`, with the forms of what is held, which many texts share."""
+    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", without(text, held))
     text = KEY_PATTERN.sub(MASK, text)
     return without_passwords(text) if "://" in text else text
 
@@ -271,8 +276,18 @@ def without_held(text: str) -> str:
 
     For what must not be changed otherwise: an answer may be about keys.
     """
+    return without(text, held_forms())
+
+
+def without(text: str, held: re.Pattern[str] | None) -> str:
+    """A text without those forms."""
+    return held.sub(MASK, text) if held else text
+
+
+def held_forms() -> re.Pattern[str] | None:
+    """Every form of the secrets that this process holds now; None where it holds none."""
     values = tuple(sorted({*held_secrets(), *READ}))
-    return forms_of(values).sub(MASK, text) if values else text
+    return forms_of(values) if values else None
 
 
 @functools.lru_cache(maxsize=8)
@@ -298,12 +313,12 @@ def encoded(value: str) -> Iterator[str]:
 
 def masked_values(node: Any) -> Any:
     """Nested JSON with `masked` texts, keys included."""
-    return changed(node, masked)
+    return changed(node, functools.partial(shown, held=held_forms()))
 
 
 def values_without_held(node: Any) -> Any:
     """Nested JSON with `without_held` texts, keys included."""
-    return changed(node, without_held)
+    return changed(node, functools.partial(without, held=held_forms()))
 
 
 def changed(node: Any, change: Any) -> Any:

@@ -269,6 +269,22 @@ def embedding_rows(heads: Mapping[str, Tensor], config: Mapping[str, Any]) -> in
 
 def vocabulary_of(folder: Path, rows: int) -> Vocabulary:
     """The tokens whose number is no row of the embedding, by the tokenizer's files."""
+    files = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
+    return vocabulary_as_of(folder, rows, tuple(stamp(path) for path in files))
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """What of a file changes with its content; nothing where there is none."""
+    try:
+        now = path.stat()
+    except OSError:
+        return ()
+    return now.st_ino, now.st_ctime_ns, now.st_size
+
+
+@lru_cache(maxsize=4)
+def vocabulary_as_of(folder: Path, rows: int, stamps: tuple[tuple[int, ...], ...]) -> Vocabulary:
+    """The vocabulary while the files are as their stamps say: every stage asks, and reading it takes long."""
     spec, settings = read_object(folder / "tokenizer.json"), read_object(folder / "tokenizer_config.json")
     entries = {str(t["content"]): t for t in spec.get("added_tokens") or [] if isinstance(t, dict)}
     entries |= {
