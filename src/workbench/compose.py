@@ -161,7 +161,7 @@ def yaml_of(path: Path, group: str = "") -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def looked_at(text: str, path: Path, group: str) -> Any:
+def looked_at(text: str, path: Path, group: str) -> object:
     """The content of `yaml_of`, which nobody writes to: a command looks at its recipe more than once."""
     try:
         content = yaml.safe_load(text)
