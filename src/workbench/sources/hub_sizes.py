@@ -84,7 +84,7 @@ def hub_model(source: str) -> HubModel | str:
     )
 
 
-def count(value: Any) -> int:
+def count(value: object) -> int:
     """A count of a hub's answer, 0 for what is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST else 0
 
