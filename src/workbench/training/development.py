@@ -148,7 +148,8 @@ def answers(
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for batch in by_length([len(prompt) for prompt in prompts], BATCH_TOKENS):
             ids, mask = left_padded([prompts[number] for number in batch], stop, device)
-            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            # Of several processes one writes answers: transformers would wait for all where weights lie in shards.
+            made = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=False)
             made = made[:, ids.shape[1] :].tolist()
             for number, new in zip(batch, made, strict=True):
                 replies[number] = tokenizer.decode(
