@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 import typing
@@ -25,6 +26,7 @@ def markdown(*names: str) -> str:
     return "\n\n".join(tables[name] for name in names or tables) + "\n"
 
 
+@functools.cache
 def sections() -> dict[str, str]:
     """One Markdown table a section of the recipe, by its name; `recipe` has the keys that stand in no section."""
     top = [spec for spec in dataclasses.fields(Recipe) if not holds_keys(Recipe, spec)]
