@@ -268,7 +268,7 @@ def look(job: Job, student: Student, loss: Loss, watch: Watch, step: int) -> Non
     model, development, world = student.model, job.development, job.world or World()
     model.eval()
     if job.validation:
-        total, items = 0.0, 0
+        total, items = 0.0, 0.0
         cuts = loss.looks[world.rank :: world.size]
         behind = world.most(len(cuts)) - len(cuts) if is_sharded(job.method.kind, world) else 0
         with torch.no_grad():
