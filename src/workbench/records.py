@@ -107,8 +107,11 @@ class Answer:
     `seconds` is wall time, shared evenly among the answers made at once: what an answer costs. `latency` is the wall
     time until the last token of all that was made at once was there, `first_token` until its first ones were (seconds;
     None where the engine does not tell): with a batch or requests beside it, neither is what one asker waits.
-    `logprob` is the natural log-probability of the tokens it said, the stop token included. `text` is the answer, its
-    calls written out; what was thought before it is `thoughts`, which took `tokens_thought` of the `tokens_out`.
+    `logprob` is the natural log-probability of the tokens it said, thoughts included, `mean_logprob` and
+    `least_logprob` the mean and the least of one token; `margin` is the least lead of one over the likeliest other
+    token (nats). The token that ends an answer is left out of all four: a stream does not tell it. None where the
+    engine tells none, or nothing was said. `text` is the answer, its calls written out; what was thought before it is
+    `thoughts`, which took `tokens_thought` of the `tokens_out`.
     """
 
     text: str
@@ -122,6 +125,9 @@ class Answer:
     usd: float = 0.0
     thoughts: str = ""
     tokens_thought: int = 0
+    mean_logprob: float | None = None
+    least_logprob: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from hypothesis import strategies as st
 from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.engines import decode, llamacpp_engine, transformers_engine
+from workbench.engines.ask import likely_served
 from workbench.engines.child import call
 from workbench.engines.decode import answer_ids, batches, common_prefix, prefill, read_prefix
 from workbench.engines.device import threads_of
+from workbench.engines.llamacpp import answer_of, chat_body, request, serve
 from workbench.engines.transformers import load
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Message
@@ -334,10 +337,49 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(model: Any) -> None
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([rows[i] + said.ids])).logits[0]
         logprobs = logits[len(rows[i]) - 1 : -1].log_softmax(-1)
-        wanted = float(logprobs[range(len(said.ids)), said.ids].sum())
-        assert said.logprob == pytest.approx(wanted, abs=1e-4)
+        wanted = logprobs[range(len(said.ids)), said.ids]
+        assert said.logprobs == pytest.approx(wanted.tolist(), abs=1e-4)
+        best = logprobs.topk(2).values
+        assert said.leads == pytest.approx((best[:, 0] - best[:, 1]).tolist(), abs=1e-4)
         assert 0 < said.first_token <= said.latency
         assert said.seconds <= said.latency + 1
+
+
+def test_both_engines_say_alike_how_sure_they_are_and_leave_out_the_token_that_ends_an_answer(
+    yes_model: Path, tmp_path: Path
+) -> None:
+    prompt = (Message("user", "Is item 3 of shelf 3 in stock?"),)
+    with transformers_engine(yes_model) as ask:
+        ((_, whole),), ((_, cut),) = list(ask([prompt], 8)), list(ask([prompt], 1))
+    with serve(write_tiny_gguf(yes_model, tmp_path / "yes.gguf"), parallel=1, context=512) as (url, _):
+        theirs = answer_of(lambda path, body: request(url + path, body), prompt, 8, None, ())
+        body = chat_body(prompt, 8, None) | {"logprobs": True, "top_logprobs": 2, "stream": True}
+        head = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), head)
+        ) as r:
+            parts = [json.loads(line[6:])["choices"] for line in r if line.startswith(b"data: {")]
+    told = [entry for part in parts for choice in part for entry in (choice.get("logprobs") or {}).get("content") or ()]
+    streamed = likely_served(told, theirs.tokens_out, stopped=True)
+    assert (whole.text, whole.finish, theirs.text, theirs.finish) == ("yes", "stop", "yes", "stop")
+    assert whole.tokens_out == theirs.tokens_out == len(told) + 1, "the stream does not tell the last one"
+    for name, value in zip(("logprob", "mean_logprob", "least_logprob", "margin"), streamed, strict=True):
+        assert getattr(theirs, name) == pytest.approx(value, abs=1e-5), name
+        assert getattr(whole, name) == pytest.approx(value, abs=0.05), name
+    if whole.tokens_out == 2:  # what was cut after its one token is as sure as what ended there
+        assert cut.logprob == pytest.approx(whole.logprob)
+
+
+def test_an_answer_without_a_token_is_sure_of_nothing_and_a_lead_is_over_another_token() -> None:
+    end = {"id": 2, "token": "", "bytes": [], "logprob": -0.1}
+    assert likely_served([end], 1, stopped=True) == (None, None, None, None)
+    first = {"id": 5, "token": "a", "bytes": [97], "logprob": -0.5}
+    other = {"id": 6, "token": "b", "bytes": [98], "logprob": -0.25}
+    shown = [first | {"top_logprobs": [other, first]}, first | {"top_logprobs": [first]}, end]
+    assert likely_served(shown[:1], 1, stopped=False) == pytest.approx((-0.5, -0.5, -0.5, -0.25))
+    assert likely_served(shown, 3, stopped=True) == (-1.0, -0.5, -0.5, None), "one has no other token beside it"
+    # Four tokens made two letters: of each llama.cpp tells the last alone, and the end without a text.
+    assert likely_served([first, first, end], 5, stopped=True).logprob == -1.0
 
 
 def test_constrained_answers_always_satisfy_the_schema_in_transformers(tiny_model: Path) -> None:

@@ -20,7 +20,7 @@ from workbench.engines import vllm
 from workbench.engines.ask import stop_ids
 from workbench.engines.child import program
 from workbench.engines.served import Served, available, chat, engine_for, forced, prompt_ids, serve_bundle
-from workbench.engines.transformers import load
+from workbench.engines.transformers import load, transformers_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Message, message_dicts
 
@@ -299,8 +299,14 @@ def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_
     with serve_bundle(real_model, "vllm", context=256, parallel=2) as server:
         checks = verdicts(server, rows, most_kl=0.01)
         alone = forced(server, rows[0].prompt_ids, [9000, 9001], 5)
+        told = chat(server, rows[0].messages, 24)
     assert all(passed for passed, _ in checks.values()), checks
     assert [len(at) for at in alone] == [5, 5], "the forced token is not added to the list"
+    with transformers_engine(real_model) as ask:
+        ((_, ours),) = ask([rows[0].messages], 24)
+    assert told.text == ours.text
+    for name in ("logprob", "mean_logprob", "least_logprob", "margin"):
+        assert getattr(told, name) == pytest.approx(getattr(ours, name), abs=0.1), name
 
 
 @pytest.mark.slow

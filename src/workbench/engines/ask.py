@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from workbench.files import read_json
 from workbench.records import Answer, Message, Tools
@@ -14,7 +14,7 @@ class Ask(Protocol):
     """(prompts, max_new_tokens) → (index, Answer) as each finishes, in any order.
 
     With a JSON `schema` no token is taken that could not go on to an object of it: every answer that ends by itself
-    satisfies it. Whatever the decoding, `Answer.logprob` is by the model's own, whole distribution. `tools` are the
+    satisfies it. Whatever the decoding, log-probabilities are by the model's own, whole distribution. `tools` are the
     functions that each prompt may call, one after the other; no engine constrains what is called.
     """
 
@@ -25,6 +25,44 @@ class Ask(Protocol):
         schema: Mapping[str, Any] | None = None,
         tools: Sequence[Tools] | None = None,
     ) -> Iterator[tuple[int, Answer]]: ...
+
+
+# How likely an engine found what it said: one definition for every engine, streamed or not.
+
+
+class Likely(NamedTuple):
+    """The tokens of an answer in short, as `records.Answer` has them: sum, mean, least and least lead, in nats."""
+
+    logprob: float | None = None
+    mean: float | None = None
+    least: float | None = None
+    margin: float | None = None
+
+
+def likely(logprobs: Sequence[float], leads: Sequence[float]) -> Likely:
+    """Of the answer's tokens without the one that ends it; `leads` over the likeliest other token, where known."""
+    if not logprobs:
+        return Likely()
+    whole = sum(logprobs)
+    return Likely(whole, whole / len(logprobs), min(logprobs), min(leads) if len(leads) == len(logprobs) else None)
+
+
+def likely_served(entries: Sequence[Mapping[str, Any]], tokens_out: int, *, stopped: bool) -> Likely:
+    """The same of what a server tells: an entry a token with its `logprob` and `top_logprobs`.
+
+    vLLM tells every token, llama.cpp none that ends within a character, nor, streamed, the one that ends the answer:
+    that one has its place or no text.
+    """
+    ended = stopped and bool(entries) and (len(entries) == tokens_out or not entries[-1].get("bytes", True))
+    own = entries[: len(entries) - ended]
+    return likely([float(entry["logprob"]) for entry in own], [lead for lead in map(lead_of, own) if lead is not None])
+
+
+def lead_of(entry: Mapping[str, Any]) -> float | None:
+    """How far a token leads the likeliest other one; negative where that is likelier. None where no other is told."""
+    same = (entry.get("id"), entry.get("bytes"), entry.get("token"))
+    others = [e for e in entry.get("top_logprobs") or () if (e.get("id"), e.get("bytes"), e.get("token")) != same]
+    return float(entry["logprob"]) - max(float(e["logprob"]) for e in others) if others else None
 
 
 # What ends an answer: one model names it in up to three places, and who knows fewer than all of them never stops.

@@ -27,14 +27,16 @@ ATTENTION = "workbench_shared_prefix"
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one row said: its new ids with the stop token if one came, their log-probability in nats, and the times.
+    """What one row said: its new ids with the stop token if one came, and the times.
 
-    `seconds` is the row's share of its batch and of the shared start; `latency` the whole batch's wall time, since a
-    batch is answered whole; `first_token` the time until its first tokens were known.
+    `logprobs` has each id's log-probability, `leads` its lead over the likeliest other one, in nats. `seconds` is the
+    row's share of its batch and of the shared start; `latency` the whole batch's wall time, since a batch is answered
+    whole; `first_token` the time until its first tokens were known.
     """
 
     ids: list[int]
-    logprob: float
+    logprobs: list[float]
+    leads: list[float]
     seconds: float
     latency: float
     first_token: float
@@ -68,14 +70,15 @@ def answer_ids(
     for batch in batches([len(row) - skip + max_new_tokens for row in rows], batch_tokens):
         started = time.perf_counter()
         with torch.inference_mode():
-            new_ids, sums, first = _greedy(
+            new_ids, sure, first = _greedy(
                 model, [rows[i][skip:] for i in batch], prefix, max_new_tokens, stops, grammar
             )
         keep_at_most()
         latency = time.perf_counter() - started
         seconds = latency / len(batch) + shared
-        for i, ids, logprob in zip(batch, new_ids, sums, strict=True):
-            yield i, Decoded(ids, logprob, seconds, latency, first - started)
+        for i, ids, pairs in zip(batch, new_ids, sure, strict=True):
+            logprobs, leads = ([float(pair[at]) for pair in pairs] for at in (0, 1))
+            yield i, Decoded(ids, logprobs, leads, seconds, latency, first - started)
 
 
 def common_prefix(rows: Sequence[list[int]]) -> int:
@@ -170,13 +173,13 @@ def _greedy(
     max_new_tokens: int,
     stops: Collection[int],
     grammar: Grammar | None,
-) -> tuple[list[list[int]], list[float], float]:
-    """New ids a row, their summed log-probability, and the clock when the first ids were known."""
+) -> tuple[list[list[int]], list[list[tuple[float, float]]], float]:
+    """New ids a row, of each its log-probability and lead, and the clock when the first ids were known."""
     import torch
 
     logits, cache, mask, position = prefill(model, rows, prefix)
     new_ids: list[list[int]] = [[] for _ in rows]
-    sums = [0.0] * len(rows)
+    sure: list[list[tuple[float, float]]] = [[] for _ in rows]
     live = list(range(len(rows)))  # row of the batch → row asked for; shrinks as rows finish
     done: set[int] = set()
     matchers = grammar.rows(len(rows)) if grammar else []
@@ -185,18 +188,21 @@ def _greedy(
         new = (grammar.mask(logits, [matchers[row] for row in live]) if grammar else logits).argmax(-1)
         # The model's own distribution in float32, whatever the grammar left of it.
         whole = logits.float()
-        logprobs = whole.gather(1, new[:, None])[:, 0] - whole.logsumexp(-1)
-        for row, token, logprob in zip(live, new.tolist(), logprobs.tolist(), strict=True):
+        own = whole.gather(1, new[:, None])[:, 0]
+        top = whole.topk(2)
+        other = torch.where(top.indices[:, 0] == new, top.values[:, 1], top.values[:, 0])
+        pairs = zip((own - whole.logsumexp(-1)).tolist(), (own - other).tolist(), strict=True)
+        for row, token, pair in zip(live, new.tolist(), pairs, strict=True):
             if row not in done:
                 new_ids[row].append(token)
-                sums[row] += logprob
+                sure[row].append(pair)
                 if grammar and token not in stops:
                     matchers[row].consume_token(token)
                 if token in stops or len(new_ids[row]) == max_new_tokens:
                     done.add(row)
         first = first or time.perf_counter()
         if len(done) == len(rows):
-            return new_ids, sums, first
+            return new_ids, sure, first
         keep = [at for at, row in enumerate(live) if row not in done]
         # Leaving rows out copies the cache: worth it once an eighth of the batch would be computed for nothing.
         if len(keep) <= len(live) * 7 // 8:

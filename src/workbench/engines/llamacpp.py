@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from workbench.dialects import MARKS, opened_by, parted
-from workbench.engines.ask import Ask
+from workbench.engines.ask import Ask, likely_served
 from workbench.engines.child import child, tail, wait_until
 from workbench.engines.device import threads_of
 from workbench.errors import RequestError, WorkbenchError
@@ -81,7 +81,7 @@ def answer_of(
     """
     started = time.perf_counter()
     if not tools:
-        body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 1, "id_slot": slot}
+        body = chat_body(prompt, max_new_tokens, schema) | {"logprobs": True, "top_logprobs": 2, "id_slot": slot}
         reply = send("/v1/chat/completions", body)
         seconds, opening = time.perf_counter() - started, ""
         if reply["choices"][0]["finish_reason"] == "length":  # it may have broken off within thoughts
@@ -90,7 +90,7 @@ def answer_of(
     else:
         rendered = send("/apply-template", {"messages": server_dicts(prompt), "tools": list(tools)})["prompt"]
         body = {
-            "prompt": rendered, "n_predict": max_new_tokens, "temperature": 0.0, "n_probs": 1, "id_slot": slot,
+            "prompt": rendered, "n_predict": max_new_tokens, "temperature": 0.0, "n_probs": 2, "id_slot": slot,
             "post_sampling_probs": False, "cache_prompt": True, "preserved_tokens": sorted(MARKS),
         } | ({"json_schema": dict(schema)} if schema else {})  # fmt: skip
         answer = read_completion(send("/completion", body), time.perf_counter() - started, opened_by(rendered))
@@ -125,14 +125,15 @@ def server_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def read_chat(reply: Mapping[str, Any], seconds: float, opening: str = "") -> Answer:
     """The answer in a chat completion that took so many seconds.
 
-    llama.cpp tells how long it read the prompt; log-probabilities, where asked for, are those of every token said.
+    llama.cpp tells how long it read the prompt; log-probabilities, where asked for, are as `likely_served` reads them.
     Calls and thoughts that the server has parted from the text are taken from their own fields. `opening` is the mark
     of thoughts that the prompt ended with.
     """
     choice, usage, timings = reply["choices"][0], reply["usage"], reply.get("timings") or {}
     message = choice["message"]
     finish: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-    content = (choice.get("logprobs") or {}).get("content")
+    content = (choice.get("logprobs") or {}).get("content") or ()
+    sure = likely_served(content, usage["completion_tokens"], stopped=finish == "stop")
     apart = message.get("reasoning_content") or message.get("reasoning") or ""
     own = parted((message["content"] or "") if apart else opening + (message["content"] or ""))
     calls = [
@@ -148,26 +149,34 @@ def read_chat(reply: Mapping[str, Any], seconds: float, opening: str = "") -> An
         seconds=seconds,
         latency=seconds,
         first_token=timings["prompt_ms"] / 1000 if "prompt_ms" in timings else None,
-        logprob=sum(token["logprob"] for token in content) if content else None,
+        logprob=sure.logprob,
         thoughts=apart or own.thoughts,
         tokens_thought=int(details.get("reasoning_tokens") or 0),
+        mean_logprob=sure.mean,
+        least_logprob=sure.least,
+        margin=sure.margin,
     )
 
 
 def read_completion(reply: Mapping[str, Any], seconds: float, opening: str) -> Answer:
     """The answer in a plain completion of llama.cpp's."""
     own, timings = parted(opening + reply["content"]), reply.get("timings") or {}
-    likely = reply.get("completion_probabilities")
+    finish: Literal["stop", "length"] = "length" if reply["stop_type"] == "limit" else "stop"
+    entries = reply.get("completion_probabilities") or ()
+    sure = likely_served(entries, reply["tokens_predicted"], stopped=finish == "stop")
     return Answer(
         text=own.answer,
-        finish="length" if reply["stop_type"] == "limit" else "stop",
+        finish=finish,
         tokens_in=reply["tokens_evaluated"],
         tokens_out=reply["tokens_predicted"],
         seconds=seconds,
         latency=seconds,
         first_token=timings["prompt_ms"] / 1000 if "prompt_ms" in timings else None,
-        logprob=sum(token["logprob"] for token in likely) if likely else None,
+        logprob=sure.logprob,
         thoughts=own.thoughts,
+        mean_logprob=sure.mean,
+        least_logprob=sure.least,
+        margin=sure.margin,
     )
 
 

@@ -231,14 +231,15 @@ def chat(
 ) -> Answer:
     """The engine's greedy answer to a chat; `seconds` is the request's wall time. `slot` as in `forced`.
 
-    Both llama.cpp and vLLM tell the log-probability of every token said, the stop token included, when asked. vLLM is
+    Both llama.cpp and vLLM tell the log-probabilities of what they said, and of the likeliest other tokens. vLLM is
     asked to leave calls in the text: to part them it must have been started with the right parser.
     """
     if server.engine == "llamacpp":
         return llamacpp.answer_of(partial(ask, server), messages, max_new_tokens, schema, tools, slot)
     body = {"model": server.model} | chat_body(messages, max_new_tokens, schema, tools)
     if server.engine == "vllm":
-        body |= {"logprobs": True} | ({"tool_choice": "none", "skip_special_tokens": False} if tools else {})
+        body |= {"logprobs": True, "top_logprobs": 2}
+        body |= {"tool_choice": "none", "skip_special_tokens": False} if tools else {}
     started = time.perf_counter()
     reply = ask(server, "/v1/chat/completions", body)
     return read_chat(reply, time.perf_counter() - started)

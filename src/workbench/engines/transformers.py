@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.dialects import MARKS, opened_by, parted
-from workbench.engines.ask import Ask, stop_ids
+from workbench.engines.ask import Ask, likely, stop_ids
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
 from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of, widen
 from workbench.errors import RequestError, WorkbenchError
@@ -44,7 +44,8 @@ def transformers_engine(
     Prompts go through the tokenizer's chat template (or `chat_template`, its text) with its generation prompt. The
     next token is always the most likely one. `batch_tokens` bounds a batch's padded tokens; a batch is answered whole
     before it is yielded: `Answer.seconds` is its wall time over its rows, `latency` that time whole, `first_token` its
-    reading of the prompts. `tokens_out` counts the stop token. A `schema` becomes a mask over each next token.
+    reading of the prompts. `tokens_out` counts the stop token, log-probabilities do not. A `schema` becomes a mask
+    over each next token.
     """
     import torch
 
@@ -87,7 +88,9 @@ def answers_of(
     for index, row in answer_ids(model, rows, max_new_tokens, stops, batch_tokens, grammar):
         ids = row.ids
         finish: Literal["stop", "length"] = "stop" if ids[-1] in stops else "length"
-        text = text_of(tokenizer, ids[:-1] if finish == "stop" else ids)
+        said_ids = len(ids) - (finish == "stop")
+        text = text_of(tokenizer, ids[:said_ids])
+        sure = likely(row.logprobs[:said_ids], row.leads[:said_ids])
         # The prompt may have begun the thoughts: what it ends with tells.
         own = parted(opened_by(tokenizer.decode(rows[index][-OPENING_TOKENS:])) + text)
         thought = 0
@@ -97,8 +100,9 @@ def answers_of(
         yield (
             index,
             Answer(
-                own.answer, finish, len(rows[index]), len(ids), row.seconds, row.latency, row.first_token, row.logprob,
+                own.answer, finish, len(rows[index]), len(ids), row.seconds, row.latency, row.first_token, sure.logprob,
                 thoughts=own.thoughts, tokens_thought=thought,
+                mean_logprob=sure.mean, least_logprob=sure.least, margin=sure.margin,
             ),
         )  # fmt: skip
 

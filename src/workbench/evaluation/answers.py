@@ -29,9 +29,9 @@ class Prediction:
 
     `key` names the question as this arm was asked it; `seconds` is wall time, shared evenly among the answers made at
     once; `group` ties near copies together, so that intervals do not count them as independent. `latency` and
-    `first_token` are those of all that was made at once (seconds, as in `records.Answer`), `logprob` is that of the
-    whole answer (nats): None where the engine does not tell. `thoughts` came before the answer, and took
-    `tokens_thought` of the `tokens_out`.
+    `first_token` are those of all that was made at once (seconds, as in `records.Answer`); `logprob` and the three at
+    the end say how likely the engine found the answer's tokens, the one that ends it left out (nats): None where it
+    does not tell. `thoughts` came before the answer, and took `tokens_thought` of the `tokens_out`.
     """
 
     id: str
@@ -49,6 +49,9 @@ class Prediction:
     usd: float = 0.0
     thoughts: str = ""
     tokens_thought: int = 0
+    mean_logprob: float | None = None
+    least_logprob: float | None = None
+    margin: float | None = None
 
     @property
     def lost_in_thought(self) -> bool:
@@ -142,6 +145,7 @@ def predict(item: Example, key: str, answer: Answer, wanted: str) -> Prediction:
         item.id, key, answer.text, wanted, answer.finish,
         answer.tokens_in, answer.tokens_out, answer.seconds, item.group,
         answer.latency, answer.first_token, answer.logprob, answer.usd, answer.thoughts, answer.tokens_thought,
+        answer.mean_logprob, answer.least_logprob, answer.margin,
     )  # fmt: skip
 
 

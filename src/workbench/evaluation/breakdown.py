@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -184,15 +185,17 @@ def calibration(
 ) -> dict[str, Any] | None:
     """`{"ece", "brier", "n", "bins"}` of one arm, `ece` and `brier` as Estimates; None where an answer has no logprob.
 
-    Confidence is the probability of the whole answer, exp(logprob). ECE is the mean distance of confidence and share
-    right over ten bins of as many answers each (Naeini, AAAI 2015, with equal mass: Nixon, CVPR workshops 2019); Brier
-    the mean squared distance (Monthly Weather Review 78, 1950). Each bin: `{"low", "high", "n", "confidence",
-    "right"}`.
+    Confidence is the probability of the whole answer, exp(logprob); of one without a token nobody is sure. ECE is the
+    mean distance of confidence and share right over ten bins of as many answers each (Naeini, AAAI 2015, with equal
+    mass: Nixon, CVPR workshops 2019); Brier the mean squared distance (Monthly Weather Review 78, 1950). Each bin:
+    `{"low", "high", "n", "confidence", "right"}`.
     """
     if not np.isin(right_n, (0.0, 1.0)).all():
         return None
-    known = [p.logprob for p in rows if p.logprob is not None]
-    if len(known) != len(rows):
+    if all(p.logprob is None for p in rows):
+        return None
+    known = [-math.inf if p.logprob is None and not p.answer else p.logprob for p in rows]
+    if None in known:
         return None
     sure_n = np.exp(np.minimum(0.0, np.array(known, dtype=np.float64)))
     parts = [part for part in np.array_split(np.argsort(sure_n, kind="stable"), BINS) if len(part)]
