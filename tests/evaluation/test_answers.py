@@ -71,6 +71,16 @@ def test_a_half_written_last_line_is_dropped_and_asked_again(tmp_path: Path) -> 
     assert out.read_text() == text
 
 
+def test_an_answer_whose_score_is_by_another_definition_is_asked_again(tmp_path: Path) -> None:
+    out = tmp_path / "student.jsonl"
+    first = ask(Engine(), items(2), out)
+    old = json.loads(out.read_text().splitlines()[0]) | {"logprob": -1.5}  # counted the token that ended it
+    out.write_text(json.dumps(old) + "\n" + out.read_text().split("\n", 1)[1])
+    engine = Engine()
+    assert ask(engine, items(2), out) == first
+    assert engine.asked == ["q0"]
+
+
 def test_each_answer_is_on_disk_before_the_next_is_asked(tmp_path: Path) -> None:
     out, seen = tmp_path / "student.jsonl", []
 

@@ -54,6 +54,11 @@ class Prediction:
     margin: float | None = None
 
     @property
+    def is_scored(self) -> bool:
+        """Whether its log-probability is by this definition; an earlier one counted the token that ends an answer."""
+        return (self.logprob is None) == (self.mean_logprob is None)
+
+    @property
     def lost_in_thought(self) -> bool:
         """Whether the length allowed was used up before the answer began."""
         return self.finish == "length" and bool(self.thoughts) and not self.answer.strip()
@@ -103,7 +108,7 @@ def ask_arm(
         question_key(arm_digest, prompt, max_new_tokens, schema, item.tools)
         for item, prompt in zip(items, prompts, strict=True)
     ]
-    known = {p.key: p for path in (cached, out) if path is not None for p in read_predictions(path)}
+    known = {p.key: p for path in (cached, out) if path is not None for p in read_predictions(path) if p.is_scored}
     # Items that ask the very same thing are asked once.
     missing = {key: index for index, key in enumerate(keys) if key not in known}
     out.parent.mkdir(parents=True, exist_ok=True)
