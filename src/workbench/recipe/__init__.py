@@ -14,6 +14,7 @@ from workbench.recipe.read import (
     to_dict,
     weights_of,
 )
+from workbench.recipe.routes import asking_route, routed_to, serves_alone, test_teacher
 from workbench.recipe.row_sources import RowSource, row_sources, source_text
 from workbench.recipe.schema import (
     Bundle,
@@ -27,6 +28,7 @@ from workbench.recipe.schema import (
     Price,
     Quantize,
     Recipe,
+    Route,
     Shrink,
     Teach,
     Teacher,
@@ -47,11 +49,13 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Reward",
+    "Route",
     "RowSource",
     "Shrink",
     "Teach",
     "Teacher",
     "Tracking",
+    "asking_route",
     "has_open_teacher",
     "has_teacher",
     "known_keys",
@@ -60,9 +64,12 @@ __all__ = [
     "refuse_secrets",
     "register_schema",
     "rewarded_by",
+    "routed_to",
     "row_sources",
+    "serves_alone",
     "source_text",
     "sources_of",
+    "test_teacher",
     "to_dict",
     "weights_of",
 ]

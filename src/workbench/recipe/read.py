@@ -24,6 +24,7 @@ from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in
 from workbench.recipe.foreign import choice, meant_by
 from workbench.recipe.methods import PLAIN, check_launch, distilled, learned, material_of
+from workbench.recipe.routes import check_route
 from workbench.recipe.row_sources import row_sources
 from workbench.recipe.schema import Quantize, Recipe
 from workbench.recipe.typed_text import refuse_interpolated_prose
@@ -308,6 +309,7 @@ def check_sense(recipe: Recipe) -> None:
     check_start(recipe)
     check_launch(recipe)
     check_scorer(recipe)
+    check_route(recipe)
     has_any_teacher = recipe.teacher.api != "none" or recipe.teacher.weights is not None
     if recipe.gate.kept_share is not None and not (has_any_teacher and recipe.evaluate.teacher):
         raise RequestError(

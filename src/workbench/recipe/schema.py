@@ -125,6 +125,36 @@ class Teacher:
     min_kept_share: float = key(0.5, "fewer kept answers stop the run", at_least=0, at_most=1, makes_weights=False)
 
 
+@dataclass
+class Route:
+    """Which requests the student may keep, and what is promised of it; all others go to a teacher."""
+
+    name: str = key("", "short name, as in configs/route/")
+    kind: str = key(
+        "none", "who decides: the student's own score, a look at the prompt before it, or the cheaper of both",
+        choices=("none", "cascade", "before", "both"),
+    )  # fmt: skip
+    arm: str | None = key(None, "what is served: student or a format; null: the best that ships")
+    rows: str | None = key(None, "rows that the threshold is chosen on: file: or a path; null: data.validation")
+    against: str = key(
+        "gold", "what is right: the rows' own answers; teacher: its answers, so that every disagreement counts as harm",
+        choices=("gold", "teacher"),
+    )  # fmt: skip
+    most_harm: float = key(
+        0.05, "of all requests, the most that may be wrong at home where the teacher is right", above=0, at_most=0.5
+    )
+    promise: str = key(
+        "sure", "sure: a bound that holds with route.certainty; on_average: over draws of the rows, not for this route",
+        choices=("sure", "on_average"),
+    )  # fmt: skip
+    certainty: float = key(0.95, "of `sure`", above=0.5, at_most=0.999)
+    scores: list[str] = key(
+        lambda: ["logprob"], "how sure the student was: logprob, mean, least, margin; each further one divides "
+        "1 − certainty"
+    )  # fmt: skip
+    teacher: Teacher = field(default_factory=Teacher)
+
+
 # The keys of the verdict: what is asked of each arm, how it is scored, and what must hold before anything ships.
 
 
@@ -458,6 +488,7 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     gate: Gate = field(default_factory=Gate)
     bundle: Bundle = field(default_factory=Bundle)
+    route: Route = field(default_factory=Route)
     tracking: Tracking = field(default_factory=Tracking)
     launch: Launch = field(default_factory=Launch)
     seed: int = key(17, "seed of everything random", at_least=0)

@@ -77,6 +77,8 @@ def run(recipe: Recipe, only: str | None = None) -> int:
                 run.event("next", commands=next_commands(recipe, run))
         if "register" in worked:
             feed_the_end(recipe, run)
+        if only == "route":
+            return stage_module("route").finish(recipe, run)
         return finish(recipe, run, judged="evaluate" in stages)
 
 
@@ -147,14 +149,14 @@ def extras_for(verb: str, recipe: Recipe) -> list[str]:
         stages = (verb,)
     elif recipe.until in stages:
         stages = stages[: stages.index(recipe.until) + 1]
-    has_teacher = recipe.teacher.api != "none"
-    local_teacher = recipe.teacher.api == "local_gguf" and {"label", "evaluate"} & set(stages)
+    teachers = {recipe.teacher.api, recipe.route.teacher.api} - {"none"}
+    local_teacher = "local_gguf" in teachers and {"label", "evaluate", "route"} & set(stages)
     engines = {format_named(q.format).served_by for q in recipe.quantize.values()}
-    served = "llamacpp" in engines and {"evaluate", "bundle"} & set(stages)
+    served = "llamacpp" in engines and {"evaluate", "bundle", "route"} & set(stages)
     wanted = {
-        "train": bool({"train", "merge", "quantize", "evaluate", "bundle"} & set(stages)),
+        "train": bool({"train", "merge", "quantize", "evaluate", "bundle", "route"} & set(stages)),
         "quantize": "quantize" in stages and bool(recipe.quantize),
-        "teacher": has_teacher and bool({"label", "evaluate"} & set(stages)),
+        "teacher": bool(teachers and {"label", "evaluate", "route"} & set(stages)),
         "llamacpp": bool(local_teacher or served),
     }
     return [extra for extra, needed in wanted.items() if needed]
@@ -162,8 +164,14 @@ def extras_for(verb: str, recipe: Recipe) -> list[str]:
 
 def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     """The stage's function, imported when its turn comes."""
+    return stage_module(name).run
+
+
+def stage_module(name: str) -> Any:
+    """The stage's file."""
     from workbench.stages import bundle, label, merge, quantize, register, train
     from workbench.stages.evaluate import evaluate
+    from workbench.stages.route import route
 
     stages = {
         "label": label,
@@ -173,8 +181,9 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
         "evaluate": evaluate,
         "bundle": bundle,
         "register": register,
+        "route": route,
     }
-    return stages[name].run
+    return stages[name]
 
 
 @contextmanager

@@ -89,6 +89,12 @@ VERBS: dict[str, Verb] = {
         ("register legal_lora", "register recipe=./mine.yaml tracking.registered_model=tickets"),
         sections=("tracking",),
     ),
+    "route": Verb(
+        "which requests the student may keep: a threshold that keeps its promise, told once on the test",
+        ("route legal_distil_openai", "route recipe=./mine.yaml route.most_harm=0.02 route.scores=[logprob,least]"),
+        sections=("route",),
+        refused="the promise cannot be kept, or no router is needed",
+    ),
     "plan": Verb(
         "what would happen: rows, tokens, steps, memory, disk, formats, licence; runs nothing",
         ("plan legal_lora", "plan recipe=./mine.yaml quantize=w8a8 output=json"),

@@ -24,7 +24,7 @@ from workbench.engines.served import served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.files import artefact, file_sha256, read_json
-from workbench.recipe import Recipe, has_open_teacher, has_teacher
+from workbench.recipe import Recipe, has_open_teacher, serves_alone, test_teacher
 from workbench.records import Answer, Example, Message, Tools, calls_text, canonical, digest
 from workbench.runs import Run
 from workbench.sources import resolve
@@ -244,14 +244,16 @@ def engines_of(recipe: Recipe, run: Run) -> dict[str, str]:
 
 def wanted_teacher(recipe: Recipe, run: Run) -> dict[str, Any] | None:
     """What decides whether the teacher can be asked; one that has answered needs its key no more."""
-    if not has_teacher(recipe) or not recipe.evaluate.teacher:
+    asking = test_teacher(recipe)
+    if asking is None:
         return {"weights": recipe.teacher.weights} if has_open_teacher(recipe) and recipe.evaluate.teacher else None
     try:
-        key_of(recipe.teacher)
+        key_of(asking.teacher)
         key = True
     except RequestError:
         key = "teacher" in last_report(run).get("arms", {})
-    return {"budget": recipe.teacher.budget_usd, "key": key}
+    served = {"serves": teacher_digest(asking)} if serves_alone(asking) else {}
+    return {"budget": asking.teacher.budget_usd, "key": key} | served
 
 
 def last_report(run: Run) -> dict[str, Any]:
@@ -267,9 +269,9 @@ def contenders(
     arms = arms_of(recipe, run)
     absent: dict[str, str] = {}
     extra: list[Arm] = []
-    if has_teacher(recipe) and recipe.evaluate.teacher:
+    if (asking := test_teacher(recipe)) is not None:
         try:
-            extra.append(teacher_arm(recipe, run, items))
+            extra.append(teacher_arm(asking, run, items))
         except WorkbenchError as error:
             absent["teacher"] = str(error.what)
     elif has_open_teacher(recipe) and recipe.evaluate.teacher:
@@ -424,10 +426,12 @@ def teacher_digest(recipe: Recipe) -> str:
 def teacher_engine(recipe: Recipe, run: Run, items: Sequence[Example]) -> Iterator[Ask]:
     """The function that asks the teacher for the answers to these items, once each, within its budget.
 
-    Terms are judged, a row leaves only as its privacy lets it, and an answer that was ever paid for comes from the
-    ledger. None of the filters of labelling is applied: a refusal is a wrong answer here, not a row to leave out.
+    Terms are judged where it is learned from, a row leaves only as its privacy lets it, and an answer that was ever
+    paid for comes from the ledger. None of the filters of labelling is applied: a refusal is a wrong answer here, not
+    a row to leave out.
     """
-    policy.require(recipe.teacher, inherited(recipe.teacher))
+    if not serves_alone(recipe):
+        policy.require(recipe.teacher, inherited(recipe.teacher))
     rule = rule_for(recipe.teacher, recipe.data.privacy)
     for line in require_way(recipe.teacher, recipe.data.privacy):
         say(run, "evaluate", line)

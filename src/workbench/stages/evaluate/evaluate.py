@@ -25,7 +25,7 @@ from workbench.evaluation.scorers.judge import PREFERENCE
 from workbench.files import read_json, remove, write_whole
 from workbench.pages import pictures
 from workbench.pages.report_page import write_page
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
@@ -79,6 +79,8 @@ def run(recipe: Recipe, run: Run) -> bool:
         arms = [arm for arm in arms if arm.name in collected.free]
         report = report_of(recipe, run, splits, items, collected, staging.folder)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
+        if not (has_teacher(recipe) or has_open_teacher(recipe)):  # a route's teacher: nothing was learned from it
+            report.pop("distillation", None)
         report |= distillation_of(recipe, run, report, collected, gold)
         report["chain"] = joints(report, distances(recipe, run))
         report["replaces"] = asdict(incumbent.champion) if incumbent.champion else None
