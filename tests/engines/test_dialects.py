@@ -136,8 +136,8 @@ def test_tokens_of_thoughts_are_counted_apart_and_a_limit_they_ate_up_is_known(
 
     def saying(text: str, ended: bool) -> Any:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [2] * ended
-        sure = [-0.1] * 99
-    monkeypatch.setattr(transformers, "answer_ids", lambda *more: iter([(0, Decoded(ids, sure, sure, 0.1, 0.1, 0.1))]))
+        spoken = Decoded(ids, [-0.1] * len(ids), [0.5] * len(ids), 0.1, 0.1, 0.1)
+        monkeypatch.setattr(transformers, "answer_ids", lambda *more: iter([(0, spoken)]))
         return predict(row, "", dict(answers_of(model, tokenizer, [row.prompt], 99))[0], "free"), len(ids)
 
     whole, count = saying(f"{thoughts}</think>free", True)

@@ -97,9 +97,8 @@ def drawn(report: Mapping[str, Any], names: Sequence[str], label: str) -> Markup
 def route_lines(report: Mapping[str, Any]) -> list[str]:
     """The route on a terminal."""
     chosen, test = report["chosen"], report["test"]
-    lines = [
-        f"{report['recipe']}: {report['arm']} at home, {report['teacher']} for the rest; {report['promise']['sentence']}"
-    ]
+    lines = [f"{report['recipe']}: {report['arm']} at home, {report['teacher']} for the rest"]
+    lines.append(f"the promise: {report['promise']['sentence']}")
     lines += [f"chosen on {report['validation']['n']:,} rows: {candidate_line(each)}" for each in report["candidates"]]
     if test and chosen:
         level = f"{100 * report['look']['level']:.4g} % intervals"

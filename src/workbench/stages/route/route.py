@@ -96,7 +96,7 @@ def run(recipe: Recipe, run: Run) -> bool:
 
 
 def served_arm(recipe: Recipe, run: Run, report: Mapping[str, Any]) -> Arm:
-    """The arm whose requests are routed: the one named, else the best that ships, one that a server has loaded first."""
+    """The arm whose requests are routed: the one named, else the best that ships, those that a server loads first."""
     shipped = list(report["gate"].get("shipped", []))
     name = recipe.route.arm
     if name is None:
@@ -278,24 +278,23 @@ def unreachable(recipe: Recipe, pairs: Pairs, made: Sequence[Candidate], notes: 
     least = rows_for(0.0, route.most_harm, route.promise, first.certainty)
     points = 100 * route.most_harm
     if first.choice.allowed < 0:
+        more = f"{least - first.choice.n} more rows (route.rows=FILE), " if least else ""
         return {
             "name": "promise_out_of_reach",
-            "why": f"on {first.choice.n} rows not even one without a harmful answer proves {points:g} points: that takes "
-            f"{least} rows",
-            "remedy": f"{least - first.choice.n if least else 0} more rows (route.rows=FILE), a larger route.most_harm, "
-            "or route.promise=on_average, which promises less",
+            "why": f"{first.choice.n} rows cannot prove {points:g} points, even with none of them harmful at home: that "
+            f"takes {least} rows",
+            "remedy": f"{more}a larger route.most_harm, or route.promise=on_average, which promises less",
         }
     lines = [line for line in more_rows(route, first) if line["rows"]]
-    takes = (
-        f"to keep {100 * lines[0]['share']:.0f} % at home would take about {lines[0]['rows']:,} rows"
-        if lines
-        else f"at {100 * 0.1:.0f} % kept at home more harm than that was seen: no number of rows would do"
-    )
+    takes = "more harm than that was seen at every share: no number of rows would do"
+    if lines:
+        takes = f"to keep {100 * lines[0]['share']:.0f} % at home would take about {lines[0]['rows']:,} rows"
     return {
         "name": "promise_out_of_reach",
-        "why": f"on {n} rows at most {first.choice.allowed} may be harmful at home, and the answers of the highest score "
-        f"hold more: nothing can be kept. By what was seen here, {takes}",
-        "remedy": "a larger route.most_harm, more rows (route.rows=FILE), another score (route.scores), a better student",
+        "why": f"of {n} rows at most {first.choice.allowed} may be harmful at home, and the answers of the highest "
+        f"score hold more: nothing can be kept. By what was seen here, {takes}",
+        "remedy": "a larger route.most_harm, more rows (route.rows=FILE), another score (route.scores), or a better "
+        "student",
     }
 
 
