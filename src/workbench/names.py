@@ -19,7 +19,7 @@ ARMS = (
 )  # fmt: skip
 # What lies beside the runs in the experiments folder.
 BESIDE_RUNS = (
-    "mlartifacts", "mlflow.db", "mlflow-ui.log", "ledger.db", "egress.jsonl", "rechecks", "readme.md",
+    "mlartifacts", "mlflow.db", "mlflow-ui.log", "ledger.db", "egress.jsonl", "looks.jsonl", "rechecks", "readme.md",
     *(f"{name}.db-{end}" for name in ("mlflow", "ledger") for end in ("wal", "shm", "journal")),
 )  # fmt: skip
 # Letters and marks that are not seen (Unicode's Default_Ignorable_Code_Point): a name with one looks like another.

@@ -42,9 +42,11 @@ def curve(
         share = (end + 1) / n
         points.append(
             {
-                "threshold": float(ranked[end]), "share": float(share), "harm": float(harm[: end + 1].sum() / n),
-                "cascade": float(theirs.mean() + gain[: end + 1].sum() / n),
-                "mix": float(share * own.mean() + (1 - share) * theirs.mean()),
+                "threshold": float(ranked[end]),
+                "share": round(float(share), 6),
+                "harm": round(float(harm[: end + 1].sum() / n), 6),
+                "cascade": round(float(theirs.mean() + gain[: end + 1].sum() / n), 6),
+                "mix": round(float(share * own.mean() + (1 - share) * theirs.mean()), 6),
             }
         )  # fmt: skip
     return points

@@ -23,6 +23,8 @@ from workbench.tracking.store import Store, open_store, shown
 from workbench.tracking.sweeps import sweep_of, sweep_run
 from workbench.tracking.traces import feed_traces
 
+ROUTE_TAGS = ("passed", "arm", "kind", "teacher", "promise", "kept_at_home", "harm", "refused")
+
 
 def catch_up(
     folder: Path, tracking: Tracking, experiments: Path, egress: Egress | None = None, *, live: bool | None = None
@@ -129,6 +131,8 @@ def feed_stage(store: Store, fed: Fed, stage: str, state: StageState, out: Outbo
         **{f"sha256.{a['path']}": a["sha256"] for a in state.artefacts},
         "why": why or None,
     })  # fmt: skip
+    if stage == "route":  # which requests the run's student keeps stands beside the run, not only below it
+        content.log_tags(store, fed.parent, {f"route.{name}": facts.get(name) for name in ROUTE_TAGS})
     end_run(store, fed, run_id, state.status, state.ended_ms)
 
 

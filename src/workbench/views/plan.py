@@ -58,6 +58,7 @@ from workbench.terms import policy
 from workbench.training.adapter import start_adapter
 from workbench.training.model import check_targets, estimate_memory, refuse_dtype, shape_of
 from workbench.training.shrink import counted, student_size
+from workbench.views.promises import about_route
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0
@@ -98,6 +99,7 @@ def run(recipe: Recipe) -> int:
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "bundles": about_bundles(recipe),
+        "route": about_route(recipe, splits),
         "disk": about_disk(recipe, base),
         "teacher": about_teacher(recipe, questions)
         if questions

@@ -90,7 +90,7 @@ VERBS: dict[str, Verb] = {
         sections=("tracking",),
     ),
     "route": Verb(
-        "which requests the student may keep: a threshold that keeps its promise, told once on the test",
+        "which requests the student may keep, by a promise that is told once on the test",
         ("route legal_distil_openai", "route recipe=./mine.yaml route.most_harm=0.02 route.scores=[logprob,least]"),
         sections=("route",),
         refused="the promise cannot be kept, or no router is needed",

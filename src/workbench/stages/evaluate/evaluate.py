@@ -42,6 +42,7 @@ from workbench.stages.evaluate.arms import (
     incumbent_of,
     last_report,
 )
+from workbench.stages.evaluate.at_home import at_home
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
 from workbench.stages.review_rows import write_answers
@@ -86,6 +87,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         report["replaces"] = asdict(incumbent.champion) if incumbent.champion else None
         report["absent"] = absent
         report["gate"] = judge(report, recipe.gate, primary_metric(recipe.evaluate), list(recipe.quantize))
+        report |= at_home(recipe, report, collected.free)
         refuse_changed(recipe, run, questions)
         written(recipe, run, report, collected, splits, items, staging)
     return True

@@ -108,7 +108,7 @@ def candidates(route: Route, pairs: Pairs, seed: int, notes: list[str]) -> list[
     """
     scores = list(route.scores) if route.kind in (CASCADE, BOTH) else []
     before = route.kind in (BEFORE, BOTH)
-    taught, judging = halves(pairs.texts, seed)
+    taught, judging = halves(len(pairs.texts), seed)
     model = None
     if before and len(pairs.texts) < LEAST_ROWS:
         notes.append(
@@ -189,17 +189,16 @@ def more_rows(route: Route, candidate: Candidate) -> list[dict[str, Any]]:
 def trade(route: Route, candidate: Candidate) -> list[dict[str, Any]]:
     """What each promise would allow and keep on these rows, and a threshold that merely looks right on them."""
     rows = candidate.pairs
-    lines = []
+    points = curve(candidate.scores, rows.home_right.tolist(), rows.away_right.tolist(), None)
+    most = int(route.most_harm * len(rows.home))
+    lines: list[dict[str, Any]] = []
     for promise in PROMISES:
         choice = choose(candidate.scores, rows.harmful, route.most_harm, promise, candidate.certainty)
         allowed = choice.allowed if choice.allowed >= 0 else None
-        lines.append(
-            {"promise": promise.replace("_", " "), "allowed": allowed, "share": choice.kept / max(1, choice.n)}
-        )
-    points = curve(candidate.scores, rows.home_right.tolist(), rows.away_right.tolist(), None)
-    seen = {"promise": "none: looks right here", "allowed": int(route.most_harm * len(rows.home))}
-    lines.append(seen | {"share": share_at(points, route.most_harm)})
-    return [line | {"share": round(float(line["share"]), 6)} for line in lines]
+        kept = round(choice.kept / max(1, choice.n), 6)
+        lines.append({"promise": promise.replace("_", " "), "allowed": allowed, "share": kept})
+    seen = round(share_at(points, route.most_harm), 6)
+    return [*lines, {"promise": "none: it looks right here", "allowed": most, "share": seen}]
 
 
 def described(candidate: Candidate) -> dict[str, Any]:
@@ -223,7 +222,7 @@ def compared(made: Sequence[Candidate], prices: Prices) -> dict[str, Any] | None
     even = even_ratio(cascade, before)
     own = prices.home / prices.away if prices.home is not None and prices.away else None
     ratios = sorted({*RATIOS, *([round(own, 6)] if own is not None else [])})
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "ratio": ratio, "yours": own is not None and ratio == round(own, 6),
             **{kind: round(usd_of(kind, ratio, 1.0, part), 6) for kind, part in ((CASCADE, cascade), (BEFORE, before))},

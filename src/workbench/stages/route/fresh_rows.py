@@ -83,9 +83,9 @@ def one_a_cluster(rows: Sequence[Example], seed: int) -> set[str]:
     return {rows[draw.choice(members)].id for members in joined(list(rows)).values()}
 
 
-def halves(rows: Sequence[Example], seed: int) -> tuple[list[int], list[int]]:
+def halves(count: int, seed: int) -> tuple[list[int], list[int]]:
     """The places of a half that a router before the student learns from, and of the other, by the seed."""
-    places = list(range(len(rows)))
+    places = list(range(count))
     random.Random(seed).shuffle(places)
     middle = len(places) // 2
     return sorted(places[:middle]), sorted(places[middle:])

@@ -21,7 +21,7 @@ from workbench.deciding.identity import voided
 from workbench.deciding.promise import rows_for
 from workbench.deciding.scores import MEANING, auroc
 from workbench.errors import GateError, RequestError, WorkbenchError
-from workbench.evaluation.answers import Prediction, ask_arm, read_predictions
+from workbench.evaluation.answers import Prediction, ask_arm, question_key, read_predictions
 from workbench.evaluation.report import settings_of
 from workbench.evaluation.scorers import find, opened
 from workbench.files import file_sha256, read_json, write_whole
@@ -32,6 +32,7 @@ from workbench.runs import Run, stage
 from workbench.signing_keys import signing_key
 from workbench.stages.common import is_done, need, say
 from workbench.stages.evaluate.arms import Arm, arms_of, teacher_arm
+from workbench.stages.evaluate.evaluate import answerable
 from workbench.stages.evaluate.evaluate import opened as opened_arm
 from workbench.stages.route.choosing import (
     BEFORE,
@@ -51,7 +52,7 @@ from workbench.stages.route.choosing import (
 from workbench.stages.route.fresh_rows import fresh_rows
 from workbench.stages.route.looks import level_of, look
 from workbench.stages.route.telling import refusals, tell
-from workbench.stages.rows import descriptions, part
+from workbench.stages.rows import descriptions, part, rows
 from workbench.teacher.client import gguf_of
 
 ROUTE, TEACHER = "route.yaml", "teacher"
@@ -92,6 +93,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             seal_route(staging.folder, outcome)
         staging.facts = facts_of(outcome)
         log_route(run, outcome)
+        tag_version(recipe, run, outcome)
     return True
 
 
@@ -182,10 +184,11 @@ def decided(
     notes = list(fresh.notes)
     for line in fresh.notes:
         say(run, STAGE, line)
-    check_test_answers(run, arm, route.scores if route.kind != BEFORE else ())
     asking = asking_route(recipe)
+    away_arm = teacher_arm(asking, run, fresh.rows)
+    check_test_answers(recipe, run, (arm, away_arm), route.scores if route.kind != BEFORE else ())
     home = answers(recipe, arm, fresh.rows, folder, run)
-    away = answers(asking, teacher_arm(asking, run, fresh.rows), fresh.rows, folder, run)
+    away = answers(asking, away_arm, fresh.rows, folder, run)
     settings = opened(settings_of(report), [p.expected for p in home])
     texts = [e.text for e in fresh.rows]
     pairs = paired(recipe, settings, home, away, texts)
@@ -239,21 +242,24 @@ def answers(recipe: Recipe, arm: Arm, rows: Sequence[Example], folder: Path, run
         )  # fmt: skip
 
 
-def check_test_answers(run: Run, arm: Arm, scores: Sequence[str]) -> None:
-    """The answers to the test must be there, both arms', with the scores that are wanted: no test row is asked here.
+def check_test_answers(recipe: Recipe, run: Run, arms: Sequence[Arm], scores: Sequence[str]) -> None:
+    """The answers to the test must be there, of these very arms, with the scores that are wanted: none is asked here.
 
-    Said before a row is asked or a look is taken.
+    Said before a row is asked or a look is taken. `scores` are those of the first arm's answers.
     """
-    for name in (arm.name, TEACHER):
-        found = read_predictions(predictions_file(run, name))
-        unscored = name == arm.name and bool(scores) and not any(p.is_scored and p.logprob is not None for p in found)
-        if not found or unscored:
-            why = "tell no score by today's definition" if found else "are not there"
+    longest = recipe.evaluate.max_new_tokens
+    items = answerable(rows(recipe, run), run)[: recipe.evaluate.limit]
+    for place, arm in enumerate(arms):
+        path = predictions_file(run, arm.name)
+        kept = read_predictions(path)
+        keys = {question_key(arm.digest, item.prompt, longest, None, item.tools) for item in items}
+        unscored = place == 0 and scores and not any(p.is_scored and p.logprob is not None for p in kept)
+        if not kept or not keys <= {p.key for p in kept} or unscored:
+            why = "another's, or to other rows" if kept and not unscored else "without a score" if kept else "not there"
             raise WorkbenchError(
-                f"{name}'s answers to the test {why}, and `route` asks no test row",
-                where=str(predictions_file(run, name)),
-                remedy=next_command("evaluate", run.recipe_name)
-                + " asks it: with the same route.teacher keys, the budget and the key set",
+                f"{arm.name}'s answers to the test are {why}, and `route` asks no test row",
+                where=str(path),
+                remedy=next_command("evaluate", run.recipe_name) + "   # asks them",
             )
 
 
@@ -281,8 +287,8 @@ def unreachable(recipe: Recipe, pairs: Pairs, made: Sequence[Candidate], notes: 
         more = f"{least - first.choice.n} more rows (route.rows=FILE), " if least else ""
         return {
             "name": "promise_out_of_reach",
-            "why": f"{first.choice.n} rows cannot prove {points:g} points, even with none of them harmful at home: that "
-            f"takes {least} rows",
+            "why": f"{first.choice.n} rows cannot prove {points:g} points, even with none harmful at home: that takes "
+            f"{least} rows",
             "remedy": f"{more}a larger route.most_harm, or route.promise=on_average, which promises less",
         }
     lines = [line for line in more_rows(route, first) if line["rows"]]
@@ -351,8 +357,7 @@ def test_told(
     apart = auroc(scores, [bool(right) for right in pairs.home_right])
     figures |= {
         "auroc": None if apart is None else round(apart, 4), "predictions": before, "digest": test,
-        "curve": [{k: round(v, 6) for k, v in p.items()} for p in
-                  curve(scores, pairs.home_right.tolist(), pairs.away_right.tolist())],
+        "curve": curve(scores, pairs.home_right.tolist(), pairs.away_right.tolist()),
     }  # fmt: skip
     refused = refusals(figures, level)
     assert {name: file_sha256(path) for name, path in files.items()} == before
@@ -412,6 +417,28 @@ def log_route(run: Run, outcome: Mapping[str, Any]) -> None:
             run.event("metric", stage=STAGE, name=f"route/{name}", value=figure["value"], step=None)
     for name in ("report.html", "report.json"):
         run.event("file", stage=STAGE, path=f"{STAGE}/{name}", title="route")
+
+
+def tag_version(recipe: Recipe, run: Run, outcome: Mapping[str, Any]) -> None:
+    """Tag the version that the routed bundle was registered as, champion or not; a store that is away is said."""
+    if run.done("register") is None:
+        return
+    from workbench.tracking.versions import tag, version_of
+
+    bundle = run.folder / "bundle" / outcome["arm"]
+    store = (Path(recipe.launch.experiments).resolve(), recipe.tracking.uri or "")
+    tags = {
+        "route": "stands" if outcome["passed"] else "refused",
+        "route.promise": outcome["promise"]["sentence"],
+        "route.sha256": (outcome["look"] or {}).get("route", ""),
+    }
+    try:
+        version = version_of(bundle, read_json(bundle / MANIFEST)["name"], *store)
+        if version is not None:
+            tag(version, tags, *store)
+            say(run, STAGE, f"version {version.number} of {version.name} is tagged route={tags['route']}")
+    except WorkbenchError as error:
+        say(run, STAGE, f"the version is not tagged: {error}")
 
 
 def finish(recipe: Recipe, run: Run) -> int:
