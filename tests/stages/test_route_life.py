@@ -27,6 +27,9 @@ from workbench.deciding.identity import voided
 from workbench.signing_keys import public_key_of, signing_key
 
 
+MODELS = ("gpt-route", "gpt-alike")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> Iterator[None]:
     """No vLLM for so small a model, no MLflow, which is held elsewhere, and a key for the teacher."""
@@ -39,7 +42,7 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[TeacherServer]:
-    with teacher_server(answer=teacher_answers()) as running:
+    with teacher_server(answer=teacher_answers(), models=MODELS) as running:
         yield running
 
 
@@ -163,7 +166,7 @@ def test_a_promise_that_so_few_rows_cannot_prove_is_refused_with_the_rows_that_i
 
 
 def test_a_teacher_no_better_than_the_student_needs_no_router(project: Path) -> None:
-    with teacher_server(answer=[["", "yes"]]) as alike:
+    with teacher_server(answer=[["", "yes"]], models=MODELS) as alike:
         words = [f"route.teacher.base_url={alike.url}/v1", "route.teacher.model=gpt-alike"]
         code, _, said = run(project, "route", *words)
         assert code == 1, "its answers to the test are not there, and are not asked here"
@@ -202,7 +205,7 @@ def test_the_plan_says_what_a_promise_needs_and_what_asking_would_cost(project: 
     assert (
         "1 points (sure, 95 %) takes 299 rows at least; at most 240 of data.validation can decide: 59 too few" in words
     )
-    assert "answers of gpt-route to 240 validation rows, and for `evaluate` to 200 test rows" in words
+    assert "answers of gpt-route to 240 validation rows, and for `evaluate` to 160 test rows" in words
 
 
 def test_the_evaluation_ends_with_what_could_stay_at_home_and_the_command_that_proves_it(made: Path) -> None:

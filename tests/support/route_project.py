@@ -1,7 +1,7 @@
 """A tiny project whose student is sure of what it knows and unsure of the rest, for tests of a route. No test is here.
 
-Requests that begin with `stock` are always answered with yes; of those that begin with `sale` nobody can tell from the
-words. A student that has learned both is sure of the first kind, and right, and unsure of the second.
+Requests for `stock`, in letters of their own, are always answered with yes; of those for a `sale` nobody can tell from
+the words. A student that has learned both is sure of the first kind, and right, and unsure of the second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import random
 from pathlib import Path
 
-ROWS = {"train": 200, "validation": 240, "test": 200}
+ROWS = {"train": 160, "validation": 240, "test": 160}
+LETTERS = {"stock": ("bdfgt", "ae"), "sale": ("klmnrsvz", "iou")}
 RECIPE = """\
 defaults: [workbench, {{evaluate: exact_match}}, _self_]
 model: {{source: "dir:{model}", licence: Apache-2.0}}
@@ -18,7 +19,7 @@ data:
   {{train: "file:train.jsonl", validation: "file:validation.jsonl", test: "file:test.jsonl", format: columns,
    columns: {{prompt: text, answer: answer, id: id}}, privacy: public}}
 method:
-  {{kind: full, learning_rate: 1e-2, epochs: 100, max_steps: 60, batch_size: 16, evaluations: 1, sample_answers: 0}}
+  {{kind: full, learning_rate: 1e-2, epochs: 100, max_steps: 50, batch_size: 16, evaluations: 1, sample_answers: 0}}
 evaluate:
   {{few_shot: 0, max_new_tokens: 4, general: null, harmful: null, energy: false, champion: false, resamples: 1000}}
 gate: {{min_rows: 5, baseline: base, duties: false, memorised: null, slice_margin: null}}
@@ -35,14 +36,15 @@ def new_rows(part: str) -> list[dict[str, str]]:
     """Rows of words that nobody has seen; every other one is a sale."""
     draw = random.Random(part)
 
-    def word() -> str:
-        return "".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(3))
+    def word(kind: str) -> str:
+        first, then = LETTERS[kind]
+        return "".join(draw.choice(first) + draw.choice(then) for _ in range(3))
 
     rows = []
     for number in range(ROWS[part]):
         kind = ("stock", "sale")[number % 2]
         answer = "yes" if kind == "stock" else draw.choice(["yes", "no"])
-        text = f"{kind} {' '.join(word() for _ in range(4))}"
+        text = f"{kind} {' '.join(word(kind) for _ in range(4))}"
         rows.append({"id": f"{part}-{number}", "text": text, "answer": answer})
     return rows
 
