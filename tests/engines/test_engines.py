@@ -378,6 +378,10 @@ def test_an_answer_without_a_token_is_sure_of_nothing_and_a_lead_is_over_another
     shown = [first | {"top_logprobs": [other, first]}, first | {"top_logprobs": [first]}, end]
     assert likely_served(shown[:1], 1, stopped=False) == pytest.approx((-0.5, -0.5, -0.5, -0.25))
     assert likely_served(shown, 3, stopped=True) == (-1.0, -0.5, -0.5, None), "one has no other token beside it"
+    # vLLM tells every token, the one that ends the answer by its own text.
+    mark = {"token": "<|im_end|>", "bytes": [60, 124], "logprob": -0.1, "top_logprobs": []}
+    assert likely_served([first, first, mark], 3, stopped=True).logprob == -1.0
+    assert likely_served([first, first, mark], 3, stopped=False).logprob == pytest.approx(-1.1)
     # Four tokens made two letters: of each llama.cpp tells the last alone, and the end without a text.
     assert likely_served([first, first, end], 5, stopped=True).logprob == -1.0
 

@@ -181,7 +181,9 @@ def test_a_teacher_no_better_than_the_student_needs_no_router(project: Path) -> 
 
 
 def test_a_changed_bundle_voids_the_route_which_is_said(project: Path) -> None:
-    assert run(project, "bundle", "bundle.intended_use=stocks")[0] == 0
+    code, _, said = run(project, "bundle", "bundle.intended_use=stocks")
+    assert code == 0
+    assert "this run's route is void: the bundle's files changed" in said
     code, _, said = run(project, "route", "bundle.intended_use=stocks")
     assert code == 0
     assert "the route that was here is void: the bundle's files changed" in said

@@ -77,6 +77,8 @@ def run(recipe: Recipe, only: str | None = None) -> int:
                 run.event("next", commands=next_commands(recipe, run))
         if "register" in worked:
             feed_the_end(recipe, run)
+        if "bundle" in worked:
+            stage_module("route").tell_bundle(run)
         if only == "route":
             return stage_module("route").finish(recipe, run)
         return finish(recipe, run, judged="evaluate" in stages)

@@ -156,6 +156,16 @@ def tell_void(run: Run, identity: Mapping[str, str]) -> list[str]:
     return reasons
 
 
+def tell_bundle(run: Run) -> None:
+    """Say that the run's route is void where the bundle that it was proven for is another one now, or gone."""
+    facts = (run.done(STAGE) or {}).get("facts", {})
+    if not facts.get("identity"):
+        return
+    manifest = run.folder / "bundle" / facts["arm"] / MANIFEST
+    if not manifest.is_file() or file_sha256(manifest) != facts["identity"]["bundle"]:
+        say(run, STAGE, "this run's route is void: the bundle's files changed; `route` proves another one")
+
+
 def fingerprint_of(recipe: Recipe, run: Run, identity: Mapping[str, str]) -> str:
     """What the route rests on: its keys, what it was proven for, the rows and the verdict."""
     keys = {name: value for name, value in asdict(recipe.route).items() if name not in ("name", "teacher")}
@@ -216,7 +226,7 @@ def decided(
         return outcome
     outcome["chosen"] = described(chosen) | {"meaning": MEANING.get(chosen.score, "what the prompt's letters tell")}
     fixed = fix(recipe, run, arm, chosen, identity, fresh.rows, folder)
-    return outcome | test_told(recipe, run, report, arm, chosen, fixed, prices)
+    return outcome | told_on_test(recipe, run, report, arm, chosen, fixed, prices)
 
 
 def share_of(right: Any) -> float:
@@ -324,7 +334,7 @@ def fix(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_told(
+def told_on_test(
     recipe: Recipe, run: Run, report: Mapping[str, Any], arm: Arm, chosen: Candidate, fixed: str, prices: Prices
 ) -> dict[str, Any]:
     """The look at the test, and what it says; the files it read are unchanged afterwards."""
@@ -360,7 +370,8 @@ def test_told(
         "curve": curve(scores, pairs.home_right.tolist(), pairs.away_right.tolist()),
     }  # fmt: skip
     refused = refusals(figures, level)
-    assert {name: file_sha256(path) for name, path in files.items()} == before
+    if {name: file_sha256(path) for name, path in files.items()} != before:
+        raise WorkbenchError("the answers to the test changed while they were read", where=str(files[arm.name]))
     return {
         "test": figures, "look": {"number": number, "level": round(level, 6), "route": fixed},
         "refused": refused, "passed": not refused,
