@@ -26,7 +26,6 @@ from workbench.bundles.manifest import check_signature
 from workbench.deciding.identity import voided
 from workbench.signing_keys import public_key_of, signing_key
 
-
 MODELS = ("gpt-route", "gpt-alike")
 
 
