@@ -164,6 +164,7 @@ def test_a_promise_that_so_few_rows_cannot_prove_is_refused_with_the_rows_that_i
     assert (project / "experiments" / "looks.jsonl").read_text() == looks
 
 
+@pytest.mark.slow
 def test_a_teacher_no_better_than_the_student_needs_no_router(project: Path) -> None:
     with teacher_server(answer=[["", "yes"]], models=MODELS) as alike:
         words = [f"route.teacher.base_url={alike.url}/v1", "route.teacher.model=gpt-alike"]
@@ -179,6 +180,7 @@ def test_a_teacher_no_better_than_the_student_needs_no_router(project: Path) -> 
     assert "no router is needed: ship the student" in said
 
 
+@pytest.mark.slow
 def test_a_changed_bundle_voids_the_route_which_is_said(project: Path) -> None:
     code, _, said = run(project, "bundle", "bundle.intended_use=stocks")
     assert code == 0
