@@ -18,7 +18,7 @@ PACKAGE = "llm-workbench"
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
         "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "llguidance",
-        "pyarrow", "sentencepiece", "flask",
+        "pyarrow", "sklearn", "sentencepiece", "flask",
     ),
     "quantize": ("llmcompressor", "auto_round", "compressed_tensors"),
     "teacher": ("pyarrow", "phonenumbers", "stdnum", "tldextract"),

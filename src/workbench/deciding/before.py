@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 LEAST_ROWS = 600  # of which half teach it and half choose its threshold
 GRAMS, MOST_FEATURES = (1, 4), 20_000
@@ -40,7 +43,7 @@ def before_scores(model: Mapping[str, Any], texts: Sequence[str]) -> list[float]
     return [float(-value) for value in odds]
 
 
-def vectorizer(grams: Sequence[str] | None = None) -> Any:
+def vectorizer(grams: Sequence[str] | None = None) -> TfidfVectorizer:
     """Scikit-learn's, with our settings; a known list of n-grams is taken as it is."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 

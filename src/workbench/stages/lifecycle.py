@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from workbench import errors, extras
@@ -169,7 +170,7 @@ def stage_function(name: str) -> Callable[[Recipe, Run], bool]:
     return stage_module(name).run
 
 
-def stage_module(name: str) -> Any:
+def stage_module(name: str) -> ModuleType:
     """The stage's file."""
     from workbench.stages import bundle, label, merge, quantize, register, train
     from workbench.stages.evaluate import evaluate

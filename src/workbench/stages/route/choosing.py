@@ -122,7 +122,9 @@ def candidates(route: Route, pairs: Pairs, seed: int, notes: list[str]) -> list[
             notes.append("in the half that a router before the student learns from all rows are alike: it is left out")
     certainty = shared(route.certainty, len(scores) + (model is not None))
 
-    def chosen(kind: str, name: str, values: Sequence[float], rows: Pairs, own: Any = None) -> Candidate:
+    def chosen(
+        kind: str, name: str, values: Sequence[float], rows: Pairs, own: Mapping[str, Any] | None = None
+    ) -> Candidate:
         choice = choose(values, rows.harmful, route.most_harm, route.promise, certainty)
         return Candidate(kind, name, certainty, choice, values, rows, own)
 
@@ -166,8 +168,8 @@ def usd_expected(candidate: Candidate, prices: Prices) -> float:
     """Dollars of one request on the rows that decided, its errors at their price."""
     kept = np.array(candidate.scores) >= (candidate.choice.threshold or 0.0)
     right = np.where(kept, candidate.pairs.home_right, candidate.pairs.away_right)
-    asked = usd_of(candidate.kind, prices.home or 0.0, prices.away or 0.0, 1 - candidate.share)
-    return asked + prices.error * float(1 - right.mean())
+    answering = usd_of(candidate.kind, prices.home or 0.0, prices.away or 0.0, 1 - candidate.share)
+    return answering + prices.error * float(1 - right.mean())
 
 
 def more_rows(route: Route, candidate: Candidate) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from workbench.errors import GateError, RequestError, WorkbenchError
 from workbench.evaluation.answers import Prediction, ask_arm, question_key, read_predictions
 from workbench.evaluation.report import settings_of
 from workbench.evaluation.scorers import find, opened
+from workbench.evaluation.statistics import Floats
 from workbench.files import file_sha256, read_json, write_whole
 from workbench.pages.route_page import write_route_page
 from workbench.recipe import Recipe, Teacher, asking_route, routed_to
@@ -229,7 +230,7 @@ def decided(
     return outcome | told_on_test(recipe, run, report, arm, chosen, fixed, prices)
 
 
-def share_of(right: Any) -> float:
+def share_of(right: Floats) -> float:
     """How often it was right."""
     return round(float(right.mean()), 6)
 
