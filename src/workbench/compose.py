@@ -22,6 +22,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -398,9 +399,11 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
             print(masked(f"error: {error}"), file=sys.stderr)
             code = error.exit_code
         codes.append(code)
-        taken = [word for word in own if word not in overrides]  # what this trial took of several values
+        taken = [word for word in own if word.partition("=")[0] in several]  # Hydra writes words its own way
         return sweep.note(folder, int(HydraConfig.get().job.num), taken, recipe, code) if sweeps else None
 
+    parsed = OverridesParser.create().parse_overrides(overrides) if sweeps else []
+    several = {override.input_line.partition("=")[0] for override in parsed if override.is_sweep_override()}
     job.__name__ = verb  # Hydra takes the job's name from the task
     settings = [search_path(), *QUIET, f"hydra.sweep.dir={quoted(folder)}", *searching(overrides)]
     name = with_groups(path, overrides)
