@@ -402,8 +402,6 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
         taken = [word for word in own if word.partition("=")[0] in several]  # Hydra writes words its own way
         return sweep.note(folder, int(HydraConfig.get().job.num), taken, recipe, code) if sweeps else None
 
-    parsed = OverridesParser.create().parse_overrides(overrides) if sweeps else []
-    several = {override.input_line.partition("=")[0] for override in parsed if override.is_sweep_override()}
     job.__name__ = verb  # Hydra takes the job's name from the task
     settings = [search_path(), *QUIET, f"hydra.sweep.dir={quoted(folder)}", *searching(overrides)]
     name = with_groups(path, overrides)
@@ -412,6 +410,8 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
         check_words(hydra_guard.check_composed(path, name, overrides, settings))
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
+    parsed = OverridesParser.create().parse_overrides(overrides) if sweeps else []
+    several = {override.input_line.partition("=")[0] for override in parsed if override.is_sweep_override()}
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:
