@@ -407,10 +407,11 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     name = with_groups(path, overrides)
     arguments = [*flags, "--config-dir", str(path.parent), "--config-name", name, *overrides, *settings]
     try:
-        check_words(hydra_guard.check_composed(path, name, overrides, settings))
+        of_recipe = hydra_guard.check_composed(path, name, overrides, settings)
+        check_words(of_recipe)
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
-    parsed = OverridesParser.create().parse_overrides(overrides) if sweeps else []
+    parsed = OverridesParser.create().parse_overrides([*overrides, *of_recipe]) if sweeps else []
     several = {override.input_line.partition("=")[0] for override in parsed if override.is_sweep_override()}
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
