@@ -270,7 +270,7 @@ def view_without_recipe(verb: str, values: dict[str, Any]) -> int:
 
 def task_for(verb: str, own: dict[str, Any]) -> Callable[[Any], int]:
     """What is done with a checked recipe. The views are imported late: a typo must not wait for what they load."""
-    if verb not in ("plan", "preview", "chat"):
+    if verb not in ("plan", "preview", "chat", "cost"):
         from workbench.stages import lifecycle
 
         return lifecycle.run if verb == "train" else partial(lifecycle.run, only=verb)
@@ -284,6 +284,10 @@ def task_for(verb: str, own: dict[str, Any]) -> Callable[[Any], int]:
             from workbench.views import talk
 
             return talk.run(own, recipe)
+        if verb == "cost":
+            from workbench.views import cost
+
+            return cost.run(recipe)
         from workbench.views import preview
 
         return preview.run(recipe)

@@ -47,6 +47,8 @@ QUIET = [
 ]
 
 
+# Mappings whose own keys a recipe names; Hydra would want a `+` before one that is not there yet.
+OPEN_ENDED = ("teacher.fields.", "cost.sources.", "cost.ranges.", "cost.as_of.")
 LONGEST_FILE, MOST_VALUES, DEEPEST = 1_000_000, 20_000, 40  # bytes, values and levels of one YAML file
 
 
@@ -57,6 +59,7 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     names = [w.partition("=")[2] for w in words if w.startswith("recipe=")]
     overrides = [w for w in words if not w.startswith("recipe=")]
     check_words(overrides)
+    overrides = [f"++{word}" if word.startswith(OPEN_ENDED) else word for word in overrides]
     if not names:
         raise RequestError(f"{verb} needs a recipe", remedy=f"workbench {verb} " + "|".join(sorted(recipes())))
     sweep = bool({"-m", "--multirun"} & set(flags))
@@ -71,7 +74,7 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
         return max(
             run_in_hydra(verb, path, name, flags, overrides, task) for path, name in zip(paths, chosen, strict=True)
         )
-    with typed([f"recipe={chosen[0]}", *overrides]):
+    with typed([f"recipe={chosen[0]}", *(word.removeprefix("++") for word in overrides)]):
         return task(checked(paths[0], overrides))
 
 
@@ -287,7 +290,7 @@ def check_words(overrides: list[str]) -> None:
         if name in groups() and not value.startswith("{") and not is_source_of_model(name, value):
             for choice in value.strip("[]").split(","):
                 check_option(name, choice.strip() or None, name)
-        elif key.startswith(("+", "~")) and not name.startswith("quantize."):
+        elif key.startswith(("+", "~")) and not name.startswith(("quantize.", *OPEN_ENDED)):
             raise (
                 bad_key(name, "a recipe's keys are fixed")
                 if name not in known_keys()
@@ -301,7 +304,7 @@ def is_key(name: str) -> bool:
     own, _, rest = name.removeprefix("quantize.").partition(".")
     if name.startswith("quantize."):
         return bool(own) and (not rest or f"quantize.<name>.{rest}" in keys)
-    return name in keys or name.startswith("teacher.fields.") or re.sub(r"(\.\d+|\[\d+\])$", "", name) in keys
+    return name in keys or name.startswith(OPEN_ENDED) or re.sub(r"(\.\d+|\[\d+\])$", "", name) in keys
 
 
 def refuse_secrets_in(cfg: DictConfig) -> None:
@@ -357,7 +360,7 @@ def translated(error: Exception, path: Path) -> RequestError:
     unquoted = re.search(r"Ambiguous value for argument '(?s:(.*?)=(.*))'", str(error).partition("\n1.")[0])
     if unquoted or isinstance(error, OverrideParseException):
         word = unquoted[0].partition("'")[2][:-1] if unquoted else str(getattr(error, "override", ""))
-        name, _, value = word.partition("=")
+        name, _, value = word.removeprefix("++").partition("=")
         return RequestError(
             "a comma parts several values here" if unquoted else "this value cannot be read",
             where=name,

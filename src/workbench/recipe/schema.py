@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from workbench.recipe.costs import Cost
 from workbench.recipe.key import key
 from workbench.recipe.learning import Prefer, Reward, Shrink, Teach
 
@@ -491,6 +492,7 @@ class Recipe:
     route: Route = field(default_factory=Route)
     tracking: Tracking = field(default_factory=Tracking)
     launch: Launch = field(default_factory=Launch)
+    cost: Cost = field(default_factory=Cost)
     seed: int = key(17, "seed of everything random", at_least=0)
     name: str = key("", "set from the recipe's file name", makes_weights=False)
     until: str | None = key(None, "stop after this stage", makes_weights=False)

@@ -100,6 +100,11 @@ VERBS: dict[str, Verb] = {
         ("plan legal_lora", "plan recipe=./mine.yaml quantize=w8a8 output=json"),
         sections=("recipe", "method", "data"),
     ),
+    "cost": Verb(
+        "what API, student or both cost, from which volume on",
+        ("cost legal_distil_openai cost.requests_a_month=3e6", "cost recipe=./mine.yaml cost=gpu_h100 output=json"),
+        sections=("cost",),
+    ),
     "preview": Verb(
         "rows as the model will see them, the trained tokens in colour",
         ("preview legal_lora", "preview recipe=./mine.yaml rows=10"),
