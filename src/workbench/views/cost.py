@@ -27,6 +27,10 @@ SWINGS = 8  # told on the terminal; the page has all
 def run(recipe: Recipe) -> int:
     """Print what each way costs; in a run's folder, also write `decide/cost.json` and `decide/cost.html`."""
     own = run_of(recipe)
+    if recipe.cost.load:
+        from workbench.views import load_test
+
+        load_test.run(recipe, own)
     known = known_costs(recipe, own)
     refuse_without_capacity(recipe, own, known)
     inputs = inputs_of(recipe.cost, known)

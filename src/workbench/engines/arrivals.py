@@ -1,0 +1,79 @@
+"""Ask an engine as its users do: one request alone, and open-loop arrivals at a rate that does not wait for answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+AskRow = Callable[[int], float | None]  # asks the row of this number; seconds to the first token, where it is known
+MOST_AT_ONCE = 256  # requests in flight; who comes later waits here, and that counts too
+NEAR = 95  # of 100
+
+
+@dataclass(frozen=True)
+class Waits:
+    """What askers waited for a whole answer, from their arrival on: how many they were, the median, and 95 of 100."""
+
+    asked: int
+    p50: float
+    p95: float
+    first_token_p50: float | None = None
+
+
+def waits_of(seconds: Sequence[float], first: Sequence[float | None] = ()) -> Waits:
+    """The summary of some waits; the 95th percentile is one that was seen, never less."""
+    known = [value for value in first if value is not None]
+    return Waits(
+        len(seconds),
+        float(np.percentile(seconds, 50)),
+        float(np.percentile(seconds, NEAR, method="higher")),
+        float(np.median(known)) if known else None,
+    )
+
+
+def alone(ask: AskRow, rows: int) -> Waits:
+    """Ask so many rows one after the other, the first one twice: it warms the engine up and is not counted."""
+    ask(0)
+    seconds, first = [], []
+    for row in range(1, rows + 1):
+        started = time.perf_counter()
+        first.append(ask(row))
+        seconds.append(time.perf_counter() - started)
+    return waits_of(seconds, first)
+
+
+def under_load(ask: AskRow, rate: float, seconds: float, seed: int, patience: float) -> Waits:
+    """Let askers arrive at `rate` a second for so long, as a Poisson process, whatever the engine has answered yet.
+
+    A wait begins at the arrival, not when a thread is free. Who has no answer `patience` seconds after the last arrival
+    is counted as waiting for ever, and is not asked for any more.
+    """
+    random = np.random.default_rng(seed)
+    gaps = random.exponential(1.0 / rate, size=max(1, round(rate * seconds)))
+    arrivals = np.cumsum(gaps)
+    pool = ThreadPoolExecutor(min(MOST_AT_ONCE, len(arrivals)))
+    started = time.perf_counter()
+
+    def answer(row: int, at: float) -> float:
+        ask(row)
+        return time.perf_counter() - started - at
+
+    jobs = []
+    try:
+        for row, at in enumerate(arrivals):
+            time.sleep(max(0.0, at - (time.perf_counter() - started)))
+            jobs.append(pool.submit(answer, row, float(at)))
+        last = time.perf_counter() + patience
+        waits = []
+        for job in jobs:
+            try:
+                waits.append(job.result(timeout=max(0.0, last - time.perf_counter())))
+            except TimeoutError:
+                waits.append(float("inf"))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return waits_of(waits)
