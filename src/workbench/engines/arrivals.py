@@ -29,7 +29,7 @@ def waits_of(seconds: Sequence[float], first: Sequence[float | None] = ()) -> Wa
     known = [value for value in first if value is not None]
     return Waits(
         len(seconds),
-        float(np.percentile(seconds, 50)),
+        float(np.percentile(seconds, 50, method="higher")),
         float(np.percentile(seconds, NEAR, method="higher")),
         float(np.median(known)) if known else None,
     )

@@ -62,7 +62,11 @@ KINDS = {  # metric: kind, better, meaning
     "bytes": ("bytes", "lower", "weights on disk"),
     "peak_memory_bytes": ("bytes", "lower", "most memory the engine held at once"),
     "kwh_per_1000": ("kwh", "lower", "energy of 1,000 answers on this machine"),
-    "usd_per_1000": ("usd", "lower", "dollars for 1,000 answers"),
+    "usd_per_1000": (
+        "usd",
+        "lower",
+        "dollars for 1,000 answers: as billed, or the machine's at saturation",
+    ),
 }
 TITLES = {
     "bytes": "size",

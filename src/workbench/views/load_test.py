@@ -83,7 +83,8 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
 
     Before each row's text stands a number of its own: no engine answers it from what it remembers of the row.
     """
-    cost, number, levels = recipe.cost, iter(range(10**9)), []
+    cost, number = recipe.cost, iter(range(10**9))
+    levels: list[dict[str, Any]] = []
 
     def ask(row: int) -> float | None:
         reference = rows[row % len(rows)]
