@@ -60,7 +60,7 @@ class OneAtATime:
 
 def test_one_request_alone_takes_what_the_server_takes() -> None:
     waits = alone(OneAtATime(0.02), 10)
-    assert waits.asked == 10
+    assert waits.askers == 10
     assert 0.02 <= waits.p50 <= waits.p95
     assert waits.first_token_p50 == pytest.approx(0.005)
 
@@ -69,7 +69,7 @@ def test_arrivals_do_not_wait_for_answers_and_a_wait_begins_at_the_arrival() -> 
     # 200 a second at a server of 20 a second: an asker who waited for the one before would never see a queue.
     server = OneAtATime(0.05)
     waits = under_load(server, 200.0, 0.1, seed=1, patience=5.0)
-    assert waits.asked == 20
+    assert waits.askers == 20
     assert server.most > 10
     assert waits.p95 > 0.6  # the last of twenty waits for those before it
     assert waits.p95 > 1.5 * waits.p50
@@ -93,7 +93,7 @@ def test_a_real_server_is_loaded_up_to_the_objective_and_a_stopwatch_outside_agr
             [sys.executable, "-c", STOPWATCH, server.url], capture_output=True, text=True, check=True, timeout=120
         )
     assert seen["answers_per_second"] > 0
-    assert seen["alone"]["asked"] == 20
+    assert seen["alone"]["askers"] == 20
     assert 0 < seen["alone"]["first_token_p50"] < seen["alone"]["p50"] <= seen["alone"]["p95"]
     kept = [level for level in seen["levels"] if level["rate"] == seen["answers_per_second"]]
     assert min(level["p95"] for level in kept if level["p95"]) <= 0.5

@@ -18,7 +18,7 @@ NEAR = 95  # of 100
 class Waits:
     """What askers waited for a whole answer, from their arrival on: how many they were, the median, and 95 of 100."""
 
-    asked: int
+    askers: int
     p50: float
     p95: float
     first_token_p50: float | None = None
