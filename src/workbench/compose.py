@@ -59,7 +59,6 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     names = [w.partition("=")[2] for w in words if w.startswith("recipe=")]
     overrides = [w for w in words if not w.startswith("recipe=")]
     check_words(overrides)
-    overrides = [f"++{word}" if word.startswith(OPEN_ENDED) else word for word in overrides]
     if not names:
         raise RequestError(f"{verb} needs a recipe", remedy=f"workbench {verb} " + "|".join(sorted(recipes())))
     sweep = bool({"-m", "--multirun"} & set(flags))
@@ -74,7 +73,7 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
         return max(
             run_in_hydra(verb, path, name, flags, overrides, task) for path, name in zip(paths, chosen, strict=True)
         )
-    with typed([f"recipe={chosen[0]}", *(word.removeprefix("++") for word in overrides)]):
+    with typed([f"recipe={chosen[0]}", *overrides]):
         return task(checked(paths[0], overrides))
 
 
@@ -319,9 +318,14 @@ def composed(path: Path, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(path.parent), version_base="1.3", job_name="workbench"):
-            return hydra.compose(with_groups(path, overrides), overrides=[*overrides, search_path()])
+            return hydra.compose(with_groups(path, overrides), overrides=[*map(opened, overrides), search_path()])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise translated(error, path) from None
+
+
+def opened(word: str) -> str:
+    """An override as Hydra wants it: a key of a mapping that may not be there yet is added."""
+    return f"++{word}" if word.startswith(OPEN_ENDED) else word
 
 
 def with_groups(path: Path, overrides: list[str]) -> str:
@@ -408,7 +412,7 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     job.__name__ = verb  # Hydra takes the job's name from the task
     settings = [search_path(), *QUIET, f"hydra.sweep.dir={quoted(folder)}", *searching(overrides)]
     name = with_groups(path, overrides)
-    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", name, *overrides, *settings]
+    arguments = [*flags, "--config-dir", str(path.parent), "--config-name", name, *map(opened, overrides), *settings]
     try:
         of_recipe = hydra_guard.check_composed(path, name, overrides, settings)
         check_words(of_recipe)
