@@ -165,6 +165,22 @@ def behind(kind: str, label: str, regex: str, check: Callable[[str], object] = b
     return Pattern(kind, re.compile(rf"{WORD}(?i:{label})(?![a-z]){between}{value}"), check)
 
 
+# What may stand between a label and its number where nothing else tells that it is one.
+OF_A_LABEL = (
+    r"(?i:[\s\"'_.:=#()\-]|(?:cards?|plates?|numbers?|num|nummer|numéro|número|nr|no|nº|code|id|is|ist|est|es|è|was|"
+    r"lautet)"
+    r"(?![a-z])){1,8}"
+)
+
+
+def right_behind(
+    kind: str, label: str, regex: str, check: Callable[[str], object] = bool, any_case: bool = True
+) -> Pattern:
+    """A pattern that follows its label at once, with no other words than a label's own between."""
+    word = rf"{WORD}(?i:{label})" if any_case else rf"{WORD}(?:{label})"
+    return Pattern(kind, re.compile(rf"{word}(?![a-z]){OF_A_LABEL}(?<![A-Za-z0-9])(?P<value>{regex}){END}"), check)
+
+
 E_MAIL = re.compile(
     r"(?<![\w.+\-])[\w.+\-]+(?:['’&][\w.+\-]+)?@"
     r"[^\W_](?:[\w\-]*[^\W_])?(?:\.[^\W_](?:[\w\-]*[^\W_])?)+"
@@ -176,6 +192,14 @@ E_MAIL_HIDDEN = (
 )
 # Ends of names in local networks, which no public list holds.
 MACHINE_SUFFIXES = ("local", "localdomain", "internal", "intranet", "lan", "corp", "home", "private", "test", "invalid")
+BIC = r"[A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?"
+
+
+def has_number(value: str) -> bool:
+    """Whether a code holds a digit, or ends as the code of a bank's head office does: no word in capitals."""
+    return any(c.isdigit() for c in value) or value.endswith("XXX")
+
+
 ACCOUNT_LABEL = (
     r"(?:bank|checking|savings|current|giro)[ _-]?(?:account|acct|konto)|(?:account|acct|konto|compte|cuenta)[ _-]?"
     r"(?:numbers?|no\.?|nr\.?|num|nummer|#)|kontonummer|numéro de compte|número de cuenta"
@@ -194,6 +218,10 @@ CONTACT = (
     exact("ACCOUNT", r"\d{9}", standard("us.rtn"), label=r"routing|aba|rtn"),
     exact("ACCOUNT", r"\d{2}-\d{2}-\d{2}", label=r"sort[ _-]?code"),
     behind("ACCOUNT", ACCOUNT_LABEL, r"[A-Z]{0,4}\d(?:[ \-]?\d){5,16}"),
+    right_behind("ACCOUNT", r"swift[ /]?(?:code|bic)|bic(?:[ /]?swift)?|swift", BIC, has_number),
+    right_behind("ACCOUNT", r"(?:swift|bic)[ /](?:code|bic|swift)|bic", BIC),
+    right_behind("ACCOUNT", r"blz|bankleitzahl", r"\d{3} ?\d{3} ?\d{2}"),
+    right_behind("DEVICE", r"vin|fin|fahrgestell\w*|chassis", r"(?=[A-Z]*\d)[A-HJ-NPR-Z0-9]{17}", has_number),
     exact("WALLET", r"(?:bc1|[13])[a-zA-HJ-NP-Z0-9]{25,59}", standard("bitcoin")),
     exact("WALLET", r"0x[0-9a-fA-F]{40}"),
 )  # fmt: skip
@@ -235,6 +263,17 @@ def is_permit(value: str) -> bool:
     return sum(c.isdigit() for c in value) >= 4
 
 
+def is_plate(value: str) -> bool:
+    """Whether what stands behind a plate's label can be one: four to nine letters and digits, of both."""
+    signs = [c for c in value if c.isalnum()]
+    return 4 <= len(signs) <= 9 and any(c.isdigit() for c in signs) and any(c.isalpha() for c in signs)
+
+
+def is_document(value: str) -> bool:
+    """Whether what stands behind an identity's label can be its number: at least five digits, capitals."""
+    return sum(c.isdigit() for c in value) >= 5
+
+
 def is_machine_zone(value: str) -> bool:
     """Whether lines of a document are the machine-readable zone of a passport or identity card."""
     return "<<" in value
@@ -247,6 +286,24 @@ DAY = (
     r"\d{1,2}[./\-]\d{1,2}[./\-](?:\d{4}|\d{2})|\d{4}[\-/.]\d{1,2}[\-/.]\d{1,2}|"
     r"\d{1,2}(?:st|nd|rd|th|er|\.)?(?: of| de)? [A-Za-zÀ-ž]{3,10}\.?,?(?: de)? \d{4}|"
     r"[A-Z][a-z]{2,8}\.? \d{1,2}(?:st|nd|rd|th)?,? \d{4}"
+)
+VAT = (
+    r"vat(?:[ -]?(?:reg(?:istration)?|id))?|u?st-?id(?:nr|-nr)?|umsatzsteuer\w*(?:-\w+)*|tva(?: intracommunautaire)?|"
+    r"p\.? ?iva|partita iva|btw(?:-\w+)?|mwst(?:-\w+)*"
+)
+IDENTITY = (
+    r"(?:id|identity|identification)[ _-]cards?|personalausweis\w*|ausweis(?:nummer|nr)|national[ _-]id|"
+    r"identity (?:no|number)|id[ _-](?:number|no)|carte (?:nationale )?d['’]identité|carta d['’]identità|cédula|cnp|cni"
+)
+PERSON = (
+    r"(?:employee|staff|personnel|patient|medical record|insurance|policy ?holder|member(?:ship)?)[ _-](?:id|no|"
+    r"number)|mrn|"
+    r"personalnummer|patientennummer|versichertennummer|mitgliedsnummer"
+)
+PLATE = (
+    r"(?:licen[cs]e|number|registration)[ _-]plates?|(?:vehicle )?registration (?:number|no)|kennzeichen|"
+    r"immatriculation|"
+    r"plaque|matrícula|targa|kenteken"
 )
 PASSPORT = r"passports?|reisepass\w*|passeport|pasaporte|passaporto|paspoort"
 PERMIT = r"driv(?:er|ing)['’]?s?[ _]licen[cs]e|führerschein\w*|permis[ _]de[ _]conduire|permiso[ _]de[ _]conducir"
@@ -306,6 +363,12 @@ NATIONAL = (
     Pattern("PASSPORT", re.compile(r"(?<![A-Z0-9<])[A-Z0-9<]{30,44}(?:\r?\n[A-Z0-9<]{30,44}){1,2}(?![A-Z0-9<])"),
             is_machine_zone),
     behind("ID", PERMIT, r"[A-Z0-9](?:[ \-]?[A-Z0-9]){4,17}", is_permit),
+    right_behind("ID", VAT, r"[A-Z]{2}[ ]?[A-Z]?\d[\dA-Z]{6,11}|\d{11}", is_document),
+    right_behind("ID", r"steuer(?:nummer|nr)|st\.?-?nr|tax (?:number|no)", r"\d{2,3}/\d{3,4}/\d{4,5}"),
+    right_behind("ID", r"EIN|FEIN|[Tt]ax(?:payer)? ?(?:id|ID|[Nn]umber)|TIN", r"\d{2}-\d{7}", any_case=False),
+    right_behind("ID", IDENTITY, r"[A-Z0-9]{6,14}", is_document),
+    right_behind("ID", PERSON, r"[A-Z]{0,4}-?\d{5,12}"),
+    right_behind("ID", PLATE, r"[A-ZÄÖÜ0-9]{1,7}(?:[ \-·][A-Z0-9]{1,5}){0,2}", is_plate),
     behind("BIRTHDATE", BORN, DAY),
 )  # fmt: skip
 
@@ -325,7 +388,8 @@ RUN = re.compile(
 EXTENSION = re.compile(r" ?(?:ext|x|#|D|p)")  # where an extension begins
 LABEL = (
     rf"(?:{WORD}(?i:tele?(?:phone|fon|fax)?|phones?|cell(?:phone|ular)?|mobile?|mobilnummer|call(?:ed|ing|s)?|fax|"
-    r"whatsapp|sms|text(?:ed)? (?:me|him|her|us)|dial(?:ed)?|ring|reach|hotline|handy|anruf\w*|rufnummer|rückruf|"
+    r"whatsapp|sms|ph|fon|mob|(?:my|our|his|her|contact|emergency|daytime) (?:number|nummer)|text(?:ed)? (?:me|him|"
+    r"her|us)|dial(?:ed)?|ring|reach|hotline|handy|anruf\w*|rufnummer|rückruf|"
     r"durchwahl|téléphon\w*|tél|portable|appel\w*|joindre|teléfono|móvil|llam\w+|telefon\w*|cellulare)(?![a-z])|[☎📞📱])"
 )
 BEFORE = re.compile(LABEL + r"[^\d\n]*\Z")
@@ -353,6 +417,7 @@ NATIONAL_FORM = re.compile(
     r"\(?0\d+\)?(?:[ ./\-]+\d{2,}){1,5}|\(0\d+\) ?\d{4,}|0[1-9]\d{8,10}|[6-9]\d{2} \d{2} \d{2} \d{2}|[6-9]\d{4} \d{5}|"
     r"[5-9]\d{2} \d{3} (?!000)\d{3}|\(?\d\d\)? 9?\d{4}-\d{4}"
 )
+AREA_AND_NUMBER = re.compile(r"\(?0\d{1,5}\)? / [1-9]\d{2,}(?:[ \-]\d+){0,3}")  # one number, as Germans part it
 NORTH_AMERICAN = re.compile(r"(?:\+?1[ .\-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d([ .\-]))\d{3}(?(1)\1|[ .\-])\d{4}(?!\d)")
 
 
@@ -373,6 +438,8 @@ def pieces(run: str) -> list[list[tuple[int, int]]]:
 
     First the whole part, then without its first or its last group: `room 4 030 1234567`.
     """
+    if AREA_AND_NUMBER.fullmatch(run):
+        return [[(0, len(run))]]
     tries = []
     for part in re.finditer(r"[^ /\-](?:[^ ]| (?! |[/\-] ))*", run):
         piece, start = part[0].rstrip(" -/.("), part.start()
