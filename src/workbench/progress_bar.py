@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from workbench.screen import SafeConsole
 
 LINE_SECONDS = 60.0  # between two lines of a log
 LOOK_SECONDS = 0.2  # between two moves of the bar
@@ -45,7 +46,7 @@ def progress(
     `facts` says more beside the bar, asked only when it is shown. With `size`, what is counted are bytes. Without a
     terminal a line comes every minute and when the whole is done, with the time that is left and the memory held.
     """
-    console = Console(stderr=True, highlight=False)
+    console = SafeConsole(stderr=True, highlight=False)
     started = shown = time.monotonic()
     columns = (
         TextColumn("  {task.description:<14}", markup=False),

@@ -11,20 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from workbench.bundles.hub import SCHEME, copy_to_hub
 from workbench.bundles.manifest import MANIFEST, SIGNATURE, bundle_files, check_files, listed_names, read_manifest
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import flush_tree, hand_out, replace_folder
 from workbench.privacy.secrets import masked
 from workbench.progress_bar import progress
+from workbench.screen import SafeConsole
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
     from fsspec.callbacks import Callback
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 DRIVERS = {
     "s3": "s3fs",
     "s3a": "s3fs",

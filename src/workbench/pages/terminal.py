@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from workbench.evaluation.answers import Prediction
 from workbench.evaluation.metrics import CONSTRAINED, DASH, amount, describe, p_text, points, span, title
+from workbench.screen import SafeConsole, json_line
 
 LOG_WIDTH = 116  # characters of a line where there is no terminal: the table of the arms fits
 ROOM_FOR_ENDS, ROOM_FOR_MORE, CELL = 100, 60, 15  # characters
@@ -28,12 +28,12 @@ def results() -> Console:
     """Where results go: standard output, as wide as its terminal; a file is as wide as COLUMNS says, else 116."""
     columns = os.environ.get("COLUMNS", "")
     width = None if sys.stdout.isatty() else int(columns) if columns.isdecimal() and int(columns) else LOG_WIDTH
-    return Console(highlight=False, markup=False, width=width)
+    return SafeConsole(highlight=False, markup=False, width=width)
 
 
 def print_json(value: object) -> None:
     """One JSON object on one line of standard output, so that the objects of a sweep are JSON lines."""
-    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+    print(json_line(value), flush=True)
 
 
 def with_unit(metric: str) -> str:

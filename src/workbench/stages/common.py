@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from workbench.command import next_command
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe
 from workbench.runs import Run, hold_source, kept_data
+from workbench.screen import SafeConsole
 from workbench.sources import (
     content_sha256,
     is_here,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 PREPARED = "prepared"  # the folder of a run's `data/` that holds its rows as the sources gave them
 MODELS = ("model.source", "teacher.weights")  # the keys of sources that are models
 # A log file is as wide as the table of the arms; a terminal says itself how wide it is.
-SCREEN = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
+SCREEN = SafeConsole(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 116)
 
 
 def tracking_egress(experiments: Path) -> Egress:

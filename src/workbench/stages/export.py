@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from workbench.bundles.prove import refuse_failed, trusted_key
 from workbench.bundles.transfer import copy_bundle, shown
 from workbench.command import command
 from workbench.engines.served import available, engine_for
 from workbench.errors import RequestError
 from workbench.files import temporary_folder
+from workbench.screen import SafeConsole
 from workbench.sources import cache_folder
 from workbench.stages.bundle import bundle_checks
 from workbench.tracking import resolve_source
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 MODELS = ("models:/", "mlflow:models:/")
 
 

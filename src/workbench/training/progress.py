@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from workbench.progress_bar import memory_held, time_left
+from workbench.screen import SafeConsole
 from workbench.training.job import Event, Shown
 
 LINE_SECONDS = 60.0
@@ -165,7 +165,7 @@ class Screen:
     """A progress bar on standard error; where that is not a terminal, a line now and then."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = SafeConsole(stderr=True, highlight=False)
         columns = (
             TextColumn("  training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from workbench.errors import RequestError, nearest
 from workbench.evaluation.pairing import compare_gathered, gather
@@ -15,6 +12,7 @@ from workbench.pages.comparison_page import write_comparison
 from workbench.pages.terminal import arms_table, compare_table
 from workbench.records import digest
 from workbench.runs import Run
+from workbench.screen import SafeConsole, json_line
 
 
 def run(runs: str, metric: str, experiments: str, output: str, out: str = "") -> int:
@@ -32,9 +30,9 @@ def run(runs: str, metric: str, experiments: str, output: str, out: str = "") ->
     page = Path(out) if out else root / ".compare" / f"{digest([*gathered.names, metric], 8)}.html"
     write_comparison(result, gathered.contenders, page, prompts=prompts_of(compared))
     if output == "json":
-        print(json.dumps(result | {"page": str(page)}, ensure_ascii=False, indent=1))
+        print(json_line(result | {"page": str(page)}, indent=1))
         return 0
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     console.print(arms_table(result))
     console.print(compare_table(result["comparisons"], result["confidence"]))
     for line in result["said"]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from workbench.data.chat import recipe_tokenizer, render_all
@@ -16,6 +14,7 @@ from workbench.recipe import Data, Recipe, makes_rows, sources_of, weights_of
 from workbench.recipe.methods import material_of
 from workbench.records import TokenRow
 from workbench.runs import find_run, run_digest
+from workbench.screen import SafeConsole, json_line
 from workbench.sources import content_digests, model_folder
 from workbench.teacher.document_rows import ROWS, data_of
 from workbench.views.plan import blank_filled
@@ -48,9 +47,9 @@ def run(recipe: Recipe) -> int:
     }
     if recipe.output == "json":
         shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
-        print(json.dumps({"rows": shown, "counts": counts, "said": notes}, ensure_ascii=False))
+        print(json_line({"rows": shown, "counts": counts, "said": notes}))
         return 0
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False, markup=False)
     for row in rows[: recipe.rows]:
         trained = sum(row.trained)
         console.rule(f"{row.where or row.id}: {len(row.input_ids)} tokens, {trained} trained", align="left")

@@ -8,8 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from workbench import errors
 from workbench.bundles.checks import static_checks
 from workbench.bundles.manifest import read_manifest
@@ -19,8 +17,9 @@ from workbench.compress.format_check import really_quantized
 from workbench.engines.served import Served, chat, engine_for, serve_bundle
 from workbench.errors import WorkbenchError
 from workbench.records import Message, message_dicts
+from workbench.screen import SafeConsole
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 HELLO = (Message("user", "Say hello."),)
 LONGEST_SHOWN = 400  # characters of a held-out prompt that still fit a line to be copied
 

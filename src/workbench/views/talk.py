@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from workbench import errors, extras
 from workbench.bundles.checks import static_checks
 from workbench.bundles.manifest import read_manifest
@@ -26,11 +24,12 @@ from workbench.pages.terminal import print_json, results
 from workbench.recipe import Recipe, sources_of, weights_of
 from workbench.records import Message
 from workbench.runs import Run, find_run, run_digest
+from workbench.screen import SafeConsole
 from workbench.sources import cache_folder, content_digests, model_folder
 from workbench.tracking import resolve_source
 from workbench.training.shrink import model_under, shrunk
 
-SCREEN = Console(stderr=True, highlight=False, markup=False)
+SCREEN = SafeConsole(stderr=True, highlight=False, markup=False)
 MODELS = ("models:/", "mlflow:models:/")
 NEW, LEAVE = "/new", ("/bye", "/exit", "/quit")
 

@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from workbench import errors
 from workbench.errors import RequestError, WorkbenchError
 from workbench.privacy.redact import redact
 from workbench.recipe import Tracking
+from workbench.screen import SafeConsole
 from workbench.teacher.egress import write_line
 from workbench.tracking import Egress, catch_up, free_port, is_server, serve_ui, shown, store_uri
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 
 
 def run(experiments: str, uri: str, port: int) -> int:

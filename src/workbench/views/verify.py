@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.scorers import deciding_score, portable
 from workbench.pages.terminal import show
 from workbench.recipe import Evaluate
+from workbench.screen import SafeConsole
 from workbench.training.shrink import model_under
 
 NO_ENGINE = "none"
@@ -78,7 +78,7 @@ def verify_bundle(folder: Path, engine: str, key: str, output: str) -> int:
     if output == "json":
         show(str(folder), {"passed": passed, "checks": [asdict(check) for check in checks]}, output)  # type: ignore[dict-item]
     else:
-        Console(highlight=False).print(check_table(str(folder), checks, passed))
+        SafeConsole(highlight=False).print(check_table(str(folder), checks, passed))
     return errors.OK if passed else errors.GATE_SAID_NO
 
 
