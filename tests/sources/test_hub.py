@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,6 +50,14 @@ class Hub(BaseHTTPRequestHandler):
             info = {"id": "org/tiny", "sha": commit, "siblings": [{"rfilename": f} for f in files]}
             info |= self.server.info  # type: ignore[attr-defined]
             return self.send(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, body)
+        if self.path.startswith("/org/tiny/resolve/") and name == getattr(self.server, "endless", None) and body:
+            self.send_response(200)
+            for key, value in {"ETag": '"e"', "X-Repo-Commit": commit, "Content-Length": str(10**12)}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"a" * 1_000_000)
         if self.path.startswith("/org/tiny/resolve/") and name in files:
             etag = hashlib.sha256(files[name]).hexdigest()
             return self.send(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, body)
@@ -112,6 +121,17 @@ def test_what_the_hub_refuses_is_one_clear_line(
     done = resolve(source, hub, tmp_path)
     assert done.stderr.startswith("2 "), done.stderr
     assert named in done.stderr
+
+
+def test_a_file_without_an_end_is_refused_and_leaves_nothing(
+    hub: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_HUB_GB", "0.05")
+    hub.endless = "model.safetensors"  # type: ignore[attr-defined]
+    done = resolve("hf:org/tiny", hub, tmp_path)
+    assert done.stderr.splitlines()[-2].endswith("hf:org/tiny: it is larger than 0.05 GB, or has no end")
+    assert "WORKBENCH_HUB_GB=0.1" in done.stderr
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 100_000
 
 
 def test_a_branch_is_pinned_aloud_to_the_commit_of_its_first_fetch(hub: ThreadingHTTPServer, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
         …
         server.bodies  # what was asked, in order
 
-`completion` is a chat completion to start from; a reply is its JSON, or (content type, bytes), or (status, JSON).
+`completion` is a chat completion to start from; a reply is its JSON, or (content type, bytes), or (status, JSON); in
+the place of bytes an iterator of them is a body that may have no end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -63,6 +64,15 @@ def odd_teacher(reply: Callable[[dict[str, Any]], Any]) -> Iterator[Odd]:
                 status, raw = answer
             elif isinstance(answer, tuple):
                 kind, raw = answer
+            if isinstance(raw, Iterator):  # a body that goes on until nobody reads it any more
+                self.close_connection = True
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                with suppress(OSError):
+                    for piece in raw:
+                        self.wfile.write(piece)
+                return
             raw = raw if isinstance(raw, bytes) else json.dumps(raw).encode()
             self.send_response(status)
             self.send_header("Content-Type", kind)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,36 @@ def test_anthropic_s_words_are_held_to_the_same_counts() -> None:
                "usage": {"input_tokens": -50, "cache_read_input_tokens": 1e30, "output_tokens": 1}}  # fmt: skip
     usage = read_reply("anthropic", payload, request).usage
     assert (usage.tokens_in, usage.cached, usage.out, usage.own_in) == (100, 0, 1, True)
+
+
+def endless(pause: float) -> Iterator[bytes]:
+    """A JSON text that never ends, fast or drop by drop."""
+    yield b'{"choices": [{"message": {"content": "'
+    while True:
+        time.sleep(pause)
+        yield b"a" * (1 if pause else 1_000_000)
+
+
+def test_a_reply_without_an_end_stops_the_stage_and_names_the_endpoint(tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        return completion("yes") if is_probe(body) else ("application/json", endless(0))
+
+    with odd_teacher(reply) as server:
+        made = project(tmp_path, questions(3), server.url, **SETTINGS)
+        done = made.label()
+    assert done.returncode == 1
+    assert "teacher.base_url: the reply is longer than 64,000,000 bytes" in done.stderr
+    assert len(server.rows) <= 3
+
+
+def test_a_reply_that_drips_is_given_up_after_the_time_for_one_request(tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Any:
+        return ("application/json", endless(0.05)) if CASE.search(json.dumps(body)) else completion("yes")
+
+    with odd_teacher(reply) as server:
+        made = project(tmp_path, ["Is it so? Case 1.", *questions(3)], server.url, **SETTINGS | {"timeout_s": 0.5})
+        done = made.label()
+    assert done.returncode == 0, done.stderr
+    rejected = {line["id"]: line for line in made.lines("rejected")}
+    assert list(rejected) == ["row-0"]
+    assert len(made.lines("labels")) == 3

@@ -15,7 +15,7 @@ NETWORK = ("http", "https")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def limit(most: int) -> None:
+def limit(most: int, memory: "int | None" = MEMORY) -> None:
     """Let no file grow beyond `most` bytes: a write fails then. Nothing where the system knows no such limits."""
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -24,8 +24,9 @@ def limit(most: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails with a reason
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most if hard < 0 else min(most, hard), hard))
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY if hard < 0 else min(MEMORY, hard), hard))
+        if memory is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (memory if hard < 0 else min(memory, hard), hard))
 
 
 def end_with_parent() -> None:

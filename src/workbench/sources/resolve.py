@@ -35,6 +35,7 @@ from workbench.files import file_sha256, whole_folder, write_whole
 from workbench.isolation import isolated
 from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, files_sha256, model_sha256
+from workbench.sources.hub_download import download
 from workbench.sources.places import is_pattern, matches, places, split_scheme
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
@@ -481,7 +482,7 @@ def fetch_hf(wanted: Repository, into: Path, earlier: Mapping[str, Any]) -> dict
     What was named without a commit is fetched at the commit of `earlier`, the note of its first fetch, if there is one.
     """
     from httpx import HTTPError
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     named = wanted.repo + (f"@{wanted.revision}" if wanted.revision else "")
@@ -493,20 +494,22 @@ def fetch_hf(wanted: Repository, into: Path, earlier: Mapping[str, Any]) -> dict
             print(f"{where}: pinned to {commit}", file=sys.stderr)
         if not COMMIT.fullmatch(str(commit)):
             raise WorkbenchError(f"the hub names no commit: {commit!r}", where=where, remedy="name one yourself")
-        snapshot_download(
-            wanted.repo,
-            revision=commit,
-            local_dir=into,
-            allow_patterns=HF_PATTERNS,
-            ignore_patterns=["original/*"],
-        )
-    except GatedRepoError:
-        raise RequestError(
-            "the hub asks for your consent", where=where, remedy="accept the licence on its page, then set HF_TOKEN"
-        ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise RequestError("the hub has no such repository or revision", where=where) from None
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise hub_refusal(type(error).__name__, str(error), where) from None
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise WorkbenchError(f"the hub could not be read: {error}", where=where, remedy="try again") from None
+    name, words = download(wanted.repo, str(commit), into, HF_PATTERNS, where)
+    if name:
+        raise hub_refusal(name, words, where)
     shutil.rmtree(into / ".cache", ignore_errors=True)
     return {"commit": str(commit)}
+
+
+def hub_refusal(name: str, words: str, where: str) -> WorkbenchError:
+    """What an error of the hub's library means, by its name."""
+    if name == "GatedRepoError":
+        remedy = "accept the licence on its page, then set HF_TOKEN"
+        return RequestError("the hub asks for your consent", where=where, remedy=remedy)
+    if name in ("RepositoryNotFoundError", "RevisionNotFoundError"):
+        return RequestError("the hub has no such repository or revision", where=where)
+    return WorkbenchError(f"the hub could not be read: {name}: {words}", where=where, remedy="try again")

@@ -22,7 +22,7 @@ from workbench.files import file_sha256
 from workbench.privacy.secrets import masked, masked_values, remember, values_without_held
 from workbench.recipe import Teacher
 from workbench.sources import resolve
-from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, Sending
+from workbench.teacher.egress import SENDING, BlockedError, ChokePoint, EndlessReplyError, Sending
 from workbench.teacher.payload import ErrorInReply, ShapeError, read_reply
 from workbench.teacher.reach import base_url_of, refuse_readable, refuse_stray_key
 from workbench.teacher.wire import Reply, Request, Usage
@@ -31,7 +31,8 @@ from workbench.teacher.wire import Reply, Request, Usage
 #
 # OpenAI: platform.openai.com/docs/api-reference. Anthropic: docs.anthropic.com/en/api.
 
-AGENT = {"User-Agent": f"llm-workbench/{__version__}"}
+# A packed body could be a thousand times as long as it seems.
+AGENT = {"User-Agent": f"llm-workbench/{__version__}", "Accept-Encoding": "identity"}
 OPENAI_HOST = "api.openai.com"
 # The current version takes no `temperature`; the one before it does, for models that still have one.
 ANTHROPIC_VERSION, ANTHROPIC_WITH_TEMPERATURE = "2026-10-21", "2023-06-01"
@@ -261,6 +262,10 @@ def sorted_out(error: Exception, teacher: Teacher, sending: Sending) -> TroubleE
             return TroubleError("row", f"not sent: {cause}", filtered=True)
         if isinstance(cause, httpx.ConnectError):
             return TroubleError("again", f"no connection: {cause}", egress=left)
+        if isinstance(cause, EndlessReplyError):  # none that is paid for by its words is so long
+            remedy = "look at what stands at teacher.base_url: no answer of max_tokens is so long"
+            what = WorkbenchError(str(cause), where="teacher.base_url", remedy=remedy)
+            return TroubleError("stop", str(cause), error=what, charged=True, egress=left)
         cause = cause.__cause__
     status = getattr(error, "status_code", None)
     if status is None:

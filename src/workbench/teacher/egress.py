@@ -6,11 +6,13 @@ missing line. It names row, destination, class, what was swapped out, and the di
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,11 +175,64 @@ class ChokePoint(httpx.AsyncBaseTransport):
             "row": sending.row, "class": sending.privacy, "rule": rule, "redacted": dict(sending.redacted),
             "bytes": len(body), "sha256": sha256(body),
         })  # fmt: skip
-        return await self.inner.handle_async_request(going)
+        return await bounded(self.inner, going)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.inner.aclose()
+
+
+# What comes back has an end: no reply to a question is longer than this, no file of a batch's results than that.
+MOST_REPLY, MOST_FILE, PACKED = 64_000_000, 4_000_000_000, 100  # bytes; a packed body may have a hundredth
+FILE_TIMES = 30  # a file may take so many times the time of one request
+
+
+class EndlessReplyError(httpx.TransportError):
+    """A reply goes on past anything that was asked for."""
+
+
+class Bounded(httpx.AsyncByteStream):
+    """A reply's bytes as they come: EndlessReplyError past `most`, ReadTimeout once `seconds` are over."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, most: int, seconds: float):
+        self.stream, self.most, self.seconds = stream, most, seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        deadline, count = asyncio.get_running_loop().time() + self.seconds, 0
+        pieces = aiter(self.stream)
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise httpx.ReadTimeout(f"the reply was still coming after {self.seconds:g} s") from None
+            count += len(piece)
+            if count > self.most:
+                raise EndlessReplyError(f"the reply is longer than {self.most:,} bytes")
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close the connection's own stream."""
+        await self.stream.aclose()
+
+
+async def bounded(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+    """Send a request; its reply has to begin within the client's time for one request, and to end in as much again."""
+    seconds = request.extensions.get("timeout", {}).get("read") or math.inf
+    try:
+        async with asyncio.timeout(None if seconds == math.inf else seconds):
+            response = await transport.handle_async_request(request)
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no reply had begun after {seconds:g} s", request=request) from None
+    most, times = (MOST_REPLY, 1) if request.method == "POST" else (MOST_FILE, FILE_TIMES)
+    if response.headers.get("content-encoding", "identity") != "identity":
+        most //= PACKED
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    response.stream = Bounded(stream, most, seconds * times)
+    return response
 
 
 async def pinned(request: httpx.Request) -> httpx.Request:
