@@ -252,3 +252,33 @@ def test_a_registry_that_names_a_device_is_refused_before_it_is_read(
     monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: location)
     with pytest.raises(WorkbenchError, match="no plain file"):
         resolve_source("mlflow:models:/tiny@champion", tmp_path / "into")
+
+
+def test_a_manifest_that_others_can_write_vouches_for_nothing(experiments: Path, tmp_path: Path) -> None:
+    registered(experiments, one_run(experiments, "aaaaaaaa"), passed=False)
+    resolve_source("mlflow:models:/tiny@challenger", tmp_path / "as it was registered")
+    change(experiments, 1, tag_too=True)
+    poisoned = folder_digest(stored(experiments, 1))
+    run = experiments / "tiny" / "aaaaaaaa"
+    manifest = json.loads((run / "run.json").read_text())
+    for made in manifest["stages"]["merge"]["artefacts"]:
+        made["sha256"] = poisoned
+    (run / "run.json").write_text(json.dumps(manifest))
+    statements = json.loads((run / "vouched.json").read_text())
+    for name, value in (("as they are", statements), ("renamed", [s | {"sha256": poisoned} for s in statements])):
+        (run / "vouched.json").write_text(json.dumps(value))
+        with pytest.raises(WorkbenchError, match="nothing outside the registry vouches"):
+            resolve_source("mlflow:models:/tiny@challenger", tmp_path / name)
+
+
+def test_a_champion_that_was_set_back_to_an_older_signed_version_is_said_aloud(
+    experiments: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(experiments, one_run(experiments, "aaaaaaaa"))
+    registered(experiments, one_run(experiments, "bbbbbbbb"))
+    resolve_source("mlflow:models:/tiny@champion", tmp_path / "two")
+    assert "set back" not in capsys.readouterr().err
+    with connect(store_uri(Tracking(), experiments)) as client:
+        client.set_registered_model_alias("tiny", "champion", "1")
+    resolve_source("mlflow:models:/tiny@champion", tmp_path / "one")
+    assert "tiny@champion is version 1, and version 2 was made champion here last" in capsys.readouterr().err

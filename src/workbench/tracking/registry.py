@@ -32,6 +32,7 @@ from workbench.tracking.outbound import Egress, Outbound, outbound, strings
 from workbench.tracking.run_record import Line, interval_text
 from workbench.tracking.store import Store, is_here, open_store, plain_name
 from workbench.tracking.versions import check_signed, check_trusted
+from workbench.tracking.vouching import note_champion, vouch
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -92,6 +93,7 @@ def register(
             tags = version_tags(part, model.model_id, recipe, manifest, report, events)
             version = registered_version(store, part, model, leaving_tags(tags, out))
             check_version(store, version, part, experiments, download, verify)
+            vouch(folder, part.registered, part.sha256)
             champion = passed and part.passed
             if not champion:
                 notes += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
@@ -302,6 +304,8 @@ def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list
         if before.get(alias) != number:
             store.client.set_registered_model_alias(name, alias, number)
             notes.append(f"{name} version {number} is now {alias}")
+        if alias == "champion":
+            note_champion(store.uri, name, number)
     return notes
 
 
@@ -313,6 +317,8 @@ def withdraw(store: Store, name: str, part: Part, digest: str, aliases: Sequence
         if alias in aliases and (tags.get("digest"), tags.get("label")) == (digest, part.label):
             store.client.set_model_version_tag(name, number, "gate", "refused")
             store.client.delete_registered_model_alias(name, alias)
+            if alias == "champion":
+                note_champion(store.uri, name, None)
             notes.append(f"{name} version {number} is no longer {alias}: the gate refuses it")
     return notes
 
@@ -330,6 +336,8 @@ def take_back(store: Store, name: str, number: str, is_intact: IsIntact) -> list
         else:
             store.client.set_registered_model_alias(name, alias, last)
             rest = f"version {last} is {alias} again"
+        if alias == "champion":
+            note_champion(store.uri, name, last)
         notes.append(f"{name} version {number} is no longer {alias}, for its bytes are not proven; {rest}")
     return notes
 

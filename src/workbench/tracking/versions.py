@@ -6,21 +6,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import yaml
-
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import artefact, read_json
+from workbench.files import artefact
+from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.signing_keys import PUBLIC, SHORT, TRUSTED, fingerprint, keys_folder, trusted_keys
 from workbench.tracking.bounds import CALL_S, GIVEN_UP, AwayError, while_growing, within
 from workbench.tracking.store import connect, is_here, manners, plain_name, shown, store_uri
+from workbench.tracking.vouching import set_back, vouched
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -86,7 +87,7 @@ def resolve_source(source: str, into: Path, key: Path | None = None, experiments
     """Download `mlflow:models:/name@alias` or `mlflow:models:/name/3` into the folder `into` and prove its bytes.
 
     They must have the version's hash and be vouched for by what the store does not hold: the signature of a trusted
-    key (`key`, when one is named), or the manifest of a run in `experiments`. The store is `uri`, else
+    key (`key`, when one is named) on a bundle, or beside a run in `experiments`. The store is `uri`, else
     `MLFLOW_TRACKING_URI`, else the sqlite store in `experiments`. Raises RequestError for a source that cannot be
     read or found, WorkbenchError when the bytes are not proven.
     """
@@ -104,6 +105,8 @@ def resolve_source(source: str, into: Path, key: Path | None = None, experiments
         )
     with connect(uri) as client:
         version = find_version(client, match, source)
+        if match["alias"] == "champion" and (line := set_back(uri, version.name, str(version.version))):
+            print(masked(line), file=sys.stderr)
         promised = version.tags.get("sha256")
         if not promised:
             raise WorkbenchError(
@@ -242,6 +245,8 @@ def find_champion(tracking: Tracking, experiments: Path, recipe_name: str) -> Ch
         if not number:
             return None
         tags = client.get_model_version(name, number).tags
+    if line := set_back(uri, name, number):
+        print(masked(line), file=sys.stderr)
     return Champion(name, number, str(tags.get("digest", "")), str(tags.get("sha256", "")))
 
 
@@ -263,7 +268,7 @@ def fetch_champion(tracking: Tracking, experiments: Path, champion: Champion, in
     return into
 
 
-# Whether bytes from the registry are ours: signed by a key that is trusted here, or listed by a run's own manifest.
+# Whether bytes from the registry are ours: signed by a key that is trusted here, as a bundle or beside their run.
 #
 # A version's tags prove nothing: whoever changes its files can change its tags with them.
 
@@ -279,11 +284,11 @@ def check_trusted(folder: Path, name: str, where: str, experiments: Path, keys: 
     if problem is None:
         return
     sha256 = artefact(folder, folder).sha256
-    if sha256 in listed_digests(experiments, name):
+    if sha256 in vouched(experiments, name):
         return
     raise WorkbenchError(
         f"nothing outside the registry vouches for these bytes: {problem}, and no run of {name} in {experiments} "
-        f"has made sha256 {sha256}",
+        f"has a trusted key's word for sha256 {sha256}",
         where=where,
         remedy="`register` the run again where it was made; to trust another maker, put their "
         f"{PUBLIC} into {keys_folder() / TRUSTED}",
@@ -321,23 +326,3 @@ def why_not_signed(folder: Path, name: str, keys: Sequence[Path]) -> str | None:
     if not isinstance(claimed, str) or plain_name(claimed) != name:
         return f"they are the signed bundle of another model, {claimed!r}"
     return None
-
-
-def listed_digests(experiments: Path, name: str) -> set[str]:
-    """The digests of the models that this machine's runs have made to be registered as `name`."""
-    return {sha256 for path in sorted(experiments.glob("*/*/run.json")) for sha256 in offered(path, name)}
-
-
-def offered(manifest: Path, name: str) -> Iterator[str]:
-    """The digests that one run's manifest has for a registered name; a run that cannot be read offers none."""
-    try:
-        run = read_json(manifest)
-        recipe = yaml.safe_load((manifest.parent / "recipe.yaml").read_text(encoding="utf-8")) or {}
-        own = plain_name((recipe.get("tracking") or {}).get("registered_model") or str(run["recipe"]))
-        made = {a["path"]: a["sha256"] for entry in run["stages"].values() for a in entry.get("artefacts", ())}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return
-    for path, sha256 in made.items():
-        arm = path.removeprefix("bundle/") if path.startswith("bundle/") else ""
-        if (name == own and (path == "merge/model" or arm == "student")) or (arm and name == f"{own}-{arm}"):
-            yield sha256
