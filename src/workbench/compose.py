@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from workbench import errors, extras, hydra_guard
 from workbench.command import swept, typed
 from workbench.errors import RequestError, WorkbenchError, nearest
+from workbench.plain_yaml import YAMLSizeError, read_yaml, yaml_text
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, known_keys, read, refuse_secrets, register_schema
 from workbench.recipe.read import bad_key, check_recipe_name, refuse_resolvers, walk
@@ -49,7 +50,6 @@ QUIET = [
 
 # Mappings whose own keys a recipe names; Hydra would want a `+` before one that is not there yet.
 OPEN_ENDED = ("teacher.fields.", "cost.sources.", "cost.ranges.", "cost.as_of.")
-LONGEST_FILE, MOST_VALUES, DEEPEST = 1_000_000, 20_000, 40  # bytes, values and levels of one YAML file
 
 
 def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
@@ -155,11 +155,11 @@ def find_recipe(name: str) -> Path:
 def yaml_of(path: Path, group: str = "") -> Any:
     """A YAML file's content, with nothing in it that Hydra would act upon while it composes, and its text as typed."""
     try:
-        if path.stat().st_size > LONGEST_FILE:
-            raise RequestError(f"it is longer than {LONGEST_FILE:,} bytes", where=str(path), remedy="is it a recipe?")
-        text = path.read_text(encoding="utf-8")
+        text = yaml_text(path)
     except UnicodeDecodeError as error:
         raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
+    except YAMLSizeError as error:
+        raise RequestError(str(error), where=str(path), remedy="is it a recipe?") from None
     return looked_at(text, path, group)
 
 
@@ -167,31 +167,18 @@ def yaml_of(path: Path, group: str = "") -> Any:
 def looked_at(text: str, path: Path, group: str) -> object:
     """The content of `yaml_of`, which nobody writes to: a command looks at its recipe more than once."""
     try:
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
     except yaml.YAMLError as error:
         raise RequestError(f"not valid YAML: {error}", where=str(path)) from None
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number or a date that Python cannot hold
+    except YAMLSizeError as error:
+        raise RequestError(
+            str(error), where=str(path), remedy="write the values themselves, without anchors and aliases"
+        ) from None
+    except (RecursionError, ValueError) as error:  # a number or a date that Python cannot hold
         raise RequestError(f"its YAML cannot be read: {error}", where=str(path)) from None
-    refuse_expanding(content, path)
     hydra_guard.check_text(text, content, path)
     refuse_retyped(text, str(path), group)
     return content
-
-
-def refuse_expanding(content: Any, path: Path) -> None:
-    """Refuse what aliases make endless, or so large or deep that walking through it would not end in time."""
-    waiting, values = [(content, 0)], 0
-    while waiting:
-        node, depth = waiting.pop()
-        inner = [*node.keys(), *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else ()
-        values += len(inner)
-        if values > MOST_VALUES or depth > DEEPEST:
-            raise RequestError(
-                f"its aliases written out, it holds more than {MOST_VALUES:,} values or {DEEPEST} levels",
-                where=str(path),
-                remedy="write the values themselves, without anchors and aliases",
-            )
-        waiting += [(value, depth + 1) for value in inner]
 
 
 def check_nouns(path: Path, overrides: list[str]) -> None:

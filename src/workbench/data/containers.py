@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from workbench.data.packing import SUFFIXES, is_rows_file, suffix_of
 from workbench.data.raw import PARTS, Raw, UnreadableError, checked, first_line, kind, part_of
 from workbench.errors import RequestError, nearest
 from workbench.recipe import Data
+from workbench.sources.trial import objection
 
 if TYPE_CHECKING:
     import pyarrow
@@ -111,12 +113,32 @@ def splits_of(path: Path) -> set[str]:
 
 
 BATCH = 1_000  # rows of a table that are held at once
+# What a child may take to read a table through: seconds, bytes a second beside them, bytes of memory beside its own.
+TRIAL_S, TRIAL_SPEED, TRIAL_MEMORY = 20, 5_000_000, 4_000_000_000
+
+
+def refuse_untrusted(path: Path) -> None:
+    """RequestError for a table that a child process with limits could not read through, or that swells in it."""
+    facts = path.stat()
+    against = objection_to(path, facts.st_size, facts.st_mtime_ns)
+    if against:
+        raise RequestError(
+            against, where=str(path), remedy="write it anew, as JSON lines if need be: nothing of it was read"
+        )
+
+
+@lru_cache(maxsize=64)
+def objection_to(path: Path, size: int, _written: int) -> str:
+    """What speaks against a table, tried once while it stays as it is."""
+    script = Path(__file__).with_name("table_trial.py")
+    return objection(script, [path], seconds=TRIAL_S + size // TRIAL_SPEED, memory=TRIAL_MEMORY + size)
 
 
 def parquet_rows(path: Path) -> Iterator[Raw]:
     """Rows of a Parquet file, batch by batch; class labels come as their names."""
     import pyarrow.parquet
 
+    refuse_untrusted(path)
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
@@ -129,6 +151,7 @@ def arrow_rows(path: Path) -> Iterator[Raw]:
     """Rows of an Arrow file, of either kind, batch by batch; class labels come as their names."""
     import pyarrow.ipc
 
+    refuse_untrusted(path)
     try:
         source = pyarrow.memory_map(str(path))
         try:
@@ -162,7 +185,7 @@ def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {k: f["names"] for k, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -179,6 +202,8 @@ def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     """Rows of a folder that `datasets` wrote with save_to_disk; class labels come as their names."""
     from datasets import ClassLabel, DatasetDict, load_from_disk
 
+    for file in sorted(path.rglob("*.arrow")):
+        refuse_untrusted(file)
     try:
         dataset = load_from_disk(str(path))
     except Exception as error:  # what datasets raises on a damaged folder depends on the file that is damaged

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench.data.packing import decoded_lines, suffix_of
-from workbench.data.raw import Raw, checked, first_line, spoiled
+from workbench.data.raw import MOST_COLUMNS, Raw, checked, first_line, spoiled
 from workbench.errors import RequestError
 
 
@@ -48,7 +49,13 @@ def csv_rows(path: Path, encoding: str, quoting: str, notes: list[str]) -> Itera
             yield Raw(where, None, spoiled(text) or f"broken CSV: {error}", text)
         elif not header:
             header = [cell.strip() or f"column_{i}" for i, cell in enumerate(cells, 1)]
-            repeated = {name for name in header if header.count(name) > 1}
+            if len(header) > MOST_COLUMNS:
+                raise RequestError(
+                    f"the header has {len(header):,} columns, and {MOST_COLUMNS:,} are read",
+                    where=where,
+                    remedy="write the columns that are learned from into a file of their own",
+                )
+            repeated = {name for name, count in Counter(header).items() if count > 1}
             if repeated:
                 raise RequestError(f"columns with one name: {', '.join(sorted(repeated))}", where=where)
         elif len(cells) != len(header):
@@ -59,12 +66,12 @@ def csv_rows(path: Path, encoding: str, quoting: str, notes: list[str]) -> Itera
 
 def csv_cells(lines: Iterable[str], delimiter: str, quoting: Quoting) -> Iterator[tuple[int, str, list[str], str]]:
     """(first line's number, text, cells, '') of each row that is not empty, or what is broken in its first line."""
-    waiting, coming = list[str](), iter(lines)
+    waiting, coming = deque[str](), iter(lines)
     taken: list[str] = []
 
     def one_by_one() -> Iterator[str]:
         while True:
-            line = waiting.pop(0) if waiting else next(coming, None)
+            line = waiting.popleft() if waiting else next(coming, None)
             if line is None:
                 return
             taken.append(line)
@@ -79,7 +86,7 @@ def csv_cells(lines: Iterable[str], delimiter: str, quoting: Quoting) -> Iterato
         except csv.Error as error:
             yield number, taken[0].rstrip("\r\n"), [], first_line(error)
             number += 1
-            waiting[:0] = taken[1:]
+            waiting.extendleft(reversed(taken[1:]))
             reader = csv.reader(one_by_one(), delimiter=delimiter, strict=True, **quoting.settings)
             continue
         if cells is None:

@@ -88,7 +88,8 @@ def load(
         bad_ones = f"; {judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
         notes.append(f"data.format={CHOSEN}: the good answers of {name} are learned, no other{bad_ones}")
     if bad:
-        notes.append(f"{len(bad):,} rows of {name} set aside; the first: {bad[0].where}: {bad[0].reason}")
+        share = f"{len(bad) / (len(examples) + len(bad)):.1%} of its {len(examples) + len(bad):,}"
+        notes.append(f"{len(bad):,} rows of {name} set aside, {share}; the first: {bad[0].where}: {bad[0].reason}")
     if ids.made:
         notes.append(f"{ids.made:,} rows of {name} have no id: a digest of the prompt stands in")
     if ids.secret:

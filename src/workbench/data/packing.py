@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from workbench.errors import RequestError
 
@@ -33,20 +33,58 @@ def is_rows_file(path: Path) -> bool:
     )
 
 
+# What unpacks to so many times its size is no text of rows, which has a tenth of it: it is made to fill a memory.
+SWOLLEN, FROM = 400, 4_000_000  # times, and from how many bytes on that matters
+LONGEST_LINE, LONGEST_ARRAY = 64_000_000, 1_000_000_000  # characters; a .json may have its whole array on one line
+
+
+class Unpacked(io.RawIOBase):
+    """What a packed file holds, as it is unpacked: RequestError once it is out of all proportion to its size."""
+
+    def __init__(self, path: Path, packed: BinaryIO, content: BinaryIO):
+        self.path, self.packed, self.content, self.count = path, packed, content, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.content.read(len(buffer))
+        buffer[: len(piece)] = piece
+        self.count += len(piece)
+        taken = self.packed.tell()
+        if self.count > max(FROM, SWOLLEN * taken):
+            raise RequestError(
+                f"its first {taken:,} bytes unpack to {self.count:,}: more than {SWOLLEN} times as many",
+                where=str(self.path),
+                remedy="unpack it yourself and look at it, if you trust where it comes from",
+            )
+        return len(piece)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.content.close()
+            self.packed.close()
+        super().close()
+
+
 def unpacked(path: Path) -> BinaryIO:
     """A stream of the file's content, unpacked by its ending."""
-    match path.suffix.lower():
+    ending = path.suffix.lower()
+    packed = path.open("rb")
+    if ending not in PACKED:
+        return packed
+    match ending:
         case ".gz":
-            return cast(BinaryIO, gzip.open(path))
+            content = cast(BinaryIO, gzip.open(packed))  # noqa: SIM115  (`Unpacked` closes it)
         case ".bz2":
-            return cast(BinaryIO, bz2.open(path))
+            content = cast(BinaryIO, bz2.open(packed))  # noqa: SIM115
         case ".xz":
-            return cast(BinaryIO, lzma.open(path))
-        case ".zst":
+            content = cast(BinaryIO, lzma.open(packed))  # noqa: SIM115
+        case _:
             import pyarrow  # which has Zstandard's decoder
 
-            return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(str(path), "zstd")))
-    return path.open("rb")
+            content = cast(BinaryIO, pyarrow.CompressedInputStream(packed, "zstd"))
+    return cast(BinaryIO, io.BufferedReader(Unpacked(path, packed, content), 1 << 17))
 
 
 def decoded_lines(path: Path, encoding: str = "utf-8", *, universal: bool = False) -> Iterator[str]:
@@ -63,7 +101,6 @@ def decoded_lines(path: Path, encoding: str = "utf-8", *, universal: bool = Fals
     try:
         with closing(unpacked(path)) as stream:
             begin = stream.read(2)
-            stream.seek(0) if stream.seekable() else None
             if known in UTF_8 and begin in (b"\xff\xfe", b"\xfe\xff"):
                 raise RequestError(
                     "this file is UTF-16", where=str(path), remedy="data.encoding=utf-16, or save it as UTF-8"
@@ -73,7 +110,18 @@ def decoded_lines(path: Path, encoding: str = "utf-8", *, universal: bool = Fals
     try:
         with closing(unpacked(path)) as stream:
             name = "utf-8-sig" if known in UTF_8 else known
-            yield from io.TextIOWrapper(stream, name, "surrogateescape", newline="" if universal else "\n")
+            text = io.TextIOWrapper(stream, name, "surrogateescape", newline="" if universal else "\n")
+            longest = LONGEST_ARRAY if suffix_of(path) == ".json" else LONGEST_LINE
+            number = 0
+            while line := text.readline(longest + 1):
+                number += 1
+                if len(line) > longest:
+                    raise RequestError(
+                        f"line {number:,} is longer than {longest:,} characters",
+                        where=str(path),
+                        remedy="write one row a line; is it a file of rows?",
+                    )
+                yield line
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         refuse_damaged(path, error)
     except UnicodeDecodeError as error:

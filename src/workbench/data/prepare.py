@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -167,11 +168,12 @@ def readable(
     with unchanged(paths, (contents or {}).get(source), f"data.{part}={source}"):
         loaded = load(paths, data, part=part, unanswered=unanswered, most=most, seed=seed)
     total = len(loaded.examples) + len(loaded.bad)
-    if total and len(loaded.bad) / total > data.max_bad_share:
+    allowed = most_bad(data.max_bad_share, total)
+    if len(loaded.bad) > allowed:
         reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in loaded.bad[:3])
         raise RequestError(
             f"{len(loaded.bad):,} of {total:,} rows ({len(loaded.bad) / total:.1%}) cannot be read, "
-            f"and data.max_bad_share allows {data.max_bad_share:.1%}; the first:{reasons}",
+            f"and data.max_bad_share={data.max_bad_share:g} allows {allowed:,} of them; the first:{reasons}",
             where=f"data.{part}={source}",
             remedy="mend them, or raise data.max_bad_share: bad rows are then left out and listed in the run's "
             "data/prepared/quarantine.jsonl",
@@ -179,6 +181,11 @@ def readable(
     if not loaded.examples:
         raise RequestError("there are no rows", where=f"data.{part}={source}", remedy="give it rows")
     return loaded
+
+
+def most_bad(share: float, total: int) -> int:
+    """How many of so many rows may be bad: whole rows, so that one in a small file is what a share above 0 allows."""
+    return math.ceil(share * total - 1e-9)
 
 
 def refuse_other_splits(paths: Sequence[Path], part: str, where: str) -> None:

@@ -13,6 +13,10 @@ PARTS = {"validation": ("validation", "valid", "val", "dev", "eval")}  # as fold
 SPOILED = re.compile("[\x00\ud800-\udfff]")
 
 
+# A row wider or deeper than this is no row of a data set: it is made to exhaust what reads it.
+MOST_COLUMNS, DEEPEST = 10_000, 100
+
+
 class Raw(NamedTuple):
     """One row as its container gave it: a dictionary, or the reason why there is none."""
 
@@ -39,17 +43,19 @@ def checked(where: str, row: object, text: str) -> Raw:
     """A parsed row as Raw: an object whose texts hold no NUL and no undecodable byte."""
     if not isinstance(row, dict):
         return Raw(where, None, f"a row is an object with named values, not {kind(row)}", text)
-    broken = spoiled(row)
+    broken = spoiled(row) if len(row) <= MOST_COLUMNS else f"{len(row):,} values, and {MOST_COLUMNS:,} are read"
     return Raw(where, None if broken else row, broken, text)
 
 
-def spoiled(value: object) -> str:
-    """Why a text, or any text inside a value, cannot be used: a NUL or bytes that are not UTF-8; else ''."""
+def spoiled(value: object, depth: int = 0) -> str:
+    """Why a text, or any text inside a value, cannot be used: a NUL, bytes that are not UTF-8, too deep; else ''."""
     if isinstance(value, str):
         match = SPOILED.search(value)
         return "" if match is None else "a NUL character" if match[0] == "\x00" else not_utf8(value)
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next((why for pair in inner for item in pair if (why := spoiled(item))), "")
+    if inner and depth == DEEPEST:
+        return f"nested more than {DEEPEST} levels deep"
+    return next((why for pair in inner for item in pair if (why := spoiled(item, depth + 1))), "")
 
 
 def kind(value: object) -> str:

@@ -7,7 +7,10 @@ every engine, exactly as it was trained today.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.data.tokenizer import light_tokenizer
 from workbench.errors import RequestError
 from workbench.recipe import Method, Model
-from workbench.records import Message, message_dicts
+from workbench.records import Message, digest, message_dicts
+from workbench.sources.trial import refuse_tokenizer, tried
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # the light one has its interface
@@ -59,6 +63,8 @@ SHIPPED = {
 }  # fmt: skip
 MARKS = {"chatml": ("<|im_start|>", "<|im_end|>"), "plain": ()}
 
+LONGEST_TEMPLATE = 100_000  # bytes; the longest of the well-known ones has a third
+MOST_SECONDS = 5.0  # of processor time for one row: the longest conversations take milliseconds
 DATE_CALL = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
 FOLD = (
     "{% if messages | length > 1 and messages[0]['role'] == 'system' and messages[1]['role'] == 'user' and "
@@ -79,6 +85,7 @@ def load_tokenizer(
 
     Raises RequestError when the file cannot be read or no template is left to render with.
     """
+    refuse_tokenizer(base)
     tokenizer: PreTrainedTokenizerBase | None = light_tokenizer(base) if light else None
     if tokenizer is None:
         from transformers import AutoTokenizer
@@ -94,6 +101,7 @@ def load_tokenizer(
         )
     tokenizer._workbench_notes = []
     if isinstance(tokenizer.chat_template, str):
+        refuse_template(tokenizer.chat_template, str(base) if chat_template is None else "model.chat_template")
         pin_date(tokenizer, day_of(day), str(base))
         pin_system(tokenizer, str(base))
         # Written into the template itself, the switch holds in every engine that the student is ever served by.
@@ -207,6 +215,8 @@ def attempt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     """The messages as the template writes them; None where it refuses."""
     try:
         return template_text(tokenizer, messages, False, {}, "probe")
+    except EndlessTemplateError:
+        raise
     except RequestError:
         return None
 
@@ -222,13 +232,16 @@ def template_text(
     """The messages through the chat template; a template that refuses or fails is a RequestError with its words."""
     form = thought_form(tokenizer) if any(m.reasoning for m in messages) else None
     try:
-        return tokenizer.apply_chat_template(
-            turn_dicts(messages, form),
-            tools=list(tools) or None,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
-            **switches,
-        )
+        with ended_in_time(where):
+            return tokenizer.apply_chat_template(
+                turn_dicts(messages, form),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **switches,
+            )
+    except EndlessTemplateError:
+        raise
     except Exception as error:  # templates raise jinja's errors, and plain TypeError or KeyError from inside
         roles = " → ".join(m.role for m in messages) or "no messages"
         raise RequestError(
@@ -239,6 +252,51 @@ def template_text(
                 "" if any(m.role == "tool" or m.tool_calls for m in messages) else " (data.system=null leaves out ours)"
             ),
         ) from error
+
+
+def refuse_template(template: str, where: str) -> None:
+    """RequestError for a chat template that is endless, or fills the memory, on a few short messages."""
+    size = len(template.encode("utf-8", "replace"))
+    if size > LONGEST_TEMPLATE:
+        against = f"it has {size:,} bytes, and {LONGEST_TEMPLATE:,} are read"
+    elif "\0" in template:
+        against = "there is a NUL character in it"
+    else:
+        against = tried(Path(__file__).with_name("template_trial.py"), template, digest(template), 0)
+    if against:
+        raise RequestError(
+            f"the chat template: {against}", where=where, remedy="set model.chat_template to one that ends"
+        )
+
+
+class EndlessTemplateError(RequestError):
+    """A chat template does not end on a row."""
+
+
+@contextmanager
+def ended_in_time(where: str) -> Iterator[None]:
+    """EndlessTemplateError, naming the row, once what is done within takes MOST_SECONDS of processor time.
+
+    Only in the main thread, and where the system has such a clock: elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGVTALRM"):
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise EndlessTemplateError(
+            f"the chat template is still at work on this row after {MOST_SECONDS:g} seconds",
+            where=where,
+            remedy="set model.chat_template to one that ends",
+        )
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def turn_dicts(messages: Sequence[Message], form: str | None) -> list[dict[str, Any]]:

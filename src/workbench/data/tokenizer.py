@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import RequestError
+
 if TYPE_CHECKING:
     from jinja2 import Template
     from tokenizers import AddedToken, Tokenizer
@@ -126,8 +128,11 @@ def taken_as_it_is(folder: Path, config: dict[str, Any], model: dict[str, Any]) 
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object; an empty one where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """A JSON file's object; an empty one where there is no such file. RequestError where it cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RequestError(f"it cannot be read: {error}", where=str(path), remedy="fetch it anew") from None
 
 
 def content_of(token: Any) -> str:

@@ -41,7 +41,8 @@ KEYS = (
     r"AGE-SECRET-KEY-1[A-Z0-9]{50,}",
 )
 PASSWORD = (
-    r"pass(?:word|wd|phrase|wort|code)|(?<=[a-z][_\-])pass|pwd|kennwort|zugangsdaten|mot[ _]de[ _]passe|contraseñ[ao]|"
+    r"pass(?:word|wd|phrase|wort|code)|(?<=[a-z][_\-])pass|(?<![a-z])(?:pw|pass)(?=[\s\"'`]*[:=])|pwd|kennwort|"
+    r"zugangsdaten|mot[ _]de[ _]passe|contraseñ[ao]|"
     r"wachtwoord|parola|senha"
 )
 TOKEN = (
@@ -67,8 +68,19 @@ HEADER = re.compile(
     r"(?i)\b(?:bearer|basic|digest|apikey|token)[ \t]+(?P<value>(?=[\w.~+/=\-]*\d)[\w.~+/\-]{16,}={0,2})"
 )
 PIN = re.compile(
-    r"(?i)\b(?:pin|cvv2?|cvc2?|cvn|otp|tan)(?:[ \-]?(?:code|number|nummer))?[\"']?\s?(?:is|ist|:|=|#)\s?[\"']?"
-    r"(?P<value>\d{3,8})(?!\d)"
+    r"(?:(?i:\b(?:(?:pin|cvv2?|cvc2?|cvn|otp|tan)(?:[ \-]?(?:code|number|nummer))?|(?:one[ \-]time|security|"
+    r"verification|auth(?:entication)?|2fa|mfa)[ \-](?:code|pin|password)|(?:karten)?prüf(?:ziffer|"
+    r"nummer)(?: der karte)?|"
+    r"(?:sicherheits|bestätigungs|verifizierungs)code)[\"']?\s?(?:is|ist|:|=|#)\s?[\"']?)|"
+    r"\b(?:CVV2?|CVC2?|CVN) (?=\d{3,4}\b)|\bPIN (?=\d{4,8}\b))(?P<value>\d{3,8})(?!\d)"
+)
+# `user/pw: bob / x7…`, and the password that stands right behind a program's -p.
+PAIR = re.compile(
+    r"(?i)\b(?:user(?:name)?|login|benutzer)\s?/\s?(?:pw|pass(?:word|wort)?|kennwort)\s?[:=]\s?[^\s/]{1,60}\s?/\s?"
+    r"(?P<value>[^\s/]{4,60})"
+)
+BEHIND_P = re.compile(
+    r"\b(?:mysql\w*|mariadb\S*|sshpass)\b[^\n|;&]{0,120}?\s-p(?P<value>(?=\S*\d)(?=\S*[A-Za-z])[^\s'\"]{4,60})"
 )
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----[\s\S]*?"
@@ -106,6 +118,8 @@ def is_assigned(match: re.Match[str]) -> bool:
         )
     if mixed or re.search(r"[A-Za-z0-9][^\w\s.,;:\-/'][A-Za-z0-9]", value):
         return True
+    if match.groupdict().get("label", "").lower() in ("pw", "pass"):  # a word of letters is passed, or is a heading
+        return False
     ends = match.end() == len(match.string) or match.string[match.end()] == "\n"
     return bool(match["quoted"]) or "=" in sign or (":" in sign and (ends or value.isdigit()))
 
@@ -152,6 +166,8 @@ CREDENTIALS = (
     Pattern("SECRET", re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(KEYS)})")),
     Pattern("SECRET", HEADER),
     Pattern("SECRET", PIN),
+    Pattern("SECRET", PAIR),
+    Pattern("SECRET", BEHIND_P),
     Pattern("SECRET", TAG),
     Pattern("URL", WEBHOOK),
 )
@@ -253,7 +269,8 @@ def shows_key(text: str) -> bool:
     return bool(KEY_PATTERN.search(text)) or ("://" in text and without_passwords(text) != text)
 
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all of C0 and C1 but tab and line feed
+# All of C0 and C1 but tab and line feed, and the marks that turn the reading order round.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def masked(text: str) -> str:
@@ -266,7 +283,7 @@ def masked(text: str) -> str:
 
 def shown(text: str, held: re.Pattern[str] | None) -> str:
     """`masked`, with the forms of what is held, which many texts share."""
-    text = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", without(text, held))
+    text = CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), without(text, held))
     text = KEY_PATTERN.sub(MASK, text)
     return without_passwords(text) if "://" in text else text
 

@@ -23,6 +23,7 @@ from workbench.sources.weights import (
     model_folder,
     model_is_here,
     model_weights,
+    refuse_broken_source,
     refuse_code,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "model_weights",
     "pinned_commit",
     "quantized_by_name",
+    "refuse_broken_source",
     "refuse_code",
     "refuse_rows_beyond",
     "refuse_untrainable",

@@ -6,8 +6,9 @@ What is read is small: config.json, the heads of the safetensors (names, types, 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -137,14 +138,28 @@ def read_head(path: Path, size: int, where: str) -> dict[str, Tensor]:
         head = json.loads(text)
         entries = {name: entry for name, entry in head.items() if name != "__metadata__"}
         tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()}
-        end = 8 + length + max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        places = sorted((int(e["data_offsets"][0]), int(e["data_offsets"][1]), name) for name, e in entries.items())
+        refuse_lies(places, tensors)
+        end = 8 + length + max((place[1] for place in places), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise RequestError(f"{path.name} is no safetensors file", where=where, remedy="fetch it anew") from None
     if size < end:
         raise RequestError(
             f"{path.name} is cut short: {size:,} of {end:,} bytes are there", where=where, remedy="fetch it anew"
         )
     return tensors
+
+
+def refuse_lies(places: Sequence[tuple[int, int, str]], tensors: Mapping[str, Tensor]) -> None:
+    """ValueError where tensors, sorted by (begin, end, name), overlap or take other bytes than their shape."""
+    taken = 0
+    for begin, end, name in places:
+        tensor = tensors[name]
+        bits = re.search(r"\d+", tensor.dtype)
+        wanted = math.prod(tensor.shape) * (int(bits[0]) if bits else 8) // 8
+        if not taken <= begin <= end or end - begin != wanted:
+            raise ValueError(name)
+        taken = end
 
 
 def refuse_missing_shards(folder: Path, files: set[str], where: str) -> None:
@@ -154,7 +169,7 @@ def refuse_missing_shards(folder: Path, files: set[str], where: str) -> None:
     if index.is_file() and "model.safetensors" not in files:
         try:
             wanted = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise RequestError(f"{index.name} cannot be read", where=where, remedy="fetch it anew") from None
     for match in filter(None, map(SHARD_OF.fullmatch, files)):
         wanted |= {f"{match[1]}-{number:05}-of-{match[3]}.safetensors" for number in range(1, int(match[3]) + 1)}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RequestError, WorkbenchError
 from workbench.files import file_sha256
 from workbench.records import digest
 
@@ -87,6 +87,8 @@ def digests_of(files: Iterable[Path]) -> dict[Path, str]:
     Raises WorkbenchError when a file changes while it is hashed.
     """
     states = {path: state_of(path) for path in files}
+    for path in states:
+        refuse_hollow(path)
     with side_file() as known:
         digests = recall(known, states)
         unread = [path for path in states if path not in digests]
@@ -171,6 +173,33 @@ def keep(known: sqlite3.Connection | None, digests: Mapping[Path, str], states: 
             known.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
 
+# A file of which the disk holds less than this share is a hole: it would be read for hours and say nothing.
+HOLLOW, HOLLOW_FROM = 0.01, 1_000_000_000  # share, and from how many bytes on that matters
+
+
+def refuse_hollow(path: Path) -> None:
+    """RequestError for a large file that is nearly all a hole in the disk; a file system that packs leaves far more."""
+    facts = path.stat()
+    held = getattr(facts, "st_blocks", None)
+    seems = held is not None and facts.st_size > HOLLOW_FROM and held * 512 < HOLLOW * facts.st_size
+    if seems and has_hole(path, facts.st_size):
+        raise RequestError(
+            f"it says that it has {facts.st_size / 1e9:,.1f} GB, and the disk holds {(held or 0) * 512 / 1e6:,.1f} MB: "
+            "the rest is a hole",
+            where=str(path),
+            remedy="write or fetch it anew",
+        )
+
+
+def has_hole(path: Path, size: int) -> bool:
+    """Whether the file system itself says so: one that counts no blocks, or knows no holes, says no."""
+    try:
+        with path.open("rb") as stream:
+            return os.lseek(stream.fileno(), 0, os.SEEK_HOLE) < size
+    except (OSError, AttributeError):
+        return False
+
+
 @contextmanager
 def unchanged(paths: Sequence[Path], wanted: str | None, where: str) -> Iterator[None]:
     """Hold what is read of files or of a folder within this block against the digest that was `wanted`, if any.
@@ -179,6 +208,8 @@ def unchanged(paths: Sequence[Path], wanted: str | None, where: str) -> Iterator
     WorkbenchError naming `where` otherwise.
     """
     before = {p: state_of(p) for path in paths for p in files_of(path)}
+    for path in before:
+        refuse_hollow(path)
     remedy = "run the command again when nothing writes to it any more"
     if wanted is not None and files_sha256(paths) != wanted:
         raise WorkbenchError("it has changed since this command began", where=where, remedy=remedy)

@@ -20,7 +20,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.files import whole_folder, write_whole
 from workbench.sources.bases import read_object
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, model_sha256, unchanged
-from workbench.sources.gguf_header import read_gguf, read_once
+from workbench.sources.gguf_header import read_gguf, read_once, refuse_broken
 from workbench.sources.resolve import is_here, resolve
 from workbench.sources.text_part import TAKING, take_text, text_class
 
@@ -32,6 +32,7 @@ KERNEL = "_implementation"  # of attention or experts: transformers takes one wi
 MAY_LOAD = re.compile(rf'"(?:{"|".join(LOADS_CODE)})"|{KERNEL}"|\\u00[2-7]')
 # What transformers' Trainer leaves beside the weights it saves, to go on from: no loader of a model reads it.
 TRAINER = re.compile(r"(?:optimizer|scheduler|scaler|training_args|rng_state(?:_\d+)?)\.(?:pt|pth|bin)")
+SMALL_JSON = 2_000_000  # characters: a vocabulary is larger, and is tried by itself
 SHARD = re.compile(r"[^./\\][^/\\]*\.safetensors")
 ADAPTER = "adapter_config.json"
 # llama.cpp's pre-tokenizers that split every number character off and then use GPT-2's rule.
@@ -128,6 +129,12 @@ def model_is_here(source: str) -> bool:
     return not text_class(read_object(path / "config.json")) or text_folder(path).is_dir()
 
 
+def refuse_broken_source(source: str) -> None:
+    """RequestError for a packed model, here already, whose head lies; it may be unpacked much later."""
+    if is_here(source) and (path := resolve(source)).suffix == ".gguf":
+        refuse_broken(path)
+
+
 def unpacked_folder(gguf: Path, sha256: str) -> Path:
     """Where a GGUF file's plain weights lie: by its content, for equal names, sizes and times prove nothing."""
     return cache_folder() / "unpacked" / f"{gguf.stem}-{sha256[:32]}-{UNPACKING}"
@@ -136,6 +143,7 @@ def unpacked_folder(gguf: Path, sha256: str) -> Path:
 def unpacked(gguf: Path) -> Path:
     """Unpack a GGUF file into bfloat16 safetensors and a tokenizer that gives llama.cpp's ids."""
     digest = digests_of([gguf])[gguf]
+    refuse_broken(gguf)
 
     def write(folder: Path) -> None:
         print(f"unpacking {gguf.name} …", file=sys.stderr)
@@ -254,13 +262,14 @@ def refuse_json(path: Path, folder: Path) -> None:
     """Refuse a JSON file that makes a loader import code, or names shards that are not files beside it."""
     text = path.read_text(encoding="utf-8", errors="replace")
     index = path.name.endswith(".index.json")
-    if not index and not MAY_LOAD.search(text):
+    if not index and not MAY_LOAD.search(text) and (len(text) > SMALL_JSON or text.count("[") + text.count("{") < 500):
         return
     try:
         content = json.loads(text)
+        keys = list(code_keys(content))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path.name} cannot be read: {error}", where=str(folder)) from None
-    for key in code_keys(content):
+    for key in keys:
         raise RequestError(f"{path.name} has an {key}, which loads code", where=str(folder))
     shards = content.get("weight_map") if index and isinstance(content, dict) else None
     for shard in set(shards.values()) if isinstance(shards, dict) else ():

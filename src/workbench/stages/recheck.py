@@ -12,14 +12,13 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from workbench import errors
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import read_parity
 from workbench.bundles.prove import HERE, choose_engine, limits_of, refuse_failed, trusted_key
 from workbench.data.load import Loaded, load, write_quarantine
-from workbench.data.prepare import describe
+from workbench.data.prepare import describe, most_bad
 from workbench.data.split import joined, normalised
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
@@ -30,16 +29,18 @@ from workbench.evaluation.pairing import DRIFTED, drift, drift_table
 from workbench.evaluation.report import build_report, settings_of
 from workbench.evaluation.scorers import find, metric_names, opened, portable
 from workbench.files import read_json, temporary_folder, write_whole
+from workbench.plain_yaml import read_yaml_file
 from workbench.recipe import Columns, Data, Evaluate, row_sources
 from workbench.records import Example, Message, Tools, digest
 from workbench.runs import now
+from workbench.screen import SafeConsole, json_line
 from workbench.sources import cache_folder, is_here, resolve, resolve_all
 from workbench.stages.bundle import bundle_checks, parity_beside
 from workbench.tracking import resolve_source
 from workbench.tracking.versions import Version, tag, version_named, version_of
 from workbench.training.shrink import model_under
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 MODELS = ("models:/", "mlflow:models:/")
 RECHECKS = "rechecks"
 Place = tuple[Path, str]  # the experiments folder and the URI of the store that the version lies in, empty for its own
@@ -64,10 +65,10 @@ def run(words: Mapping[str, Any]) -> int:
     if version is not None:
         write_tags(version, outcome, store)
     if words["output"] == "json":
-        print(json.dumps(outcome, ensure_ascii=False, indent=1))
+        print(json_line(outcome, indent=1))
     else:
         heading = f"{source}: {outcome['n']:,} fresh rows of {rows}, {100 * outcome['confidence']:.3g} % intervals"
-        Console(highlight=False).print(drift_table(outcome, heading, outcome["confidence"]))
+        SafeConsole(highlight=False).print(drift_table(outcome, heading, outcome["confidence"]))
     SCREEN.print(outcome["sentence"], markup=False, soft_wrap=True)
     SCREEN.print(f"kept in {outcome['folder']}", markup=False, soft_wrap=True)
     if outcome["verdict"] == DRIFTED:
@@ -263,7 +264,7 @@ def read_production(folder: Path, function: str = "") -> Production:
 def recipe_of(folder: Path) -> dict[str, Any]:
     """The recipe that the bundle was made by, as plain values."""
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = read_yaml_file(folder / "recipe.yaml")
         return {"data": dict(recipe["data"]), "evaluate": dict(recipe["evaluate"])}
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise RequestError(f"its recipe cannot be read: {type(error).__name__}: {error}", where=str(folder)) from None
@@ -377,7 +378,7 @@ def fresh_rows(source: str, data: Data) -> Loaded:
             notes.append(f"there is no column {getattr(columns, column)!r} for the {column}")
             columns = replace(columns, **{column: None})
     total = len(loaded.examples) + len(loaded.bad)
-    if loaded.bad and len(loaded.bad) / total > data.max_bad_share:
+    if len(loaded.bad) > most_bad(data.max_bad_share, total):
         reasons = "".join(f"\n    {bad.where}: {bad.reason}" for bad in loaded.bad[:3])
         raise RequestError(
             f"{len(loaded.bad):,} of {total:,} rows cannot be read, and the model's recipe allows "

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from workbench.evaluation.metrics import percent, title
 from workbench.files import read_json
 from workbench.formats import FORMATS
 from workbench.pages.terminal import megabytes, print_json, results
+from workbench.plain_yaml import read_yaml_file
 from workbench.sources import shipped_folder
 from workbench.views.verbs import LISTED
 
@@ -73,7 +73,7 @@ def noun(group: str, name: str) -> dict[str, Any]:
     for folder in (Path("configs"), shipped_folder() / "configs"):
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml_file(path)
             return content if isinstance(content, dict) else {}
     return {}
 

@@ -18,6 +18,7 @@ import yaml
 from workbench.errors import RequestError
 from workbench.files import read_json
 from workbench.pages.terminal import plain
+from workbench.plain_yaml import read_yaml, read_yaml_file
 from workbench.recipe.foreign import FOREIGN, VALUES
 from workbench.sources import shipped_folder
 from workbench.views.look import looked_at, quoted
@@ -108,7 +109,7 @@ def content_of(path: Path) -> dict[str, Any]:
         )
     text = path.read_text(encoding="utf-8")
     try:
-        content = keywords(text) if path.suffix == ".py" else yaml.safe_load(text)  # JSON is YAML
+        content = keywords(text) if path.suffix == ".py" else read_yaml(text)  # JSON is YAML
     except (yaml.YAMLError, SyntaxError, ValueError, RecursionError) as error:
         raise RequestError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(content, dict) or not content:
@@ -200,7 +201,7 @@ def hub_of(noun: str) -> str:
     for folder in (Path("configs"), shipped_folder() / "configs"):
         path = folder / "model" / f"{noun}.yaml"
         if path.is_file():
-            source = str((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("source", ""))
+            source = str((read_yaml_file(path) or {}).get("source", ""))
             return source.removeprefix("hf:").partition("@")[0].lower() if source.startswith("hf:") else ""
     return ""
 

@@ -46,6 +46,7 @@ from workbench.sources import (
     model_is_here,
     pinned_commit,
     quantized_by_name,
+    refuse_broken_source,
     refuse_rows_beyond,
     refuse_untrainable,
     unused_tokens,
@@ -183,6 +184,7 @@ def plan_documents(recipe: Recipe) -> int:
 
 def base_here(model: Model) -> Path | None:
     """The base's folder where it is here already; refused when it could not be tuned."""
+    refuse_broken_source(model.source)
     if not model_is_here(model.source):
         return None
     base = model_folder(model.source, model.sha256, key="model.source")

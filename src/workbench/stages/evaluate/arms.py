@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.bundles.prove import HERE, choose_engine
 from workbench.data.chat import few_shot, recipe_tokenizer
 from workbench.data.prepare import Splits
@@ -24,6 +22,7 @@ from workbench.engines.served import served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import scorers
 from workbench.files import artefact, file_sha256, read_json
+from workbench.plain_yaml import read_yaml_file
 from workbench.recipe import Recipe, has_open_teacher, serves_alone, test_teacher
 from workbench.records import Answer, Example, Message, Tools, calls_text, canonical, digest
 from workbench.runs import Run
@@ -376,7 +375,7 @@ def check_kin(recipe: Recipe, run: Run, home: Path) -> None:
     if not (home / "recipe.yaml").is_file():
         say(run, "evaluate", f"{GOLD} has no recipe.yaml: of what base and on which rows it was trained is not known")
         return
-    theirs = yaml.safe_load((home / "recipe.yaml").read_text(encoding="utf-8"))
+    theirs = read_yaml_file(home / "recipe.yaml")
     base = theirs["model"]["source"]
     if base != recipe.model.source:
         raise RequestError(

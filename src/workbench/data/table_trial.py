@@ -1,0 +1,69 @@
+"""Run as a script, in a child with limits: reads a Parquet or Arrow file through, and prints what speaks against it.
+
+A few kilobytes of Parquet can stand for terabytes, and an Arrow file's offsets can point anywhere: only a file whose
+every batch has been decoded and validated here is read by the process that works with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS, MOST_ROWS, PIECE = 64, 65_536, 64_000_000  # rows decoded at once: first, at most, and for so many bytes
+MOST_COLUMNS = 10_000
+SWOLLEN, FROM = 400, 1_000_000_000  # times its size on the disk, and from how many bytes on that matters
+
+
+def main(path: Path) -> str:
+    """What speaks against a table; "" where nothing does. What the library raises is not caught."""
+    import pyarrow
+
+    pyarrow.set_cpu_count(1)
+    size = path.stat().st_size
+    decoded = rows = 0
+    for batch in batches(path):
+        if batch.num_columns > MOST_COLUMNS:
+            return f"it has {batch.num_columns:,} columns, and {MOST_COLUMNS:,} are read"
+        batch.validate(full=True)
+        decoded, rows = decoded + batch.nbytes, rows + batch.num_rows
+        if decoded > max(FROM, SWOLLEN * size):
+            return (
+                f"its first {rows:,} rows alone are {decoded / 1e9:.1f} GB, and the file has {size / 1e6:.3f} MB: more "
+                f"than {SWOLLEN} times its size"
+            )
+    return ""
+
+
+def batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
+    """The record batches of a file; of one with too many columns an empty one, which tells their number."""
+    import pyarrow.ipc
+
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        file = pyarrow.parquet.ParquetFile(path)
+        if len(file.schema_arrow) > MOST_COLUMNS:
+            yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow)
+        else:
+            first = next(file.iter_batches(ROWS, use_threads=False), None)
+            yield from () if first is None else (first,)
+            rows = PIECE * ROWS // max(first.nbytes, 1) if first is not None else ROWS
+            yield from file.iter_batches(min(max(rows, ROWS), MOST_ROWS), use_threads=False)
+        return
+    source = pyarrow.memory_map(str(path))
+    try:
+        opened = pyarrow.ipc.open_file(source)
+        yield from (opened.get_batch(number) for number in range(opened.num_record_batches))
+    except pyarrow.ArrowInvalid as error:
+        if "not an Arrow file" not in str(error).replace("Not", "not"):
+            raise
+        yield from pyarrow.ipc.open_stream(source)
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1])))
