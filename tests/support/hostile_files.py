@@ -63,19 +63,19 @@ def sparse(folder: Path, name: str, begin: str = "", size: int = 1 << 40) -> Pat
 
 
 def long_line(folder: Path, ending: str) -> Path:
-    """A packed file whose one line has sixty megabytes."""
-    return packed(folder / f"line.jsonl{ending}", [b'{"question": "', *[b"a" * MILLION] * 60, b'"}\n'])
+    """A packed file whose one line has ten megabytes."""
+    return packed(folder / f"line.jsonl{ending}", [b'{"question": "', *[b"a" * MILLION] * 10, b'"}\n'])
 
 
 def empty_lines(folder: Path, ending: str) -> Path:
-    """A packed file of sixty million empty lines after its rows."""
-    return packed(folder / f"empty.jsonl{ending}", [LINES.encode(), *[b"\n" * MILLION] * 60])
+    """A packed file of ten million empty lines after its rows."""
+    return packed(folder / f"empty.jsonl{ending}", [LINES.encode(), *[b"\n" * MILLION] * 10])
 
 
 def many_rows(folder: Path, ending: str) -> Path:
-    """A packed file that gives the same row 900,000 times."""
+    """A packed file that gives the same row 300,000 times."""
     row = b'{"question": "q", "answer": "a"}\n'
-    return packed(folder / f"rows.jsonl{ending}", [row * 30_000] * 30)
+    return packed(folder / f"rows.jsonl{ending}", [row * 30_000] * 10)
 
 
 def nested(folder: Path, name: str, depth: int = 20_000) -> Path:
@@ -102,11 +102,12 @@ def repeated_parquet(folder: Path) -> Path:
 
 
 def endless_parquet(folder: Path) -> Path:
-    """Four million rows of two sentences: gigabytes that take some kilobytes of dictionary."""
+    """600,000 rows of two sentences: more than a gigabyte that takes some kilobytes of dictionary."""
     import pyarrow
 
-    words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 4_000_000, "int8"), ["red" * 100])
-    return parquet(folder, "endless.parquet", {"question": words, "answer": words}, compression="zstd")
+    words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 600_000, "int8"), ["red " * 250])
+    columns = {"question": words, "answer": words}
+    return parquet(folder, "endless.parquet", columns, compression="zstd", row_group_size=50_000)
 
 
 def wide_parquet(folder: Path) -> Path:

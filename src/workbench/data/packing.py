@@ -34,7 +34,7 @@ def is_rows_file(path: Path) -> bool:
 
 
 # What unpacks to so many times its size is no text of rows, which has a tenth of it: it is made to fill a memory.
-SWOLLEN, FROM = 400, 4_000_000  # times, and from how many bytes on that matters
+SWOLLEN, FROM = 200, 4_000_000  # times, and from how many bytes on that matters
 LONGEST_LINE, LONGEST_ARRAY = 64_000_000, 1_000_000_000  # characters; a .json may have its whole array on one line
 
 
