@@ -138,6 +138,7 @@ def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (hostile.repeated_parquet, "times its size"),
         (hostile.endless_parquet, "times its size"),
+        (hostile.empty_rows_arrow, "times its size"),
         (hostile.wide_parquet, "12,000 columns"),
         (hostile.lying_arrow, "out of bounds"),
     ],

@@ -130,6 +130,17 @@ def lying_arrow(folder: Path, name: str = "lying.arrow") -> Path:
     return written(folder / name, bytes(content))
 
 
+def empty_rows_arrow(folder: Path) -> Path:
+    """An Arrow file of a billion rows of nothing, which take no byte."""
+    import pyarrow
+
+    schema = pyarrow.schema([("question", pyarrow.null()), ("answer", pyarrow.null())])
+    nothing = pyarrow.nulls(1_000_000_000)
+    with pyarrow.OSFile(str(folder / "nothing.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pyarrow.RecordBatch.from_arrays([nothing, nothing], schema=schema))
+    return folder / "nothing.arrow"
+
+
 # YAML.
 
 LAUGHS = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 12))

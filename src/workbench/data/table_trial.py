@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ROWS, MOST_ROWS, PIECE = 64, 65_536, 64_000_000  # rows decoded at once: first, at most, and for so many bytes
 MOST_COLUMNS = 10_000
+A_VALUE = 8  # bytes
 SWOLLEN, FROM = 400, 1_000_000_000  # times its size on the disk, and from how many bytes on that matters
 
 
@@ -30,13 +31,28 @@ def main(path: Path) -> str:
         if batch.num_columns > MOST_COLUMNS:
             return f"it has {batch.num_columns:,} columns, and {MOST_COLUMNS:,} are read"
         batch.validate(full=True)
-        decoded, rows = decoded + batch.nbytes, rows + batch.num_rows
+        rows += batch.num_rows
+        # A row of nothing is an object too.
+        decoded += A_VALUE * batch.num_rows + sum(decoded_bytes(column) for column in batch.columns)
         if decoded > max(FROM, SWOLLEN * size):
             return (
                 f"its first {rows:,} rows alone are {decoded / 1e9:.1f} GB, and the file has {size / 1e6:.3f} MB: more "
                 f"than {SWOLLEN} times its size"
             )
     return ""
+
+
+def decoded_bytes(column: pyarrow.Array) -> int:
+    """The bytes of a column whose values are written out, each as often as it is named."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    elif pyarrow.types.is_run_end_encoded(column.type):
+        from pyarrow import compute
+
+        column = compute.run_end_decode(column)
+    return int(column.nbytes)
 
 
 def batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
@@ -52,7 +68,8 @@ def batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
         else:
             first = next(file.iter_batches(ROWS, use_threads=False), None)
             yield from () if first is None else (first,)
-            rows = PIECE * ROWS // max(first.nbytes, 1) if first is not None else ROWS
+            large = sum(map(decoded_bytes, first.columns)) if first is not None else 0
+            rows = PIECE * ROWS // max(large, 1)
             yield from file.iter_batches(min(max(rows, ROWS), MOST_ROWS), use_threads=False)
         return
     source = pyarrow.memory_map(str(path))
