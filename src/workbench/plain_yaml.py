@@ -33,9 +33,10 @@ def read_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def read_yaml_file(path: Path) -> Any:
-    """The value of a YAML file. It raises as `read_yaml` does."""
-    return read_yaml(yaml_text(path))
+def read_yaml_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty one where it holds none. It raises as `read_yaml` does."""
+    content = read_yaml(yaml_text(path))
+    return content if isinstance(content, dict) else {}
 
 
 def yaml_text(path: Path) -> str:

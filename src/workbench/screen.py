@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -23,9 +22,9 @@ def visible(text: str) -> str:
     return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def json_line(value: object, **options: Any) -> str:
+def json_line(value: object, indent: int | None = None) -> str:
     """A value as JSON for a screen: the same value to a program, and no sign in it that a terminal would obey."""
-    text = json.dumps(value, ensure_ascii=False, default=str, **options)
+    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
     return OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

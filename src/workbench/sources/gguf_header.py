@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.sources.digests import refuse_hollow
@@ -73,6 +73,7 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 # More of any of these is no model's: the largest vocabularies have some 300,000 entries, models a few thousand tensors.
 MOST_FIELDS, MOST_ENTRIES, MOST_TENSORS, LONGEST_NAME, LONGEST_TEXT = 10_000, 10_000_000, 200_000, 10_000, 64_000_000
 MOST_DIMENSIONS = 8
+T = TypeVar("T")
 
 
 def gguf_header(path: Path) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def refuse_broken(path: Path) -> None:
         raise RequestError(error.what, where=str(path), remedy="fetch it anew") from None
 
 
-def opened(path: Path, look: Callable[[mmap.mmap], Any]) -> Any:
+def opened(path: Path, look: Callable[[mmap.mmap], T]) -> T:
     """What a look at the mapped file gives; WorkbenchError when its head is broken."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
