@@ -73,8 +73,7 @@ def noun(group: str, name: str) -> dict[str, Any]:
     for folder in (Path("configs"), shipped_folder() / "configs"):
         path = folder / group / f"{name}.yaml"
         if path.is_file():
-            content = read_yaml_file(path)
-            return content if isinstance(content, dict) else {}
+            return read_yaml_file(path)
     return {}
 
 

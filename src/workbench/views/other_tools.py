@@ -201,7 +201,7 @@ def hub_of(noun: str) -> str:
     for folder in (Path("configs"), shipped_folder() / "configs"):
         path = folder / "model" / f"{noun}.yaml"
         if path.is_file():
-            source = str((read_yaml_file(path) or {}).get("source", ""))
+            source = str(read_yaml_file(path).get("source", ""))
             return source.removeprefix("hf:").partition("@")[0].lower() if source.startswith("hf:") else ""
     return ""
 
