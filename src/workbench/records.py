@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -185,6 +185,16 @@ def canonical(value: object) -> str:
 def digest(value: object, length: int = 64) -> str:
     """The first `length` hex digits of the SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+def digest_of(values: Iterable[object], length: int = 64) -> str:
+    """`digest` of a list of these values, of which one is held at a time."""
+    hashed, between = hashlib.sha256(b"["), b""
+    for value in values:
+        hashed.update(between + canonical(value).encode())
+        between = b","
+    hashed.update(b"]")
+    return hashed.hexdigest()[:length]
 
 
 def answer_text(message: Message) -> str:

@@ -271,7 +271,7 @@ def test_events_and_the_copy_of_the_recipe_hold_no_key_that_this_process_holds(t
 
 
 def test_an_id_that_is_a_key_becomes_a_digest_and_other_ids_stay() -> None:
-    from workbench.data.load import Ids
+    from workbench.data.row_making import Ids
 
     ids = Ids()
     assert "Cn4ry" not in ids.take("sk-proj-Cn4ryZx81kkQw9PLm2vTt7Yb4Ra6S", [])

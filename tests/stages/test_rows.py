@@ -15,7 +15,7 @@ from distil_project import RIGHT, SMALL, run_of, with_answers
 from teacher_project import project as teacher_project
 from teacher_project import questions
 from teacher_server import teacher_server
-from workbench import runs
+from workbench import runs, stored_rows
 from workbench.__main__ import main
 from workbench.data import chat, prepare
 from workbench.data.prepare import Splits
@@ -227,7 +227,7 @@ def test_a_run_keeps_the_day_on_which_it_began_for_a_chat_template_that_writes_o
 def test_what_was_learned_is_read_back_with_weights_reasons_and_what_the_teacher_said(empty: Run) -> None:
     recipe = Recipe(data=Data(name="mine"))
     with keep_data(empty, "prepared") as folder:
-        run_rows.write_rows(folder / "test.jsonl", [run_rows.line_of(ODD)])
+        stored_rows.write_lines(folder / "test.jsonl", [stored_rows.line_of(ODD)])
     plain = Example("b", (Message("user", "q"), Message("assistant", "")))
     described = [{"name": "mine", "source": "file:x.csv", "digest": "d", "rows": 1, "role": "training"}]
     splits = Splits([ODD, plain], [ODD], [ODD], [], ["said"], described)
@@ -303,6 +303,6 @@ def test_a_row_with_tools_thoughts_and_weights_is_read_back_as_it_was_written() 
         "a", turns, tools=({"type": "function", "function": {"name": "look"}},), weight=0.5,
         rejected=(Message("assistant", "4"),), good=False,
     )  # fmt: skip
-    assert run_rows.example_of(json.loads(run_rows.line_of(row))) == row
+    assert stored_rows.example_of(json.loads(stored_rows.line_of(row))) == row
     plain = Example("b", (Message("user", "q"), Message("assistant", "a")))
-    assert json.loads(run_rows.line_of(plain))["messages"] == [["user", "q"], ["assistant", "a"]]
+    assert json.loads(stored_rows.line_of(plain))["messages"] == [["user", "q"], ["assistant", "a"]]

@@ -58,9 +58,31 @@ class Laid:
     weight: float = 1.0
 
 
-def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> str:
+class Census:
+    """What is known of the columns of a file's rows: how many rows each layout fits, which columns there are."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.columns: dict[str, None] = {}
+        self.fits = dict.fromkeys(LAYOUTS, 0)
+        self.whole = set[str]()  # the layouts whose columns some row has
+        self.first: Mapping[str, Any] | None = None
+        self.add(rows)
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count further rows."""
+        if self.first is None and rows:
+            self.first = rows[0]
+        for row in rows:
+            self.columns.update(dict.fromkeys(row))
+        for layout in LAYOUTS:
+            self.fits[layout] += sum(fits_layout(row, layout) for row in rows)
+            if layout not in self.whole and any(all(key in row for key in LAYOUTS[layout]) for row in rows):
+                self.whole.add(layout)
+
+
+def choose_layout(census: Census, data: Data, name: str) -> str:
     """The layout the recipe names, the mapping, or the one whose columns most rows have."""
-    present = list(dict.fromkeys(column for row in rows for column in row))
+    present, fits, rows = list(census.columns), census.fits, census.first is not None
     columns = data.columns
     mapped = {"prompt": columns.prompt or data.prompt, "answer": columns.answer or data.answer}
     listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
@@ -72,7 +94,6 @@ def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> s
             )
     for role in ("prompt", "answer"):
         check_template(getattr(data, role), getattr(columns, role), present, role, listing)
-    fits = {layout: sum(fits_layout(row, layout) for row in rows) for layout in LAYOUTS}
     best = max(fits, key=lambda layout: fits[layout])
     if data.format == "text":
         text_column(data, present, listing)
@@ -96,7 +117,7 @@ def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> s
         wanted = data.format
         if wanted == "preference" and fits["openai_preference"] > fits[wanted]:
             wanted = "openai_preference"
-        if rows and not any(all(key in row for key in LAYOUTS[wanted]) for row in rows):
+        if rows and wanted not in census.whole:
             missing = " and ".join(LAYOUTS[wanted])
             raise RequestError(f"{wanted} rows have {missing}; {listing}", where="data.format", remedy="try auto")
         return wanted
@@ -107,7 +128,7 @@ def choose_layout(rows: Sequence[Mapping[str, Any]], data: Data, name: str) -> s
     raise RequestError(
         f"which column is which? {listing}",
         where=" and ".join(f"data.columns.{role}" for role, column in mapped.items() if column is None),
-        remedy=which_column(rows, present, columns),
+        remedy=which_column(census.first or {}, present, columns),
     )
 
 
@@ -116,14 +137,14 @@ def fits_layout(row: Mapping[str, Any], layout: str) -> bool:
     return all(key in row for key in LAYOUTS[layout]) and (layout != "kto" or isinstance(row["label"], bool))
 
 
-def which_column(rows: Sequence[Mapping[str, Any]], present: Sequence[str], columns: Columns) -> str:
+def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Columns) -> str:
     """What to write into the recipe: the likely columns, or what can be done with the only one there is."""
     if not present:
         return "give it rows"
     texts = [name for name in present if name.lower() != "id"]
     if len(texts) == 1 and columns.prompt is None and columns.answer is None:
         column = texts[0]
-        begins = str(rows[0].get(column))
+        begins = str(row.get(column))
         mark = next((mark for mark in RENDERED if mark in begins), None)
         if mark is not None:
             return (

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from workbench.data.containers import Raw, UnreadableError, read_rows
-from workbench.data.layouts import ANSWERS, CHOSEN, MATERIAL, choose_layout, chosen_alone, laid_out
-from workbench.data.turns import ROLES, Fields, Leftovers, text_of
-from workbench.files import write_whole
-from workbench.privacy.secrets import masked, shows_key
+from workbench.data.containers import Raw, read_rows
+from workbench.data.layouts import ANSWERS, CHOSEN, MATERIAL, Census
+from workbench.data.row_making import BadRow, Ids, Shard, Way
+from workbench.files import file_sha256, read_sealed, write_sealed, write_whole
 from workbench.recipe import Data
-from workbench.records import Example, Message, digest, message_dicts
+from workbench.records import Example, digest
+from workbench.stored_rows import HELD, StoredRows, joined_files, line_of, write_lines
 
-RAW_CHARACTERS = 500
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that could not be read: where it starts (`file:line`), why not, and its first 500 characters."""
-
-    where: str
-    reason: str
-    raw: str
+__all__ = ["BadRow", "Loaded", "load", "write_quarantine"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class Loaded:
     `material` is what can be learned of its rows: answers, pairs, judged answers or text, as `data.layouts` names them.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     bad: list[BadRow]
     format: str
     notes: list[str]
@@ -51,6 +43,7 @@ def load(
     unanswered: bool = False,
     most: int | None = None,
     seed: int = 0,
+    work: Path | None = None,
 ) -> Loaded:
     """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out; or several.
 
@@ -58,34 +51,89 @@ def load(
     the file, counted from 1; Parquet and `datasets` rows are counted from 1. With `unanswered`, a row without an
     answer gets the empty one: a teacher will be asked. Raises RequestError when the
     file, the layout or a mapped column is not there; a bad row never raises. Of more than `most` rows so many are
-    drawn by the seed as they are read, and no others are held.
+    drawn by the seed as they are read, and no others are held. Of more than `stored_rows.HELD` rows none are held: they
+    are read twice, and written as they are read, shard by shard into `work`, where what is there already is gone on
+    from; without it into a temporary folder.
     """
-    notes: list[str] = []
     paths = [path] if isinstance(path, Path) else list(path)
     name = paths[0].name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} to {paths[-1].name}"
-    raws = drawn((raw for one in paths for raw in read_rows(one, part, notes, data)), most, seed, notes)
-    rows = [raw.row for raw in raws if raw.row is not None]
-    if unanswered:
-        data = with_blanks(rows, data)
-    layout = data.format if raws and not rows else choose_layout(rows, data, name)
-    examples, bad, ids, left, judged_bad = [], [], Ids(), Leftovers(), 0
+    notes: list[str] = []
+
+    def raws(into: list[str]) -> Iterator[Raw]:
+        return (raw for one in paths for raw in read_rows(one, part, into, data))
+
+    way = Way(data, unanswered, name)
+    held = list(islice(raws(notes), HELD + 1)) if most is None else drawn(raws(notes), most, seed, notes)
+    if most is None and len(held) > HELD:
+        notes = []
+        return loaded(*in_shards(raws, way, notes, work), way, notes)
+    census = Census(way.filled(held))
+    way, shard, ids = way.fitting(), Shard(), Ids()
+    layout = way.layout(census, bool(held))
+    examples = [e for e in (shard.example(raw, layout, way, ids) for raw in held) if e is not None]
+    return loaded(examples, layout, shard, ids, way, notes)
+
+
+SHARD = 20_000  # rows that are read before what came of them is written
+
+
+def in_shards(
+    raws: Callable[[list[str]], Iterator[Raw]], way: Way, notes: list[str], work: Path | None
+) -> tuple[StoredRows, str, Shard, Ids]:
+    """The rows in files of SHARD rows each, their layout, what came of them, and their ids.
+
+    In `work` each file is sealed once it is whole: whoever comes again reads over those rows and makes none of them
+    anew. What is there of other rows or another section of the recipe is written over.
+    """
+    home = tempfile.TemporaryDirectory(prefix="workbench-rows-") if work is None else None
+    folder = Path(home.name) if home else work
+    assert folder is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    of = digest([asdict(way.data), way.unanswered, way.name, SHARD], 32)
+    known = read_sealed(folder / "layout.json") or {}
+    if known.get("of") != of:
+        census, count, counting = Census(), 0, raws([])
+        while rows := list(islice(counting, SHARD)):
+            count += len(rows)
+            census.add(way.filled(rows))
+        known = {"of": of, "layout": way.fitting().layout(census, count > 0)}
+        write_sealed(folder / "layout.json", known)
+    reading, ids, whole, files = raws(notes), Ids(), Shard(), list[Path]()
+    while True:
+        path = folder / f"rows-{len(files):05d}.jsonl"
+        sealed = read_sealed(path.with_suffix(".json")) or {}
+        if sealed.get("of") == of and path.is_file() and file_sha256(path) == sealed["file"]:
+            shard = Shard.of(sealed["shard"])
+            ids.again(sealed["ids"])
+            for _ in islice(reading, shard.raws):
+                pass
+        else:
+            shard = Shard()
+            write_lines(path, map(line_of, made(islice(reading, SHARD), shard, known["layout"], way.fitting(), ids)))
+            facts = {"of": of, "file": file_sha256(path), "shard": asdict(shard), "ids": ids.since()}
+            write_sealed(path.with_suffix(".json"), facts)
+        if not shard.raws:
+            return joined_files(files, home), known["layout"], whole, ids
+        files.append(path)
+        whole.add(shard)
+
+
+def made(raws: Iterable[Raw], shard: Shard, layout: str, way: Way, ids: Ids) -> Iterator[Example]:
+    """The examples of these rows."""
     for raw in raws:
-        try:
-            if raw.row is None:
-                raise UnreadableError(raw.reason)
-            example = example_of(raw.row, raw.where, layout, data, ids, left)
-            good = chosen_alone(example) if data.format == CHOSEN else example
-            judged_bad += good is None
-            if good is not None:
-                examples.append(without_blank(good) if unanswered else good)
-        except UnreadableError as error:
-            shown = raw.text or json.dumps(raw.row, ensure_ascii=False, default=str)
-            shown = masked(shown.encode("utf-8", "backslashreplace").decode())[:RAW_CHARACTERS]
-            bad.append(BadRow(raw.where, str(error), shown))
+        way.filled([raw])
+        example = shard.example(raw, layout, way, ids)
+        if example is not None:
+            yield example
+
+
+def loaded(examples: Sequence[Example], layout: str, shard: Shard, ids: Ids, way: Way, notes: list[str]) -> Loaded:
+    """All of it, and what a user should hear."""
+    name, bad = way.name, shard.bad
     notes.insert(0, f"{len(examples):,} rows as {layout} from {name}")
-    notes += told_of(examples, left, name)
-    if data.format == CHOSEN:
-        bad_ones = f"; {judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
+    notes += told_of(shard, name)
+    if way.data.format == CHOSEN:
+        bad_ones = f"; {shard.judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
         notes.append(f"data.format={CHOSEN}: the good answers of {name} are learned, no other{bad_ones}")
     if bad:
         share = f"{len(bad) / (len(examples) + len(bad)):.1%} of its {len(examples) + len(bad):,}"
@@ -96,7 +144,7 @@ def load(
         notes.append(f"{ids.secret:,} ids of {name} are keys or hold a password: digests stand in")
     if ids.repeats:
         notes.append(f"{ids.repeats:,} ids of {name} were taken already: -2, -3, … was added to each repeat")
-    return Loaded(examples, bad, layout, notes, ANSWERS if data.format == CHOSEN else MATERIAL.get(layout, ANSWERS))
+    return Loaded(examples, bad, layout, notes, ANSWERS if way.data.format == CHOSEN else MATERIAL.get(layout, ANSWERS))
 
 
 def drawn(raws: Iterable[Raw], most: int | None, seed: int, notes: list[str]) -> list[Raw]:
@@ -114,20 +162,20 @@ def drawn(raws: Iterable[Raw], most: int | None, seed: int, notes: list[str]) ->
     return [raw for _, raw in sorted(kept, key=lambda pair: pair[0])]
 
 
-def told_of(examples: Sequence[Example], left: Leftovers, name: str) -> list[str]:
+def told_of(shard: Shard, name: str) -> list[str]:
     """What of a file's rows is not used, is weighed, or was taken in another form: a line for each that there is."""
     lines = []
-    if left.fields:
-        lines.append(f"not used of {name}: {', '.join(left.fields)}")
-    weights = {e.weight for e in examples}
-    if weights - {1.0}:
-        lines.append(f"the rows of {name} are weighed, from {min(weights):g} to {max(weights):g}")
-    turns = sum(any(m.weight is not None for m in e.messages) for e in examples)
-    if turns:
-        lines.append(f"{turns:,} rows of {name} weigh their own turns: 0 is context, any other weight is trained")
-    if left.written:
+    if shard.left.fields:
+        lines.append(f"not used of {name}: {', '.join(shard.left.fields)}")
+    if shard.weights not in ([], [1.0, 1.0]):
+        lines.append(f"the rows of {name} are weighed, from {shard.weights[0]:g} to {shard.weights[1]:g}")
+    if shard.weighing:
         lines.append(
-            f"{left.written:,} texts of {name} were numbers, true or false, or objects: taken as JSON writes them"
+            f"{shard.weighing:,} rows of {name} weigh their own turns: 0 is context, any other weight is trained"
+        )
+    if shard.left.written:
+        lines.append(
+            f"{shard.left.written:,} texts of {name} were numbers, true or false, or objects: taken as JSON writes them"
         )
     return lines
 
@@ -137,114 +185,3 @@ def write_quarantine(bad: Sequence[BadRow], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"where": b.where, "reason": b.reason, "raw": b.raw}, ensure_ascii=False) for b in bad)
     write_whole(path, "".join(line + "\n" for line in lines))
-
-
-BLANK = "\u241fno answer\u241f"  # stands for an answer that a teacher will give
-
-
-def example_of(row: dict[str, Any], where: str, layout: str, data: Data, ids: Ids, left: Leftovers) -> Example:
-    """One row as an Example, the recipe's system prompt and instruction put in. Raises UnreadableError."""
-    fields, columns = Fields(row), data.columns
-    laid = laid_out(fields, layout, data, left)
-    turns = list(laid.turns)
-    raw_text = layout == "text"
-    own_text = turns[0].content if raw_text else "\n".join(m.content for m in turns[:-1] if m.role == "user")
-    given = [turns.pop(0)] if turns[0].role == "system" else system_of(fields, data) if not raw_text else []
-    identity = ids.take(fields.take(columns.id or "id"), turns if raw_text else turns[:-1])
-    if data.instruction and not raw_text:
-        first = next(i for i, m in enumerate(turns) if m.role == "user")
-        turns[first] = replace(turns[first], content=f"{data.instruction.strip()}\n\n{turns[first].content}")
-    group = fields.take(columns.group) if columns.group else None
-    left.add("", fields.unused())
-    meta = {str(k): jsonable(v) for k, v in row.items() if k not in fields.known | fields.used}
-    return Example(
-        identity,
-        tuple(given + turns),
-        "" if group is None else str(group),
-        where,
-        meta,
-        own_text,
-        tools=laid.tools,
-        weight=laid.weight,
-        rejected=laid.rejected,
-        good=laid.good,
-    )
-
-
-def system_of(row: Fields, data: Data) -> list[Message]:
-    """The system prompt of a row that has no turn with one: its own column's, else the recipe's."""
-    own = row.take(data.columns.system) if data.columns.system else None
-    system = text_of(own, f"system ({data.columns.system})") if own else data.system
-    return [Message("system", system)] if system else []
-
-
-def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
-    """Put a stand-in where a row has no answer, so that every layout can be read; the data section that fits it."""
-    columns = data.columns
-    by_column = columns.prompt or data.prompt
-    if by_column and not columns.answer and not data.answer:
-        data = replace(data, columns=replace(columns, answer="answer"))
-    for row in rows:
-        if by_column:
-            if not data.answer:
-                fill(row, data.columns.answer or "answer")
-        elif "prompt" in row:
-            fill(row, "completion")
-        elif "instruction" in row:
-            fill(row, "output")
-        for turns in ("messages", "conversations"):
-            conversation = row.get(turns)
-            if isinstance(conversation, list) and conversation and isinstance(conversation[-1], dict):
-                role = str(conversation[-1].get("role") or conversation[-1].get("from"))
-                if ROLES.get(role.strip().lower()) != "assistant":
-                    row[turns] = [*conversation, {"role": "assistant", "content": BLANK}]
-    return data
-
-
-def fill(row: dict[str, Any], column: str) -> None:
-    """Put the stand-in into an empty or missing column."""
-    if row.get(column) in (None, ""):
-        row[column] = BLANK
-
-
-def without_blank(example: Example) -> Example:
-    """The example with an empty answer in place of the stand-in."""
-    if example.answer != BLANK:
-        return example
-    return replace(example, messages=(*example.prompt, Message("assistant", "")))
-
-
-class Ids:
-    """Ids that are unique within one file, and the counts of those made up or changed."""
-
-    def __init__(self) -> None:
-        self.taken: set[str] = set()
-        self.made = self.repeats = self.secret = 0
-
-    def take(self, given: object, prompt: Sequence[Message]) -> str:
-        """The row's own id, else a digest of its prompt without the recipe's texts; a repeat gets a suffix.
-
-        An id is written into every log, so that one which is a key or a URL with a password becomes a digest of itself.
-        """
-        own = "" if given is None or isinstance(given, dict | list) else str(given).strip()
-        if own and shows_key(own):
-            self.secret += 1
-            own = digest(own, 16)
-        self.made += not own
-        base = own or digest(message_dicts(prompt), 16)
-        identity, copy = base, 1
-        while identity in self.taken:
-            copy += 1
-            identity = f"{base}-{copy}"
-        self.repeats += copy > 1
-        self.taken.add(identity)
-        return identity
-
-
-def jsonable(value: object) -> object:
-    """The value when strict JSON can hold it, else its text."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return str(value)
-    return value

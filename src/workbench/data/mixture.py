@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from workbench.data.load import Loaded
 from workbench.errors import RequestError
 from workbench.recipe import RowSource
 from workbench.records import DATA_SOURCE, Example
+from workbench.stored_rows import HELD, pick, spooled
 
 MIXED = 50_000  # training rows of a mixture where data.limit names no other number
 SPARE = 1.5  # rows drawn for one that is wanted: repeats and overlaps are dropped afterwards
@@ -39,16 +39,21 @@ def joined_rows(loaded: Mapping[str, Loaded]) -> Loaded:
         raise RequestError(
             f"the sources hold rows of different kinds ({listing})", where="data.train", remedy="name those of one kind"
         )
-    examples, taken, repeats = [], set[str](), 0
-    for name, part in loaded.items():
-        for example in part.examples:
-            identity, copy = example.id, 1
-            while identity in taken:
-                copy += 1
-                identity = f"{example.id}-{copy}"
-            repeats += copy > 1
-            taken.add(identity)
-            examples.append(replace(example, id=identity, meta={**example.meta, DATA_SOURCE: name}))
+    taken, repeats = set[str](), 0
+
+    def own() -> Iterator[Example]:
+        nonlocal repeats
+        for name, part in loaded.items():
+            for example in part.examples:
+                identity, copy = example.id, 1
+                while identity in taken:
+                    copy += 1
+                    identity = f"{example.id}-{copy}"
+                repeats += copy > 1
+                taken.add(identity)
+                yield replace(example, id=identity, meta={**example.meta, DATA_SOURCE: name})
+
+    examples = spooled(own()) if sum(len(part.examples) for part in loaded.values()) > HELD else list(own())
     notes = [
         line if line.startswith(name) else f"{name}: {line}" for name, part in loaded.items() for line in part.notes
     ]
@@ -60,14 +65,17 @@ def joined_rows(loaded: Mapping[str, Loaded]) -> Loaded:
 
 def mixed(
     rows: Sequence[Example], sources: Sequence[RowSource], limit: int | None, seed: int, notes: list[str]
-) -> list[Example]:
+) -> Sequence[Example]:
     """The rows of each source in the part that its weight says, drawn by the seed, in the order of `rows`.
 
     No row is taken twice: where one source has fewer than its part, there are fewer rows in all, and that is said.
     Raises RequestError when a source has no row left.
     """
     weights = {source.name: source.weight or 0.0 for source in sources}
-    whole, there = sum(weights.values()), Counter(row.meta[DATA_SOURCE] for row in rows)
+    own: dict[str, list[int]] = {name: [] for name in weights}
+    for number, row in enumerate(rows):
+        own[str(row.meta[DATA_SOURCE])].append(number)
+    whole, there = sum(weights.values()), {name: len(numbers) for name, numbers in own.items()}
     for name in weights:
         if not there[name]:
             raise RequestError(
@@ -82,8 +90,7 @@ def mixed(
         counts[name] = min(there[name], counts[name] + 1)
     draw, chosen = random.Random(seed), set[int]()
     for name, count in counts.items():
-        places = [i for i, row in enumerate(rows) if row.meta[DATA_SOURCE] == name]
-        chosen.update(draw.sample(places, count))
+        chosen.update(draw.sample(own[name], count))
     total = len(chosen)
     listing = ", ".join(
         f"{name} {count:,} of {there[name]:,} rows ({count / max(total, 1):.1%})" for name, count in counts.items()
@@ -93,16 +100,18 @@ def mixed(
         notes.append(f"data.limit={limit:,} is not reached: {least} has no more rows for its part")
     elif total == wanted and not limit:
         notes.append(f"a mixture takes {MIXED:,} rows; data.limit sets another number")
-    return [row for i, row in enumerate(rows) if i in chosen]
+    return pick(rows, sorted(chosen))
 
 
 def counts_by_source(rows: Mapping[str, Sequence[Example]]) -> list[str]:
     """One line a source: how many rows of each part are its own; none where rows do not say where they are from."""
-    names = dict.fromkeys(
-        str(row.meta[DATA_SOURCE]) for part in rows.values() for row in part if DATA_SOURCE in row.meta
-    )
-    lines = []
-    for name in names:
-        own = {part: sum(row.meta.get(DATA_SOURCE) == name for row in members) for part, members in rows.items()}
-        lines.append(f"from {name}: " + ", ".join(f"{count:,} {part}" for part, count in own.items()) + " rows")
-    return lines
+    counts: dict[str, dict[str, int]] = {}
+    for part, members in rows.items():
+        for row in members:
+            if DATA_SOURCE in row.meta:
+                own = counts.setdefault(str(row.meta[DATA_SOURCE]), dict.fromkeys(rows, 0))
+                own[part] += 1
+    return [
+        f"from {name}: " + ", ".join(f"{count:,} {part}" for part, count in own.items()) + " rows"
+        for name, own in counts.items()
+    ]

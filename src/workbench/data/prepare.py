@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from workbench.data.load import BadRow, Loaded, load
 from workbench.data.mixture import counts_by_source, joined_rows, mixed, most_of
 from workbench.data.raw import part_of
 from workbench.data.raw_text import raw_text
-from workbench.data.split import drop_overlaps, drop_repeats, split
+from workbench.data.split import drop_repeats, firsts, overlaps, split
 from workbench.errors import RequestError
 from workbench.recipe import Data, RowSource, row_sources, source_text
-from workbench.records import Example, digest, message_dicts
+from workbench.records import Example, digest_of, message_dicts
 from workbench.sources import is_pattern, resolve, resolve_all, unchanged
+from workbench.stored_rows import StoredRows, changed, pick, spooled
 from workbench.words import at_a_word, word_count
 
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
@@ -32,9 +34,9 @@ class Splits:
     A description is `{"name", "source", "digest", "rows", "role"}`; the role is training, validation or test.
     """
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     bad: list[BadRow]
     notes: list[str]
     datasets: list[dict[str, Any]]
@@ -47,12 +49,14 @@ def prepare(
     unanswered: bool = False,
     contents: Mapping[str, str] | None = None,
     learns: Collection[str] = (ANSWERS,),
+    work: Path | None = None,
 ) -> Splits:
     """Read and part the rows that `data` names; the same files, section and seed give the same rows.
 
     `unanswered` lets training rows without an answer in. `contents` are digests by source: rows of other bytes are
     refused with a WorkbenchError, as are files that change while they are read. `learns` is what the method can learn
-    of a row (`data.layouts`): training and validation rows of another kind are refused.
+    of a row (`data.layouts`): training and validation rows of another kind are refused. Parts of more rows than are
+    held (`stored_rows.HELD`) are sequences that read each row as it is asked for, from files in `work`; see `load`.
 
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
@@ -68,20 +72,21 @@ def prepare(
             entry.name: readable(
                 part, entry.source, data, unanswered and part == "train", contents,
                 most=most[entry.name] if part == "train" else None, seed=seed,
+                work=work and work / f"{part}-{number}",
             )
-            for entry in entries
+            for number, entry in enumerate(entries)
         }  # fmt: skip
         if own:
             loaded[part] = next(iter(own.values())) if len(named["train"]) == 1 == len(own) else joined_rows(own)
     for part in loaded.keys() - {"test"}:
         refuse_unlearned(loaded[part], learns, f"data.{part}={sources[part]}")
     notes = [*noted] + [f"{part}: {line}" for part, source_rows in loaded.items() for line in source_rows.notes]
-    parts = {part: loaded[part].examples if part in loaded else [] for part in sources}
+    parts: dict[str, Sequence[Example]] = {p: loaded[p].examples if p in loaded else [] for p in sources}
     parts = without_shared_words(parts, notes)
     parts["train"], repeats = drop_repeats(parts["train"])
     if repeats:
         notes.append(f"dropped {repeats:,} training rows that repeat another one word for word")
-    prompts = len({e.prompt for e in parts["train"]})
+    prompts = len(firsts(e.prompt for e in parts["train"]))
     if prompts < len(parts["train"]):
         notes.append(f"{len(parts['train']) - prompts:,} training rows give a prompt a second, different answer")
     missing = [part for part in ("validation", "test") if part not in loaded]
@@ -101,7 +106,7 @@ def prepare(
     elif data.limit is not None and data.limit < len(parts["train"]):
         notes.append(f"data.limit keeps {data.limit:,} of {len(parts['train']):,} training rows, drawn by the seed")
         drawn = random.Random(seed).sample(range(len(parts["train"])), len(parts["train"]))[: data.limit]
-        parts["train"] = [parts["train"][i] for i in sorted(drawn)]
+        parts["train"] = pick(parts["train"], sorted(drawn))
     notes += counts_by_source(parts)
     return Splits(
         train=parts["train"],
@@ -160,13 +165,14 @@ def readable(
     *,
     most: int | None = None,
     seed: int = 0,
+    work: Path | None = None,
 ) -> Loaded:
     """The rows of one source, at most so many, or a refusal when too many of them are bad."""
     paths = resolve_all(source, key=f"data.{part}")
     if is_pattern(source):
         refuse_other_splits(paths, part, f"data.{part}={source}")
     with unchanged(paths, (contents or {}).get(source), f"data.{part}={source}"):
-        loaded = load(paths, data, part=part, unanswered=unanswered, most=most, seed=seed)
+        loaded = load(paths, data, part=part, unanswered=unanswered, most=most, seed=seed, work=work)
     total = len(loaded.examples) + len(loaded.bad)
     allowed = most_bad(data.max_bad_share, total)
     if len(loaded.bad) > allowed:
@@ -218,45 +224,61 @@ def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> Non
     )
 
 
-def without_shared_words(parts: dict[str, list[Example]], notes: list[str]) -> dict[str, list[Example]]:
+def without_shared_words(parts: dict[str, Sequence[Example]], notes: list[str]) -> dict[str, Sequence[Example]]:
     """Rows whose own text leaves out what every row of every part begins or ends with.
 
     A task description written into each row is no mark of a copy: left in, it would join all rows into
     one group, and drop all training rows as overlaps.
     """
-    texts = [e.text for rows in parts.values() for e in rows]
-    if len(set(texts)) < 2:
+
+    def texts() -> Iterator[str]:
+        return (e.text for rows in parts.values() for e in rows)
+
+    low, high = ends_of(texts())
+    if low == high:
         return parts
-    head = at_a_word(common_start(texts))
-    tail = at_a_word(common_start([text[len(head) :][::-1] for text in texts]))
+    head = at_a_word(common_start(low, high))
+    tail = at_a_word(common_start(*ends_of(text[len(head) :][::-1] for text in texts())))
     counts = {"begins": word_count(head), "ends": word_count(tail)}
     if max(counts.values()) < SHARED_WORDS:
         return parts
     shared = " and ".join(f"{verb} with the same {count} words" for verb, count in counts.items() if count)
     notes.append(f"every row {shared}: near copies and overlaps are judged on the rest")
-    return {
-        part: [replace(e, own_text=e.text[len(head) : len(e.text) - len(tail)].strip()) for e in rows]
-        for part, rows in parts.items()
-    }
+
+    def own(e: Example) -> Example:
+        return replace(e, own_text=e.text[len(head) : len(e.text) - len(tail)].strip())
+
+    return {part: changed(rows, own) for part, rows in parts.items()}
 
 
-def common_start(texts: Sequence[str]) -> str:
-    """The longest text that all of them begin with."""
-    low, high = min(texts), max(texts)  # what the two furthest apart share, all between them share
+def ends_of(texts: Iterable[str]) -> tuple[str, str]:
+    """The first and the last of the texts in their order; both empty where there is none."""
+    low = high = None
+    for text in texts:
+        if low is None or text < low:
+            low = text
+        if high is None or text > high:
+            high = text
+    return low or "", high or ""
+
+
+def common_start(low: str, high: str) -> str:
+    """The longest text that both begin with, and so all texts that are between them in order."""
     return low[: next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
 
 
 def without_overlaps(
     part: str, rows: Sequence[Example], judge: str, judging: Sequence[Example], words: int, notes: list[str]
-) -> list[Example]:
+) -> Sequence[Example]:
     """The rows that share nothing with the part that judges them; what goes is said, and never all may go."""
-    kept, dropped = drop_overlaps(rows, judging, words)
+    gone = overlaps(rows, judging, words)
+    kept = pick(rows, [number for number in range(len(rows)) if number not in gone]) if gone else rows
     name = {"train": "training"}.get(part, part)
-    if dropped:
-        example, where = dropped[0]
+    if gone:
+        number, where = next(iter(gone.items()))
         notes.append(
-            f"dropped {len(dropped):,} of {len(rows):,} {name} rows that repeat {judge} or share {words} words "
-            f"with it; the first: {example.where} with {where}"
+            f"dropped {len(gone):,} of {len(rows):,} {name} rows that repeat {judge} or share {words} words "
+            f"with it; the first: {rows[number].where} with {where}"
         )
     if not kept:
         raise RequestError(
@@ -276,7 +298,7 @@ def describe(rows: Sequence[Example], part: str, source: str, data: Data) -> dic
     return {
         "name": data.name or Path(source).stem,
         "source": source,
-        "digest": digest([identity(e) for e in rows], 32),
+        "digest": digest_of(map(identity, rows), 32),
         "rows": len(rows),
         "role": {"train": "training"}.get(part, part),
     }
@@ -306,7 +328,7 @@ class Asked:
     `judging` are the ids of the rows to ask whose answers are not trained on.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     splits: Splits
     notes: list[str]
     datasets: list[dict[str, Any]]
@@ -320,13 +342,14 @@ def gather(
     seed: int,
     validation: int = 0,
     contents: Mapping[str, str] | None = None,
+    work: Path | None = None,
 ) -> Asked:
     """The rows of `prompts`, or the training rows when there is no such file; at most `limit`, drawn by the seed.
 
     Their own answers may be missing: those are what is asked for. Of the validation rows the first `validation` are
     asked too, and all that have no answer of their own. `contents` are the digests that the sources must have.
     """
-    splits = prepare(data, seed, unanswered=prompts is None, contents=contents)
+    splits = prepare(data, seed, unanswered=prompts is None, contents=contents, work=work)
     notes = list(splits.notes)
     if any(not e.answer for e in splits.test):
         raise RequestError(
@@ -338,17 +361,18 @@ def gather(
     if limit is not None and limit < len(examples):
         notes.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
-        examples = [examples[i] for i in drawn]
+        examples = pick(examples, drawn)
     # Validation rows that were split off prompts need answers too, for the evaluation loss.
     judging = [e for n, e in enumerate(splits.validation) if n < validation or not e.answer]
-    examples = [*examples, *judging]
+    both = chain(examples, judging)
+    examples = spooled(both) if isinstance(examples, StoredRows) else list(both)
     described = [describe(examples, "prompts", prompts or source_text(data.train), data)]
     return Asked(examples, splits, notes, described, frozenset(e.id for e in judging))
 
 
 def beside(
     source: str, data: Data, splits: Splits, notes: list[str], contents: Mapping[str, str] | None = None
-) -> list[Example]:
+) -> Sequence[Example]:
     """Prompts from a file of their own, without those that repeat what is judged on."""
     loaded = readable("prompts", source, data, unanswered=True, contents=contents)
     notes += [f"prompts: {line}" for line in loaded.notes]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Recipe, has_teacher, makes_rows, sources_of
 from workbench.recipe.methods import material_of
-from workbench.records import Example, Message, ToolCall
+from workbench.records import Example
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
     content_sha256,
@@ -34,6 +33,7 @@ from workbench.sources import (
 )
 from workbench.stages.common import PREPARED, has_rows, log_datasets, need, say
 from workbench.stages.prompts import Lessons, labelled
+from workbench.stored_rows import HELD, StoredRows, example_of, line_of, rows_in, write_lines
 from workbench.teacher.document_rows import ROWS, data_of
 
 # The keys of sources that hold rows, or what rows are made from.
@@ -44,6 +44,7 @@ SOURCES = (
 LEARNED, QUESTIONS, DOCUMENTS = "learned", "questions", "documents"  # further folders of the run's `data/`
 FACTS, QUARANTINE = "facts.json", "quarantine.jsonl"
 PARTS = ("train", "validation", "test")
+SHARDS = ".shards"  # beside those folders while many rows are prepared: what a stopped command goes on from
 
 
 def labels_rows(recipe: Recipe) -> bool:
@@ -77,19 +78,25 @@ def keep_prepared(recipe: Recipe, run: Run) -> Asked:
     """The prepared rows; the first who wants them kept reads the sources and writes `data/prepared/`."""
     if has_rows(run):
         return read_prepared(recipe, run)
-    to_ask = from_sources(recipe, run)
+    to_ask = from_sources(recipe, run, run.folder / "data" / SHARDS)
     with keep_data(run, PREPARED) as folder:
         for part in PARTS:
-            write_rows(folder / f"{part}.jsonl", map(line_of, getattr(to_ask.splits, part)))
+            write_lines(folder / f"{part}.jsonl", lines_of(getattr(to_ask.splits, part)))
         if labels_rows(recipe):
-            write_rows(folder / "prompts.jsonl", map(line_of, to_ask.examples))
+            write_lines(folder / "prompts.jsonl", lines_of(to_ask.examples))
         if to_ask.splits.bad:
             write_quarantine(to_ask.splits.bad, folder / QUARANTINE)
         facts = {"said": to_ask.splits.notes, "datasets": to_ask.splits.datasets}
         if labels_rows(recipe):
             facts |= {"prompts": {"said": to_ask.notes, "datasets": to_ask.datasets, "judging": sorted(to_ask.judging)}}
         write_facts(folder, facts)
-    return to_ask
+    shutil.rmtree(run.folder / "data" / SHARDS, ignore_errors=True)
+    return to_ask if isinstance(to_ask.splits.train, list) else read_prepared(recipe, run)
+
+
+def lines_of(rows: Sequence[Example]) -> Iterable[str]:
+    """The rows as they are written."""
+    return rows.written() if isinstance(rows, StoredRows) else map(line_of, rows)
 
 
 def asked_rows(recipe: Recipe, run: Run) -> Asked:
@@ -100,18 +107,18 @@ def asked_rows(recipe: Recipe, run: Run) -> Asked:
     return read_prepared(recipe, run) if has_rows(run) else from_sources(recipe, run)
 
 
-def from_sources(recipe: Recipe, run: Run) -> Asked:
-    """The rows that the recipe names, of the bytes that this run is for."""
+def from_sources(recipe: Recipe, run: Run, work: Path | None = None) -> Asked:
+    """The rows that the recipe names, of the bytes that this run is for; many are read into `work`, see `data.load`."""
     teacher, method, contents = recipe.teacher, recipe.method, row_contents(recipe, run)
     if labels_rows(recipe):
         return prepare.gather(
-            recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents
+            recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents, work
         )
     data = recipe.data
     if makes_rows(recipe):
         need(run, "label", "train")
         data = data_of(data, run.folder / "label" / ROWS)
-    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=material_of(recipe))
+    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=material_of(recipe), work=work)
     return Asked([], splits, splits.notes, [])
 
 
@@ -133,15 +140,15 @@ def keep_learned(run: Run, material: Lessons) -> None:
     """Write `data/learned/`: the rows with their weights and reasons, and who said what to the development rows."""
     splits = material.splits
     with keep_data(run, LEARNED) as folder:
-        write_rows(
+        write_lines(
             folder / "train.jsonl",
             (
                 line_of(row, weight=material.weights.get(row.id), reason=material.reasons.get(row.id))
                 for row in splits.train
             ),
         )
-        write_rows(folder / "validation.jsonl", map(line_of, splits.validation))
-        write_rows(folder / "development.jsonl", (line_of(row, said=answer) for row, answer in material.development))
+        write_lines(folder / "validation.jsonl", map(line_of, splits.validation))
+        write_lines(folder / "development.jsonl", (line_of(row, said=answer) for row, answer in material.development))
         write_facts(folder, {"said": splits.notes, "datasets": splits.datasets})
 
 
@@ -149,17 +156,14 @@ def read_learned(recipe: Recipe, run: Run) -> Lessons:
     """What training has learned from; the test rows are the prepared ones."""
     weights: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    train = []
     for line in read_lines(run, LEARNED, "train.jsonl"):
-        row = example_of(line)
-        train.append(row)
         if "weight" in line:
-            weights[row.id] = line["weight"]
+            weights[line["id"]] = line["weight"]
         if "reason" in line:
-            reasons[row.id] = line["reason"]
+            reasons[line["id"]] = line["reason"]
     facts = read_facts(run, LEARNED)
     splits = Splits(
-        train=train,
+        train=read_rows(run, LEARNED, "train.jsonl"),
         validation=read_rows(run, LEARNED, "validation.jsonl"),
         test=read_rows(run, PREPARED, "test.jsonl"),
         bad=quarantine(run),
@@ -181,7 +185,7 @@ def read_prepared(recipe: Recipe, run: Run) -> Asked:
     return Asked(examples, splits, prompts["said"], named(prompts["datasets"], recipe), frozenset(prompts["judging"]))
 
 
-def documents(recipe: Recipe, run: Run) -> tuple[list[Example], list[Example]]:
+def documents(recipe: Recipe, run: Run) -> tuple[Sequence[Example], Sequence[Example]]:
     """The documents that are learned, and those held out; the first who wants them writes `data/documents/`."""
     parts = ("train.jsonl", "validation.jsonl")
     if kept_data(run, DOCUMENTS) is None:
@@ -189,7 +193,7 @@ def documents(recipe: Recipe, run: Run) -> tuple[list[Example], list[Example]]:
         split = prepare.documents(recipe.data, recipe.seed, tests, row_contents(recipe, run))
         with keep_data(run, DOCUMENTS) as folder:
             for file, examples in zip(parts, (split.train, split.validation), strict=True):
-                write_rows(folder / file, map(line_of, examples))
+                write_lines(folder / file, map(line_of, examples))
         for line in split.notes:
             say(run, "train", line)
         log_datasets(run, "train", split.datasets, ("training", "validation"))
@@ -197,7 +201,7 @@ def documents(recipe: Recipe, run: Run) -> tuple[list[Example], list[Example]]:
     return learned, held
 
 
-def part(recipe: Recipe, run: Run, name: str) -> list[Example]:
+def part(recipe: Recipe, run: Run, name: str) -> Sequence[Example]:
     """One part of `rows`; the others are not read for it where they were written."""
     home = home_of(recipe, run, f"{name}.jsonl")
     return getattr(rows(recipe, run), name) if home is None else read_rows(run, home, f"{name}.jsonl")
@@ -232,74 +236,13 @@ def quarantine_file(run: Run) -> Path:
     return run.folder / "data" / PREPARED / QUARANTINE
 
 
-# The files: one row a line, each file held against the SHA-256 that was noted when it was written.
+# The files: one row a line (`stored_rows`), each held against the SHA-256 that was noted when it was written.
 
 
-def line_of(row: Example, **beside: object) -> str:
-    """A row as a line of JSON, with what else is known of it; what is None is left out."""
-    known: dict[str, object] = {
-        "id": row.id,
-        "messages": [turn_of(m) for m in row.messages],
-        "group": row.group,
-        "where": row.where,
-        "meta": dict(row.meta),
-        "own_text": row.own_text,
-    }
-    if row.tools:
-        known["tools"] = list(row.tools)
-    if row.rejected:
-        known["rejected"] = [turn_of(m) for m in row.rejected]
-    if row.weight != 1.0:
-        known["row_weight"] = row.weight
-    if row.good is not None:
-        known["good"] = row.good
-    return json.dumps(known | {key: value for key, value in beside.items() if value is not None}, ensure_ascii=False)
-
-
-def example_of(line: Mapping[str, Any]) -> Example:
-    """The row that `line_of` has written."""
-    return Example(
-        line["id"],
-        tuple(map(message_of, line["messages"])),
-        line["group"],
-        line["where"],
-        line["meta"],
-        line["own_text"],
-        tools=tuple(line.get("tools", ())),
-        weight=line.get("row_weight", 1.0),
-        rejected=tuple(map(message_of, line.get("rejected", ()))),
-        good=line.get("good"),
-    )
-
-
-def turn_of(message: Message) -> list[Any]:
-    """A message as its role and content, and a third part only where it has more to keep."""
-    more = {
-        f.name: getattr(message, f.name)
-        for f in fields(message)
-        if f.name not in ("role", "content", "tool_calls") and getattr(message, f.name) != f.default
-    }
-    if message.tool_calls:
-        more["tool_calls"] = [[call.name, call.arguments, call.id] for call in message.tool_calls]
-    return [message.role, message.content, *([more] if more else [])]
-
-
-def message_of(turn: Sequence[Any]) -> Message:
-    """The message that `turn_of` has written."""
-    more = dict(turn[2]) if len(turn) > 2 else {}
-    calls = tuple(ToolCall(*call) for call in more.pop("tool_calls", ()))
-    return Message(turn[0], turn[1], tool_calls=calls, **more)
-
-
-def write_rows(path: Path, lines: Iterable[str]) -> None:
-    """Write the lines. A text may hold half of a surrogate pair: it is kept as it was read."""
-    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
-
-
-def read_rows(run: Run, name: str, file: str) -> list[Example]:
-    """The rows of a file of `data/NAME`."""
-    return [example_of(line) for line in read_lines(run, name, file)]
+def read_rows(run: Run, name: str, file: str) -> Sequence[Example]:
+    """The rows of a file of `data/NAME`; of more than are held, a sequence that reads each as it is asked for."""
+    stored = rows_in(checked_file(run, name, file))
+    return stored if len(stored) > HELD else list(stored)
 
 
 def read_lines(run: Run, name: str, file: str) -> Iterator[dict[str, Any]]:
@@ -328,7 +271,7 @@ def checked_file(run: Run, name: str, file: str) -> Path:
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write what is known of the rows beside them, on one line as they are."""
-    write_rows(folder / FACTS, [json.dumps(facts, ensure_ascii=False)])
+    write_lines(folder / FACTS, [json.dumps(facts, ensure_ascii=False)])
 
 
 def read_facts(run: Run, name: str) -> dict[str, Any]:
