@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,11 @@ COLOURS = ("red", "blue", "green", "black", "white")
 
 
 @pytest.fixture
-def few_are_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 50 rows are not held, and a shard has 40."""
     for room in (loading, mixture):
         monkeypatch.setattr(room, "HELD", 50)
     monkeypatch.setattr(loading, "SHARD", 40)
-    yield
 
 
 def row_of(number: int, draw: random.Random) -> dict[str, object]:
@@ -70,9 +68,11 @@ def test_many_rows_are_prepared_as_few_are(rows: Path, limit: int | None, reques
     few = prepared(rows, limit=limit)
     request.getfixturevalue("few_are_many")
     many = prepared(rows, limit=limit)
-    assert isinstance(few.train, list) and isinstance(many.train, StoredRows)
+    assert isinstance(few.train, list)
+    assert isinstance(many.train, StoredRows)
     assert whole(many) == whole(few)
-    assert len(few.bad) == 1 and len(few.notes) > 6
+    assert len(few.bad) == 1
+    assert len(few.notes) > 6
     assert many.train[-1] == few.train[-1]
     assert list(many.train[2:5]) == few.train[2:5]
 
@@ -117,7 +117,8 @@ def test_what_was_read_before_a_kill_is_not_made_again(
     assert len(first) == 2
     made.clear()
     assert whole(prepared(rows, tmp_path / "work")) == undisturbed
-    assert made[0] == "rows.jsonl:81" and len(made) == 70
+    assert made[0] == "rows.jsonl:81"
+    assert len(made) == 70
     assert {path: path.stat().st_mtime_ns for path in first} == first
 
 

@@ -14,7 +14,7 @@ from workbench.recipe import Method, Model
 from workbench.records import TokenRow
 from workbench.training.batches import by_length, collate, plan_batches, total_steps
 from workbench.training.checkpoints import checkpoints_in, damage, last_sound, write_checkpoint
-from workbench.training.model import estimate_memory, fit
+from workbench.training.memory import estimate_memory, fit
 from workbench.training.optimizer import MasterAdamW
 from workbench.training.student import fingerprint, fingerprints, prove_moved
 
@@ -167,7 +167,7 @@ def test_memory_is_told_without_torch_and_orders_the_methods() -> None:
     import subprocess
     import sys
 
-    code = "import workbench.training.model, sys; sys.exit('torch' in sys.modules)"
+    code = "import workbench.training.memory, workbench.training.model, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     totals = {kind: estimate_memory(SMOL, Method(kind=kind))["total"] for kind in ("qlora", "lora", "full")}
     assert totals["qlora"] < totals["lora"] < totals["full"]

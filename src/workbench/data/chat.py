@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from workbench.data.lossless import (
     SpecialTokenError,
     decoded,
+    encode_ahead,
     pieces_of,
     place_of,
     refuse_lost,
@@ -50,6 +52,7 @@ __all__ = [
     "recipe_tokenizer",
     "render",
     "render_all",
+    "render_many",
     "rendering_notes",
     "special_ids",
     "template_notes",
@@ -172,12 +175,14 @@ def render_all(
     tokenizer: PreTrainedTokenizerBase,
     method: Method,
     notes: list[str] | None = None,
+    *,
+    none_left: bool = False,
 ) -> list[TokenRow]:
     """Every row as `method` wants it; the ones that are too long are left out where `method.too_long` is drop.
 
     Where the student's own answer takes the place of the row's, there must be room for it. What a user should hear of
-    the rendering is added to `notes`. Raises RequestError when no row is left, and for all rows that hold a mark of
-    the template's at once.
+    the rendering is added to `notes`. Raises RequestError when no row is left (but with `none_left`), and for all rows
+    that hold a mark of the template's at once.
     """
     rows: list[TokenRow] = []
     marked: list[SpecialTokenError] = []
@@ -208,11 +213,27 @@ def render_all(
         )
     if marked:
         raise marked[0]
-    if examples and not rows:
+    if examples and not rows and not none_left:
         raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
     if notes is not None:
         notes += rendering_notes(examples, tokenizer, method)
     return rows
+
+
+def render_many(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[TokenRow]:
+    """`render_all` of a part of the rows, so many that encoding them together, on all cores, pays."""
+    texts = []
+    for example in examples:
+        with suppress(RequestError):  # `render` says what is wrong with the row
+            where = example.where or example.id
+            switches = template_switches(tokenizer, where)
+            for turns, asks in ((example.messages, False), (example.prompt, True)):
+                texts.append(template_text(tokenizer, turns, asks, switches, where, example.tools))
+    encode_ahead(tokenizer, texts)
+    try:
+        return render_all(examples, tokenizer, method, none_left=True)
+    finally:
+        encode_ahead(tokenizer, [])
 
 
 def rendering_notes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[str]:

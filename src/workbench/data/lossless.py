@@ -130,7 +130,15 @@ def marks_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A text's ids; the template writes its own special tokens, so none are added here."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ahead: dict[str, list[int]] = getattr(tokenizer, "_workbench_ahead", {})
+    known = ahead.pop(text, None)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if known is None else known
+
+
+def encode_ahead(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Encode texts together, on all cores: `tokens_of` gives each of them once."""
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    tokenizer._workbench_ahead = dict(zip(texts, ids, strict=True))
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -50,8 +50,11 @@ class LightTokenizer:
         """Id → token, of every token that is no part of the vocabulary's own pieces."""
         return self.backend.get_added_tokens_decoder()
 
-    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
-        """`{"input_ids": …}` of a text."""
+    def __call__(self, text: str | list[str], *, add_special_tokens: bool) -> dict[str, Any]:
+        """`{"input_ids": …}` of a text, or of several, which are encoded on all cores."""
+        if isinstance(text, list):
+            several = self.backend.encode_batch_fast(text, add_special_tokens=add_special_tokens)
+            return {"input_ids": [one.ids for one in several]}
         return {"input_ids": self.backend.encode(text, add_special_tokens=add_special_tokens).ids}
 
     def decode(self, ids: int | Sequence[int], skip_special_tokens: bool = False, **_: object) -> str:

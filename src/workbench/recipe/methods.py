@@ -44,7 +44,7 @@ class Kind:
     own: bool = False
     documents: bool = False
     material: frozenset[str] = frozenset({ANSWERS})
-    conversations: Callable[[Sequence[Example]], list[Example]] = list
+    conversations: Callable[[Sequence[Example]], Sequence[Example]] = lambda rows: rows
     alone: bool = False
 
 

@@ -12,10 +12,9 @@ from workbench.sources import is_moving, model_folder, model_is_here
 from workbench.stages.bundle import bundles_of, source_of
 from workbench.stages.common import merged_model
 from workbench.tracking import is_server, store_uri
-from workbench.training.model import BYTES, Shape, footprint, shape_of
+from workbench.training.memory import BYTES, Shape, shape_named, shape_of, training_bytes
 
 BESIDES = 1 << 20  # bytes of events, predictions, reports and tables that any stage may write
-CHECKPOINTS = 4  # at once: the two that are kept, the best step's, and the one that is being written
 
 
 def refuse_full_disk(recipe: Recipe, run: Run, stage: str) -> None:
@@ -56,9 +55,7 @@ def needed(recipe: Recipe, run: Run, stage: str) -> int:
 
 def of_training(recipe: Recipe) -> int:
     """Bytes of the checkpoints that lie there at once, and of the adapter or model at the end."""
-    parts = footprint(base_shape(recipe), recipe.method, recipe.model.dtype, 1, 1, False)
-    weights = parts["trainable_parameters"] * BYTES[recipe.model.dtype]
-    return int(CHECKPOINTS * (weights + parts["optimizer"]) + weights)
+    return training_bytes(base_shape(recipe), recipe.method, recipe.model.dtype)
 
 
 def base_shape(recipe: Recipe) -> Shape:
@@ -66,7 +63,7 @@ def base_shape(recipe: Recipe) -> Shape:
     model = recipe.model
     if not is_moving(model.source) and model_is_here(model.source):
         return shape_of(model_folder(model.source, model.sha256))
-    return Shape(model.parameters, model.layers, model.hidden_size, model.intermediate_size, model.vocabulary)
+    return shape_named(model)
 
 
 def coming_bundles(recipe: Recipe, run: Run) -> list[str]:

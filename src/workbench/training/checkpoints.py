@@ -20,7 +20,13 @@ import torch
 from workbench.files import changed_since, flush_tree, hashes_of, read_sealed, sync_folder, write_sealed
 
 KEEP = 2
+WRITING = 0.05  # of the time, at most, goes into checkpoints that are written because time has passed
 PROGRESS, STATE = "progress.json", "state.pt"
+
+
+def pause(minutes: float, took: float) -> float:
+    """Seconds of training until the next checkpoint: so many minutes, more where one took long to write (seconds)."""
+    return max(60 * minutes, took / WRITING)
 
 
 def step_of(folder: Path) -> int:

@@ -17,6 +17,7 @@ import torch
 from workbench.errors import RequestError
 from workbench.recipe import Teach
 from workbench.records import TokenRow
+from workbench.stored_tokens import Both
 from workbench.training.batches import CHUNKS, LABELS, PLAIN, TOKENS, Batch, by_length, collate, on_device
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import (
@@ -55,7 +56,7 @@ def answers(job: Job, student: Student) -> Loss:
     Validation rows are held against their own text alone. Raises RequestError for a mixture of experts with weights or
     targets, whose router's loss belongs to the model's own cross entropy.
     """
-    rows, teach, router = [*job.rows, *job.validation], job.method.teach, router_coefficient(student.decoder)
+    rows, teach, router = Both(job.rows, job.validation), job.method.teach, router_coefficient(student.decoder)
     if router and job.world:
         raise RequestError(
             "a mixture of experts trains in one process: its router's loss is a mean over the whole step",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.recipe import Method
 from workbench.records import TokenRow, digest
+from workbench.stored_tokens import StoredTokens
 from workbench.training.targets import Target, targets_digest
 
 if TYPE_CHECKING:
@@ -141,4 +142,6 @@ def request_of(job: Job, dtype: str) -> str:
     teach = {f.name: getattr(method.teach, f.name) for f in fields(method.teach) if f.metadata["makes_weights"]}
     beside = job.made_of + (targets_digest(job.targets) if job.targets else "") + (str(job.start) if job.start else "")
     values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": dtype, "beside": beside}
+    if isinstance(job.rows, StoredTokens):
+        return digest(values | {"rows": job.rows.digest})
     return digest(values | {"rows": [asdict(row) | {"where": ""} for row in job.rows]})

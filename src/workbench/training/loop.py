@@ -18,6 +18,7 @@ from workbench.engines.device import device_of, keep_at_most
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import read_sealed, write_sealed, write_whole
 from workbench.records import TokenRow
+from workbench.stored_tokens import StoredTokens
 from workbench.training import checkpoints
 from workbench.training.batches import Plan, evaluation_steps
 from workbench.training.development import Point, best_of, noted, refuse_hacking, samples
@@ -89,6 +90,7 @@ def train(job: Job) -> dict[str, Any]:
         by_score = bool(job.development and job.development.decides)
         watch = Watch(plan.steps, progressed, event, by_score, job.screen)
         saved, step, ending = time.monotonic(), done, False
+        pause = method.save_minutes * 60
         if method.compile:
             for layer in student.decoder.base_model.layers:
                 layer.compile(dynamic=True)
@@ -133,12 +135,14 @@ def train(job: Job) -> dict[str, Any]:
                 watch.stepped(step, values, int(tokens), int(trained_tokens), time.monotonic() - begun)
                 if step in evaluate_at:
                     look(job, student, loss, watch, step)
-                late = world.first and time.monotonic() - saved > method.save_minutes * 60
+                late = world.first and time.monotonic() - saved > pause
                 late, ending = world.any(late, stop.requested or world.stops())
                 ends = step == plan.steps or tired(progressed, method.patience)
                 if step in evaluate_at or late or ends or ending:
+                    began = time.monotonic()
                     save(job, student, optimizer, schedule, progressed, step)
                     saved = time.monotonic()
+                    pause = checkpoints.pause(method.save_minutes, saved - began)
                 if ending:
                     break
                 if device == "cpu":
@@ -212,7 +216,7 @@ def refuse_what_cannot_train(rows: Sequence[TokenRow], alone: bool = True) -> No
             where="WORLD_SIZE",
             remedy="type it without torchrun or accelerate launch, and with launch=torchrun launch.processes=2",
         )
-    for row in rows:
+    for row in [] if isinstance(rows, StoredTokens) else rows:  # those were held to it as they were rendered
         if not any(row.trained[1:]) or len(row.trained) != len(row.input_ids):
             raise RequestError("the row trains nothing", where=row.where or row.id)
 

@@ -1,119 +1,21 @@
-"""The model that is trained: how much memory it takes, and how it is loaded with its adapter.
-
-Nothing here imports torch before a model is loaded: `plan` asks for the estimate.
-"""
+"""The model that is trained: how it is loaded with its adapter. Nothing here imports torch before that."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines.device import keep_unpacked, nf4_config
 from workbench.errors import RequestError, WorkbenchError
-from workbench.recipe import Method, Model
+from workbench.recipe import Method
 from workbench.sources import refuse_code
+from workbench.training.memory import SHORT_ROW, stored_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-NF4_BYTES = 0.52  # 4 bits, and the scales after double quantization (arXiv 2305.14314)
-# Tensors that autograd keeps for one token in one layer, in units of the hidden and the MLP width; fitted to the
-# peak of SmolLM2-135M and right within a third for the Llama family.
-KEPT_HIDDEN, KEPT_MLP = 34, 9
-SHORT_ROW = 640  # tokens; beyond, the attention scores that plain products keep for the backward pass cost too much
-HEAD_ROWS = 512  # rows whose float32 logits exist at once: losses.ROWS_A_CHUNK
-SHARE_OF_MEMORY = 0.8
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What an estimate needs to know of a decoder."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    mlp: int
-    vocabulary: int
-
-
-def estimate_memory(model: Model, method: Method) -> dict[str, Any]:
-    """Bytes that training takes, part by part and in all, for rows of `method.max_length` tokens.
-
-    Keys: `weights`, `adapter`, `gradients`, `optimizer`, `activations`, `logits`, `total`, and how it was counted:
-    `trainable_parameters`, `micro_batch_size`, `checkpointing`. Sizes the recipe does not give count as 0.
-    """
-    shape = Shape(model.parameters, model.layers, model.hidden_size, model.intermediate_size, model.vocabulary)
-    micro = method.micro_batch_size or 1
-    return footprint(shape, method, model.dtype, micro, method.max_length, method.checkpointing == "on")
-
-
-def shape_of(base: Path) -> Shape:
-    """The shape of a model folder, from its config.json and the size of its safetensors."""
-    config = json.loads((base / "config.json").read_text())
-    config = config.get("text_config", config)
-    stored = BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2)
-    size = sum(p.stat().st_size for p in base.glob("*.safetensors"))
-    hidden = config.get("hidden_size", 0)
-    return Shape(
-        size // stored, config.get("num_hidden_layers", 0), hidden, config.get("intermediate_size") or 4 * hidden,
-        config.get("vocab_size", 0),
-    )  # fmt: skip
-
-
-def footprint(shape: Shape, method: Method, dtype: str, micro: int, tokens: int, checkpointing: bool) -> dict[str, Any]:
-    """`estimate_memory` for micro-batches of `micro` rows of `tokens` tokens."""
-    width = BYTES[dtype]
-    embedding = shape.vocabulary * shape.hidden
-    adapter = method.rank * shape.layers * (8 * shape.hidden + 3 * (shape.hidden + shape.mlp))
-    trainable = shape.parameters if method.kind == "full" else adapter
-    weights = shape.parameters * width
-    if method.kind == "qlora":
-        weights = round((shape.parameters - embedding) * NF4_BYTES + embedding * width)
-    # float32 master weights beside 16-bit ones, and two moments
-    states = 2 if method.optimizer == "adamw_8bit" else (8 if dtype == "float32" else 12)
-    a_layer = width * (KEPT_HIDDEN * shape.hidden + KEPT_MLP * shape.mlp)
-    kept = shape.layers * width * shape.hidden + a_layer if checkpointing else shape.layers * a_layer
-    head = (4 + 4 + width) * min(micro * tokens, HEAD_ROWS) * shape.vocabulary
-    parts = {
-        "weights": weights,
-        "adapter": 0 if method.kind == "full" else adapter * width,
-        "gradients": trainable * width,
-        "optimizer": trainable * states,
-        "activations": kept * micro * tokens,
-        "logits": head + 4 * embedding * (2 if method.kind == "full" else 1),
-    }
-    return {
-        **parts,
-        "total": sum(parts.values()),
-        "trainable_parameters": trainable,
-        "micro_batch_size": micro,
-        "checkpointing": checkpointing,
-    }
-
-
-def fit(
-    base: Path, method: Method, dtype: str, padded_tokens: Callable[[int], int], available: int
-) -> tuple[int, bool]:
-    """Rows a forward pass and whether to recompute activations: the most rows that fit without, else with.
-
-    `padded_tokens(micro)` gives the tokens, padding included, of the largest micro-batch of so many rows.
-    """
-    shape = shape_of(base)
-    divisors = [n for n in range(method.batch_size, 0, -1) if method.batch_size % n == 0]
-    sizes = [method.micro_batch_size] if method.micro_batch_size else divisors
-    ways = {"on": (True,), "off": (False,), "auto": (False, True)}[method.checkpointing]
-    for checkpointing in ways:
-        for micro in sizes:
-            total = footprint(shape, method, dtype, 1, padded_tokens(micro), checkpointing)["total"]
-            if total <= available * SHARE_OF_MEMORY:
-                return micro, checkpointing
-    return sizes[-1], ways[-1]  # the estimate is rough: try with the least rather than refuse
 
 
 def available_memory(device: str) -> int:
@@ -186,13 +88,6 @@ def check_targets(base: Path, method: Method) -> None:
             where="method.target_modules",
             remedy=f"its layers end in {', '.join(ends[:12])}; all-linear fits every model",
         )
-
-
-def stored_shapes(path: Path) -> dict[str, list[int]]:
-    """Every tensor's shape, by its name, from the head of a safetensors file."""
-    with path.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return {name: about["shape"] for name, about in header.items() if name != "__metadata__"}
 
 
 def refuse_dtype(dtype: str) -> None:

@@ -17,10 +17,12 @@ from transformers.utils import logging as hf_logging
 
 from workbench.engines.device import computed_in, keep_freed_memory, release_freed_memory, threads_of
 from workbench.errors import WorkbenchError
+from workbench.stored_tokens import lengths_of
 from workbench.training.batches import Plan, plan_of
 from workbench.training.job import Job, Student, request_of
 from workbench.training.losses import head_is_plain
-from workbench.training.model import available_memory, fit, load_model
+from workbench.training.memory import fit
+from workbench.training.model import available_memory, load_model
 from workbench.training.shards import is_sharded, put_weights, whole_tensor
 from workbench.training.targets import sequences
 
@@ -32,15 +34,17 @@ START = "pissa_start"  # PEFT takes the part of the name before the first sign t
 
 def plan_that_fits(job: Job, device: str) -> Plan:
     """The plan with as many rows at once as memory takes, activations recomputed only where it must be."""
-    lengths = [len(row.input_ids) for row in job.rows]
-    read = [sum(len(part.input_ids) for part in sequences(row, job.targets.get(row.id))) for row in job.rows]
+    lengths = read = lengths_of(job.rows)
+    if job.targets:
+        read = [sum(len(part.input_ids) for part in sequences(row, job.targets.get(row.id))) for row in job.rows]
 
     def padded_tokens(micro: int) -> int:
         cuts = plan_of(lengths, job.method, job.seed, micro).cuts
         return max(len(cut) * max(read[row] for row in cut) for cut in cuts)
 
     dtype = computed_in(job.dtype, device)
-    micro, recomputed = fit(job.base, job.method, dtype, padded_tokens, available_memory(device))
+    free = available_memory(device)
+    micro, recomputed = fit(job.base, job.method, dtype, padded_tokens, free, device=device, longest=max(read))
     each = max(1, job.method.batch_size // (job.world.size if job.world else 1))  # the rows of a process
     micro = max(n for n in range(1, min(micro, each) + 1) if job.method.batch_size % n == 0)
     return plan_of(lengths, job.method, job.seed, micro, recomputed)
@@ -48,7 +52,7 @@ def plan_that_fits(job: Job, device: str) -> Plan:
 
 def load_student(job: Job, device: str, plan: Plan) -> Student:
     """The base model with its adapter, where the weights of the kind before are in it already, on the device."""
-    longest = max(len(row.input_ids) for row in job.rows)
+    longest = max(lengths_of(job.rows))
     tokenizer = AutoTokenizer.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

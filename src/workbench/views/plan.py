@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.compress.preflight import Verdict, preflight
-from workbench.data.chat import recipe_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all, rendering_notes
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
 from workbench.files import free_bytes
 from workbench.formats import format_named
-from workbench.pages.terminal import megabytes, show
+from workbench.pages.terminal import show
 from workbench.recipe import (
-    Method,
     Model,
     Recipe,
     Teach,
@@ -51,14 +50,17 @@ from workbench.sources import (
     refuse_untrainable,
     unused_tokens,
 )
+from workbench.stored_rows import HELD, changed
 from workbench.teacher.document_rows import asking, passages_of, prompts_of
 from workbench.teacher.egress import rule_for
 from workbench.teacher.prices import Estimate, estimate, pricing_of
 from workbench.teacher.reach import require_way
 from workbench.terms import policy
 from workbench.training.adapter import start_adapter
-from workbench.training.model import check_targets, estimate_memory, refuse_dtype, shape_of
+from workbench.training.memory import shape_of
+from workbench.training.model import check_targets, refuse_dtype
 from workbench.training.shrink import counted, student_size
+from workbench.views.foreseen import Ahead, about_disk, about_forecast, disk_bytes, foreseen, steps_of
 from workbench.views.promises import about_route
 
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
@@ -80,7 +82,7 @@ def run(recipe: Recipe) -> int:
     base = base_here(recipe.model)
     recipe, of_hub = with_sizes(recipe, base)
     verdicts = format_verdicts(recipe, base)
-    lessons = [blank_filled(e) for e in questions.examples] if questions else conversations(recipe, splits)
+    lessons = changed(questions.examples, blank_filled) if questions else conversations(recipe, splits)
     counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
     if base is not None:
         refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
@@ -89,12 +91,13 @@ def run(recipe: Recipe) -> int:
         start_adapter(recipe.model, recipe.method)
     dropped = len(lessons) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
+    ahead = foreseen(recipe, tokens, learned_rows, base)
     sections: dict[str, Any] = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base) | of_hub,
         **unpinned(recipe),
         "data": about_data(recipe, splits, *counted, dropped),
-        "training": about_training(recipe, learned_rows, *counted, base),
+        "training": about_training(recipe, learned_rows, *counted, ahead),
         **({"distillation": about_distillation(recipe, splits, questions)} if recipe.method.distil else {}),
         **({"learning": about_learning(recipe, splits)} if recipe.method.learn else {}),
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
@@ -110,7 +113,7 @@ def run(recipe: Recipe) -> int:
     if recipe.output == "json":
         sections = {
             "recipe": recipe.name,
-            "numbers": numbers(recipe, splits, questions, learned_rows, tokens, base),
+            "numbers": numbers(recipe, splits, questions, learned_rows, tokens, base, ahead),
         } | sections
     show(f"plan of {recipe.name}", sections, recipe.output)
     for verdict in verdicts:
@@ -120,12 +123,16 @@ def run(recipe: Recipe) -> int:
 
 
 def numbers(
-    recipe: Recipe, splits: Splits, questions: Asked | None, rows: int, tokens: Sequence[int], base: Path | None
+    recipe: Recipe,
+    splits: Splits,
+    questions: Asked | None,
+    rows: int,
+    tokens: Sequence[int],
+    base: Path | None,
+    ahead: Ahead | None,
 ) -> dict[str, int | float | None]:
     """The plan's figures for a program: each key ends in its unit, null is what is not known before."""
     method = recipe.method
-    student = student_model(recipe.model, base)
-    formats = sum(format_named(q.format).bytes_a_weight for q in recipe.quantize.values())
     cost = cost_of(recipe, questions) if questions else None
     return {
         "train_rows": len(splits.train),
@@ -135,19 +142,15 @@ def numbers(
         "train_tokens": sum(tokens),
         "longest_row_tokens": max(tokens),
         "steps": steps_of(method, rows),
-        "memory_bytes": estimate_memory(student, method)["total"] or None,
-        "disk_bytes": round(student.parameters * 3 * (2.0 + formats)) or None,
+        "memory_bytes": ahead.estimate.memory_bytes if ahead else None,
+        "forecast_memory_bytes": ahead.seen.memory_bytes if ahead else None,
+        "forecast_training_seconds": ahead.seen.seconds if ahead else None,
+        "disk_bytes": disk_bytes(recipe, base) or None,
         "free_disk_bytes": free_bytes(Path(recipe.launch.experiments)),
         "teacher_calls": cost.calls if cost else 0,
         "teacher_likely_usd": cost.likely if cost else 0.0,
         "teacher_most_usd": cost.high if cost else 0.0,
     }
-
-
-def steps_of(method: Method, rows: int) -> int:
-    """Optimizer steps of a training on so many rows."""
-    an_epoch = max(1, math.ceil(rows / method.batch_size))
-    return int(min(math.ceil(an_epoch * method.epochs), method.max_steps or math.inf))
 
 
 def cost_of(recipe: Recipe, questions: Asked) -> Estimate:
@@ -326,24 +329,26 @@ def count_tokens(
         tokens = [count for count in counted if not drop or count <= recipe.method.max_length]
     else:
         raw = [e for e in examples if not e.prompt]
-        talks = [e for e in examples if e.prompt]
-        rows = render_all(talks, tokenizer, recipe.method, notes)
-        if base is not None:
-            refuse_rows_beyond(base, talks, rows, f"model.source={recipe.model.source}")
-        tokens = [len(row.input_ids) for row in rows]
+        talks = examples if not raw else [e for e in examples if e.prompt]
+        tokens = []
+        for first in range(0, len(talks), HELD):
+            rows = render_all(talks[first : first + HELD], tokenizer, recipe.method, none_left=True)
+            if base is not None:
+                refuse_rows_beyond(base, talks[first : first + HELD], rows, f"model.source={recipe.model.source}")
+            tokens += [len(row.input_ids) for row in rows]
+        notes += rendering_notes(talks, tokenizer, recipe.method)
         tokens += [len(tokenizer(e.answer, add_special_tokens=False)["input_ids"]) + 1 for e in raw]
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""
 
 
-def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base: Path | None) -> dict[str, Any]:
-    """Method, steps and memory of a training on `rows` rows; a chain of kinds takes its steps once each."""
+def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, ahead: Ahead | None) -> dict[str, Any]:
+    """Method, steps, memory and time of a training on `rows` rows; a chain of kinds takes its steps once each."""
     method = recipe.method
     an_epoch = max(1, math.ceil(rows / method.batch_size))
     steps = steps_of(method, rows)
     a_step = sum(tokens) / len(tokens) * method.batch_size
-    memory = estimate_memory(student_model(recipe.model, base), method)
     chain = learned(method)
     kinds = f", for each of {len(chain)} kinds" if len(chain) > 1 else ""
     return {
@@ -351,7 +356,7 @@ def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, base:
         "steps": f"{steps:,} of {method.batch_size} rows ({steps / an_epoch:.2f} epochs, ≈{a_step:,.0f} tokens a step)"
         + kinds,
         "tokens seen": f"{how}{round(a_step * steps):,}",
-        "memory": f"≈{megabytes(memory['total'])}" if memory["total"] else "unknown: the model's sizes are not given",
+        **(about_forecast(ahead) if ahead else {"memory": "unknown: the model's sizes are not given"}),
     }
 
 
@@ -399,19 +404,6 @@ def about_bundles(recipe: Recipe) -> dict[str, str]:
     return lines | {engine: ", ".join(names) for engine, names in of.items()}
 
 
-def about_disk(recipe: Recipe, base: Path | None) -> dict[str, Any]:
-    """What the run would take, the copies in the MLflow store included."""
-    parameters = student_model(recipe.model, base).parameters
-    if not parameters:
-        return {"needs": "unknown: the model's size is not given"}
-    formats = sum(format_named(q.format).bytes_a_weight for q in recipe.quantize.values())
-    # Each is made, bundled, and copied into the store.
-    return {
-        "needs": f"≈{megabytes(parameters * 3 * (2.0 + formats))} in {recipe.launch.experiments}/",
-        "free": megabytes(free_bytes(Path(recipe.launch.experiments))),
-    }
-
-
 # What `plan` says of a distillation and of a smaller student: what is learned, on which prompts, how large it is.
 
 
@@ -456,7 +448,7 @@ def about_distillation(recipe: Recipe, splits: Splits, questions: Asked | None) 
     return lines
 
 
-def conversations(recipe: Recipe, splits: Splits) -> list[Example]:
+def conversations(recipe: Recipe, splits: Splits) -> Sequence[Example]:
     """The rows as the last kind of the recipe reads them: of a pair both answers, of judged answers the good ones."""
     return learned(recipe.method)[-1].conversations(splits.train)
 
@@ -483,11 +475,3 @@ def about_learning(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     if recipe.model.adapter:
         lines["starts from"] = recipe.model.adapter
     return lines
-
-
-def student_model(model: Model, base: Path | None) -> Model:
-    """The model's keys with the sizes of the student, where that is a smaller one."""
-    if model.shrink.layers is None:
-        return model
-    parameters, layers = student_size(model, base)
-    return replace(model, parameters=parameters, layers=layers)

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.data.chat import recipe_tokenizer, render_all
+from workbench.data.chat import recipe_tokenizer, render_all, render_many, rendering_notes
+from workbench.errors import RequestError
 from workbench.files import changed_since, file_sha256, hashes_of, read_json, read_sealed, write_sealed
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, has_teacher
 from workbench.recipe.methods import learned
 from workbench.records import Example, TokenRow, digest
-from workbench.runs import Run
-from workbench.stages.common import base_model
+from workbench.runs import Run, kept_data
+from workbench.stages.common import PREPARED, base_model
+from workbench.stages.rows import read_rows
+from workbench.stored_rows import StoredRows
+from workbench.stored_tokens import StoredTokens, lengths_of, stored_tokens, trained_in
 from workbench.training.job import Job
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from workbench.training.development import Development
 
+TOKENS = "tokens"  # the folder of a run's `data/` where rows lie as the model sees them, when they are many
 WRITTEN = "written.json"  # the hash of every file of a kind that another goes on from
 
 
@@ -161,6 +166,47 @@ def rendered(recipe: Recipe, base: Path, examples: Sequence[Example]) -> list[To
     return render_all(examples, tokenizer, recipe.method)
 
 
+def many_rendered(recipe: Recipe, run: Run, base: Path) -> StoredTokens | None:
+    """The run's training rows as the model will see them, in `data/tokens/`, where they are too many to hold.
+
+    They are rendered there once, shard by shard, and read from there by whoever comes again. None where they are few,
+    or where a kind learns of anything else than rows' own answers.
+    """
+    if has_teacher(recipe) or not all(kind.name in ("sft", "text") for kind in learned(recipe.method)):
+        return None
+    examples = read_rows(run, PREPARED, "train.jsonl")
+    if not isinstance(examples, StoredRows) or not examples[0].prompt:
+        return None
+    method, tokenizer = recipe.method, recipe_tokenizer(base, recipe.model, recipe.method, light=True)
+    keys = ("train_on", "max_length", "reasoning", "too_long")
+    words = [file_sha256(path) for path in sorted(base.glob("tokenizer*")) if path.is_file()]
+    rows = (kept_data(run, PREPARED) or {})["train.jsonl"]
+    of = digest([rows, tokenizer.chat_template, words, [getattr(method, key) for key in keys]], 32)
+
+    def make(first: int, last: int) -> tuple[list[tuple[int, TokenRow]], int]:
+        part = list(examples[first:last])
+        numbered = [replace(example, id=str(number)) for number, example in enumerate(part)]
+        made = [(int(row.id), row) for row in render_many(numbered, tokenizer, method)]
+        own = [(first + number, replace(row, id=part[number].id)) for number, row in made]
+        return own, sum(example.good is False for example in part)
+
+    tokens = stored_tokens(run.folder / "data" / TOKENS, of, len(examples), make)
+    if not len(tokens):
+        raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
+    return tokens
+
+
+def notes_of(recipe: Recipe, run: Run, base: Path, examples: Sequence[Example], tokens: StoredTokens) -> list[str]:
+    """What `rendering_notes` says of so many rows, read beside their tokens where it has been looked up before."""
+    path = run.folder / "data" / TOKENS / "notes.json"
+    known = read_sealed(path) or {}
+    if known.get("of") != tokens.digest:
+        tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
+        known = {"of": tokens.digest, "notes": rendering_notes(examples, tokenizer, recipe.method)}
+        write_sealed(path, known)
+    return known["notes"]
+
+
 def as_text(example: Example, tokenizer: PreTrainedTokenizerBase, most: int) -> TokenRow:
     """The beginning of a document, `most` tokens, as a model reads it: all but the first token is predicted."""
     ids = tuple(tokenizer(example.answer)["input_ids"])[:most]
@@ -169,8 +215,7 @@ def as_text(example: Example, tokenizer: PreTrainedTokenizerBase, most: int) -> 
 
 def token_line(training: Sequence[TokenRow], max_length: int) -> str:
     """One line with the token counts."""
-    lengths = sorted(len(r.input_ids) for r in training)
-    trained = sum(sum(r.trained) for r in training)
+    lengths, trained = sorted(lengths_of(training)), trained_in(training)
     return (
         f"{sum(lengths):,} tokens in {len(lengths):,} rows (median {lengths[len(lengths) // 2]}, "
         f"longest {lengths[-1]}, limit {max_length}), {trained:,} of them trained"

@@ -8,17 +8,18 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
-from workbench.data.chat import recipe_tokenizer, rendering_notes
+from workbench.data.chat import recipe_tokenizer, render_many, rendering_notes
 from workbench.data.prepare import Splits
 from workbench.errors import RequestError
 from workbench.evaluation.few_rows import too_few
 from workbench.files import read_json, write_whole
 from workbench.recipe import Launch, Recipe, has_open_teacher, has_teacher
-from workbench.records import TokenRow
+from workbench.records import Example, TokenRow
 from workbench.runs import Run, Staging, kept_data, stage
 from workbench.sources import left_unread, refuse_rows_beyond, refuse_untrainable
 from workbench.stages.common import base_model, is_done, log_datasets, say
@@ -27,8 +28,22 @@ from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_que
 from workbench.stages.train import guards
 from workbench.stages.train.guards import headroom, scores_of
 from workbench.stages.train.intervals import compared, interval
-from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
+from workbench.stages.train.task import Start, Task, jobs, many_rendered, notes_of, rendered, start_model
+from workbench.stored_rows import HELD, StoredRows, pick
+from workbench.stored_tokens import StoredTokens, lengths_of
 from workbench.training.adapter import start_adapter
+from workbench.training.forecast import (
+    Estimate,
+    Forecast,
+    as_facts,
+    device_here,
+    estimated,
+    forecast,
+    lines,
+    measured,
+)
+from workbench.training.memory import shape_of
+from workbench.training.model import available_memory
 
 if TYPE_CHECKING:
     from workbench.training.development import Development
@@ -58,7 +73,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "train", line)
         if splits.bad:
             say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
-        texts = [*splits.train, *splits.validation, *splits.test]
+        texts = chain(splits.train, splits.validation, splits.test)
         refuse_rows_beyond(base, texts, material.train or [], f"model.source={recipe.model.source}")
         if left_unread(base):
             say(run, "train", f"the base's safetensors are taken; unread: {', '.join(left_unread(base))}")
@@ -71,7 +86,10 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "train", f"training goes on from the adapter {recipe.model.adapter}")
         begin = Start(start, adapter, given=adapter is not None)
         for job in jobs(task, begin, staging.folder):
-            staging.facts = train(job) | facts | teacher
+            estimate, seen = foreseen(recipe, run, start, job)
+            done = train(job)
+            say(run, "train", lines(estimate, seen, done["peak_memory_bytes"], done["seconds"]))
+            staging.facts = done | facts | teacher | as_facts(estimate, seen)
         if recipe.method.teach.curve:
             write_curve(task, begin, [e.group for e, _ in material.lessons.development], staging.folder)
         tell_files(run, staging)
@@ -94,6 +112,16 @@ def trainer(launch: Launch) -> Callable[[Job], dict[str, Any]]:
     return train
 
 
+def foreseen(recipe: Recipe, run: Run, base: Path, job: Job) -> tuple[Estimate, Forecast]:
+    """What a job would take, by the model's shapes and by what was measured here before."""
+    device, lengths = device_here(recipe.launch.device), lengths_of(job.rows)
+    steps = max(1, math.ceil(len(lengths) * job.method.epochs / job.method.batch_size))
+    steps = min(steps, job.method.max_steps or steps)
+    shape, free = shape_of(base), available_memory(device)
+    estimate, _ = estimated(shape, job.method, recipe.model.dtype, device, lengths, steps, free)
+    return estimate, forecast(estimate, measured(run.folder.parents[1], estimate.device, estimate.dtype))
+
+
 def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
     """What is said before training where the verdict will lack rows."""
     share = None if recipe.data.test else recipe.data.test_share
@@ -106,7 +134,7 @@ class Material:
     """What is learned, and of it what has been rendered on the way: None where nothing has been."""
 
     lessons: Lessons
-    train: list[TokenRow] | None = None
+    train: Sequence[TokenRow] | None = None
     validation: list[TokenRow] | None = None
 
 
@@ -119,9 +147,9 @@ def material_of(recipe: Recipe, run: Run, base: Path, folder: Path) -> Material:
     keep_prepared(recipe, run)
     keep_questions(recipe, run)
     known = kept_data(run, LEARNED) is not None
-    material = Material(lessons(recipe, run))
+    material = Material(lessons(recipe, run), many_rendered(recipe, run, base))
     if not known and recipe.method.too_long == "drop":
-        material = fitting(recipe, base, material.lessons)
+        material = fitting(recipe, base, material)
     if not known and (has_teacher(recipe) or recipe.method.too_long == "drop"):
         keep_learned(run, material.lessons)
     if has_open_teacher(recipe) and not has_teacher(recipe):
@@ -130,8 +158,11 @@ def material_of(recipe: Recipe, run: Run, base: Path, folder: Path) -> Material:
     return material
 
 
-def fitting(recipe: Recipe, base: Path, whole: Lessons) -> Material:
+def fitting(recipe: Recipe, base: Path, material: Material) -> Material:
     """What is short enough to train on: how many rows were longer is said."""
+    if isinstance(material.train, StoredTokens):
+        return many_fitting(recipe, base, material, material.train)
+    whole = material.lessons
     splits, judged = whole.splits, [item for item, _ in whole.development]
     examples = [*splits.train, *splits.validation, *judged]
     # By their numbers: two files may give the same id to two rows.
@@ -144,19 +175,36 @@ def fitting(recipe: Recipe, base: Path, whole: Lessons) -> Material:
         raise RequestError(
             f"all {len(splits.train):,} training rows are longer", where="method.max_length", remedy="raise it"
         )
+    parts = shorter(
+        recipe,
+        splits,
+        [example for number, example in enumerate(splits.train) if number in short],
+        [e for number, e in enumerate(splits.validation, first_judging) if number in short],
+    )
+    development = [pair for number, pair in enumerate(whole.development, first_judged) if number in short]
+    return Material(replace(whole, splits=parts, development=development), train, validation)
+
+
+def many_fitting(recipe: Recipe, base: Path, material: Material, tokens: StoredTokens) -> Material:
+    """`fitting` where the training rows are many, and rendered: of rows without a teacher."""
+    splits, kept = material.lessons.splits, list[int]()
+    for first in range(0, len(splits.validation), HELD):
+        part = enumerate(splits.validation[first : first + HELD], first)
+        numbered = [replace(example, id=str(number)) for number, example in part]
+        tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
+        kept += [int(row.id) for row in render_many(numbered, tokenizer, recipe.method)]
+    parts = shorter(recipe, splits, pick(splits.train, tokens.numbers), pick(splits.validation, kept))
+    return Material(replace(material.lessons, splits=parts), tokens)
+
+
+def shorter(recipe: Recipe, splits: Splits, train: Sequence[Example], validation: Sequence[Example]) -> Splits:
+    """The splits with those rows that are short enough, and a line that counts the others."""
     line = (
         f"left out, with more than {recipe.method.max_length:,} tokens: {len(splits.train) - len(train):,} of "
         f"{len(splits.train):,} training rows and {len(splits.validation) - len(validation):,} of "
         f"{len(splits.validation):,} validation rows"
     )
-    parts = replace(
-        splits,
-        train=[example for number, example in enumerate(splits.train) if number in short],
-        validation=[e for number, e in enumerate(splits.validation, first_judging) if number in short],
-        notes=[*splits.notes, line],
-    )
-    development = [pair for number, pair in enumerate(whole.development, first_judged) if number in short]
-    return Material(replace(whole, splits=parts, development=development), train, validation)
+    return replace(splits, train=train, validation=validation, notes=[*splits.notes, line])
 
 
 def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
@@ -169,22 +217,29 @@ def task_of(recipe: Recipe, run: Run, start: Path, material: Material) -> Task:
             run.event(kind, stage="train", **fields)
 
     learned, most = material.lessons, recipe.method.validation_rows
-    tokenizer = recipe_tokenizer(start, recipe.model, recipe.method, light=True)
-    for line in rendering_notes(learned.splits.train, tokenizer, recipe.method):
+    train, tokens = learned.splits.train, material.train
+    if isinstance(tokens, StoredTokens):
+        lines = notes_of(recipe, run, start, train, tokens)
+    else:
+        tokenizer = recipe_tokenizer(start, recipe.model, recipe.method, light=True)
+        lines = rendering_notes(train, tokenizer, recipe.method)
+    for line in lines:
         event("said", text=line)
     validation = learned.splits.validation
+    if isinstance(validation, StoredRows):
+        validation = list(validation[:most])
     return Task(
         recipe,
         run,
         start,
-        learned.splits.train,
+        train,
         learned.weights,
         learned.reasons,
         (material.validation or rendered(recipe, start, validation))[:most],
         development_of(recipe, start, learned),
         event,
         validation[:most],
-        material.train,
+        tokens,
     )
 
 

@@ -13,6 +13,8 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe.methods import ANSWERS, JUDGED, PAIRS, PLAIN, Kind
 from workbench.records import Example, Message, TokenRow
 from workbench.stages.train.task import Start, Task, job_of, rendered, token_line
+from workbench.stored_rows import pick
+from workbench.stored_tokens import StoredTokens
 from workbench.teacher.wire import read_parquet
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def text(task: Task, start: Start, out: Path) -> Job:
 
 def sft(task: Task, start: Start, out: Path) -> Job:
     """The rows' own answers; of a pair the better one, and of judged answers the good ones, how many is said."""
-    learned = good_answers(task.examples)
+    known_good = isinstance(task.tokens, StoredTokens) and not task.tokens.called_bad
+    learned = task.examples if known_good else good_answers(task.examples)
     if len(learned) == len(task.examples):
         return text(task, start, out)
     task.event("said", text=f"sft learns {len(learned):,} of {len(task.examples):,} rows: the others are called bad")
@@ -38,9 +41,9 @@ def sft(task: Task, start: Start, out: Path) -> Job:
     return text(only, start, out)
 
 
-def good_answers(examples: Sequence[Example]) -> list[Example]:
+def good_answers(examples: Sequence[Example]) -> Sequence[Example]:
     """The rows whose answers nobody called bad. RequestError where there is none."""
-    good = [example for example in examples if example.good is not False]
+    good = pick(examples, [number for number, example in enumerate(examples) if example.good is not False])
     if examples and not good:
         raise RequestError(
             f"all {len(examples):,} rows are called bad: there is nothing to learn as it stands",
@@ -75,8 +78,10 @@ KINDS = [
 ]
 
 
-def answer_rows(task: Task) -> list[TokenRow]:
+def answer_rows(task: Task) -> Sequence[TokenRow]:
     """The examples as they are learned, each with its weight."""
+    if isinstance(task.tokens, StoredTokens) and not task.weights:
+        return task.tokens
     return [replace(row, weight=row.weight * task.weights.get(row.id, 1.0)) for row in task.token_rows()]
 
 
