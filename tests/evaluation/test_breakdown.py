@@ -66,6 +66,19 @@ def test_the_worst_part_comes_first_and_too_small_or_whole_parts_do_not_come() -
     assert "nowhere" not in [part["field"] for part in report_of({"student": lost_books}, alone)["slices"]]
 
 
+def test_rows_of_several_sources_are_looked_at_by_source_unasked_and_those_of_one_are_not() -> None:
+    lost_notes = [i % 4 != 0 for i in range(N)]
+    rows = {name: arm(right) for name, right in {"base_few_shot": [True] * N, "student": lost_notes}.items()}
+    asks = Evaluate(scorer="json_fields", fields=["category"], resamples=1000, slice_rows=20)
+    for names, wanted in ((("notes", "letters"), {"notes": 100, "letters": 300}), (("notes", "notes"), {})):
+        meta = {f"row{i}": {"data_source": names[0] if i % 4 == 0 else names[1]} for i in range(N)}
+        parts = build_report("t", asks, rows, {}, 3, meta=meta, lengths=LENGTHS)["slices"]
+        mine = [part for part in parts if part["field"] == "data_source"]
+        assert {part["value"]: part["n"] for part in mine} == wanted
+        if mine:
+            assert (mine[0]["value"], mine[0]["comparisons"][0]["delta"]) == ("notes", -1.0)
+
+
 def test_p_is_corrected_over_all_slices_of_the_pair() -> None:
     rng = np.random.default_rng(1)
     parts = report_of({"base_few_shot": rng.random(N) < 0.5, "student": rng.random(N) < 0.5})["slices"]

@@ -9,7 +9,7 @@ they are wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,6 +50,7 @@ __all__ = [
     "load_tokenizer",
     "prompt_ids",
     "recipe_tokenizer",
+    "refuse_marked",
     "render",
     "render_all",
     "render_many",
@@ -204,6 +205,27 @@ def render_all(
                 raise
         except SpecialTokenError as error:
             marked.append(error)
+    refuse_all(marked)
+    if examples and not rows and not none_left:
+        raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
+    if notes is not None:
+        notes += rendering_notes(examples, tokenizer, method)
+    return rows
+
+
+def refuse_marked(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+    """SpecialTokenError for all rows, which a model is judged by, whose prompt holds a mark of the template's."""
+    marked = []
+    for example in examples:
+        try:
+            refuse_marks(example.prompt, example.tools, tokenizer, example.where or example.id)
+        except SpecialTokenError as error:
+            marked.append(error)
+    refuse_all(marked)
+
+
+def refuse_all(marked: Sequence[SpecialTokenError]) -> None:
+    """Raise one error for all of these; none where there are none."""
     if len(marked) > 1:
         first = "".join(f"\n    {error.where}: {error.what}" for error in marked[:3])
         raise SpecialTokenError(
@@ -213,11 +235,6 @@ def render_all(
         )
     if marked:
         raise marked[0]
-    if examples and not rows and not none_left:
-        raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
-    if notes is not None:
-        notes += rendering_notes(examples, tokenizer, method)
-    return rows
 
 
 def render_many(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[TokenRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,6 +44,7 @@ def load(
     most: int | None = None,
     seed: int = 0,
     work: Path | None = None,
+    judged_by: Collection[str] = (),
 ) -> Loaded:
     """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out; or several.
 
@@ -53,7 +54,7 @@ def load(
     file, the layout or a mapped column is not there; a bad row never raises. Of more than `most` rows so many are
     drawn by the seed as they are read, and no others are held. Of more than `stored_rows.HELD` rows none are held: they
     are read twice, and written as they are read, shard by shard into `work`, where what is there already is gone on
-    from; without it into a temporary folder.
+    from; without it into a temporary folder. `judged_by` are columns that an evaluation reads.
     """
     paths = [path] if isinstance(path, Path) else list(path)
     name = paths[0].name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} to {paths[-1].name}"
@@ -62,7 +63,7 @@ def load(
     def raws(into: list[str]) -> Iterator[Raw]:
         return (raw for one in paths for raw in read_rows(one, part, into, data))
 
-    way = Way(data, unanswered, name)
+    way = Way(data, unanswered, name, frozenset(judged_by))
     held = list(islice(raws(notes), HELD + 1)) if most is None else drawn(raws(notes), most, seed, notes)
     if most is None and len(held) > HELD:
         notes = []
@@ -131,7 +132,7 @@ def loaded(examples: Sequence[Example], layout: str, shard: Shard, ids: Ids, way
     """All of it, and what a user should hear."""
     name, bad = way.name, shard.bad
     notes.insert(0, f"{len(examples):,} rows as {layout} from {name}")
-    notes += told_of(shard, name)
+    notes += told_of(shard, name, way.judged_by)
     if way.data.format == CHOSEN:
         bad_ones = f"; {shard.judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
         notes.append(f"data.format={CHOSEN}: the good answers of {name} are learned, no other{bad_ones}")
@@ -162,11 +163,15 @@ def drawn(raws: Iterable[Raw], most: int | None, seed: int, notes: list[str]) ->
     return [raw for _, raw in sorted(kept, key=lambda pair: pair[0])]
 
 
-def told_of(shard: Shard, name: str) -> list[str]:
+def told_of(shard: Shard, name: str, judged_by: Collection[str]) -> list[str]:
     """What of a file's rows is not used, is weighed, or was taken in another form: a line for each that there is."""
     lines = []
-    if shard.left.fields:
-        lines.append(f"not used of {name}: {', '.join(shard.left.fields)}")
+    judging = [field for field in shard.left.fields if field in judged_by]
+    left = [field for field in shard.left.fields if field not in judged_by]
+    if left:
+        lines.append(f"not used of {name}: {', '.join(left)}")
+    if judging:
+        lines.append(f"read by the evaluation alone, of {name}: {', '.join(judging)}")
     if shard.weights not in ([], [1.0, 1.0]):
         lines.append(f"the rows of {name} are weighed, from {shard.weights[0]:g} to {shard.weights[1]:g}")
     if shard.weighing:

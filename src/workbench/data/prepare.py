@@ -50,6 +50,7 @@ def prepare(
     contents: Mapping[str, str] | None = None,
     learns: Collection[str] = (ANSWERS,),
     work: Path | None = None,
+    judged_by: Collection[str] = (),
 ) -> Splits:
     """Read and part the rows that `data` names; the same files, section and seed give the same rows.
 
@@ -57,6 +58,7 @@ def prepare(
     refused with a WorkbenchError, as are files that change while they are read. `learns` is what the method can learn
     of a row (`data.layouts`): training and validation rows of another kind are refused. Parts of more rows than are
     held (`stored_rows.HELD`) are sequences that read each row as it is asked for, from files in `work`; see `load`.
+    `judged_by` are columns that the evaluation reads: of what is not learned they are told apart.
 
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
@@ -72,7 +74,7 @@ def prepare(
             entry.name: readable(
                 part, entry.source, data, unanswered and part == "train", contents,
                 most=most[entry.name] if part == "train" else None, seed=seed,
-                work=work and work / f"{part}-{number}",
+                work=work and work / f"{part}-{number}", judged_by=judged_by,
             )
             for number, entry in enumerate(entries)
         }  # fmt: skip
@@ -166,13 +168,16 @@ def readable(
     most: int | None = None,
     seed: int = 0,
     work: Path | None = None,
+    judged_by: Collection[str] = (),
 ) -> Loaded:
     """The rows of one source, at most so many, or a refusal when too many of them are bad."""
     paths = resolve_all(source, key=f"data.{part}")
     if is_pattern(source):
         refuse_other_splits(paths, part, f"data.{part}={source}")
     with unchanged(paths, (contents or {}).get(source), f"data.{part}={source}"):
-        loaded = load(paths, data, part=part, unanswered=unanswered, most=most, seed=seed, work=work)
+        loaded = load(
+            paths, data, part=part, unanswered=unanswered, most=most, seed=seed, work=work, judged_by=judged_by
+        )
     total = len(loaded.examples) + len(loaded.bad)
     allowed = most_bad(data.max_bad_share, total)
     if len(loaded.bad) > allowed:
@@ -337,19 +342,21 @@ class Asked:
 
 def gather(
     data: Data,
-    prompts: str | None,
+    prompts: object,
     limit: int | None,
     seed: int,
     validation: int = 0,
     contents: Mapping[str, str] | None = None,
     work: Path | None = None,
+    judged_by: Collection[str] = (),
 ) -> Asked:
-    """The rows of `prompts`, or the training rows when there is no such file; at most `limit`, drawn by the seed.
+    """The rows of `prompts` (a source, or a list), or the training rows where it names none; at most `limit`, drawn.
 
     Their own answers may be missing: those are what is asked for. Of the validation rows the first `validation` are
-    asked too, and all that have no answer of their own. `contents` are the digests that the sources must have.
+    asked too, and all that have no answer of their own. `contents`, `work` and `judged_by` are as `prepare` has them.
     """
-    splits = prepare(data, seed, unanswered=prompts is None, contents=contents, work=work)
+    sources = row_sources(prompts, "teacher.prompts")
+    splits = prepare(data, seed, unanswered=not sources, contents=contents, work=work, judged_by=judged_by)
     notes = list(splits.notes)
     if any(not e.answer for e in splits.test):
         raise RequestError(
@@ -357,7 +364,7 @@ def gather(
             where="data.test",
             remedy="name rows with right answers: data.test=file:gold.jsonl",
         )
-    examples = beside(prompts, data, splits, notes, contents) if prompts else splits.train
+    examples = beside(sources, data, splits, notes, contents) if sources else splits.train
     if limit is not None and limit < len(examples):
         notes.append(f"teacher.limit keeps {limit:,} of {len(examples):,} prompts, drawn by the seed")
         drawn = sorted(random.Random(seed).sample(range(len(examples)), limit))
@@ -366,15 +373,20 @@ def gather(
     judging = [e for n, e in enumerate(splits.validation) if n < validation or not e.answer]
     both = chain(examples, judging)
     examples = spooled(both) if isinstance(examples, StoredRows) else list(both)
-    described = [describe(examples, "prompts", prompts or source_text(data.train), data)]
+    described = [describe(examples, "prompts", source_text(prompts or data.train), data)]
     return Asked(examples, splits, notes, described, frozenset(e.id for e in judging))
 
 
 def beside(
-    source: str, data: Data, splits: Splits, notes: list[str], contents: Mapping[str, str] | None = None
+    sources: Sequence[RowSource],
+    data: Data,
+    splits: Splits,
+    notes: list[str],
+    contents: Mapping[str, str] | None = None,
 ) -> Sequence[Example]:
-    """Prompts from a file of their own, without those that repeat what is judged on."""
-    loaded = readable("prompts", source, data, unanswered=True, contents=contents)
+    """Prompts from files of their own, without those that repeat what is judged on."""
+    own = {e.name: readable("prompts", e.source, data, unanswered=True, contents=contents) for e in sources}
+    loaded = next(iter(own.values())) if len(own) == 1 else joined_rows(own)
     notes += [f"prompts: {line}" for line in loaded.notes]
     rows, repeats = drop_repeats(loaded.examples)
     if repeats:

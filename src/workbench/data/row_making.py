@@ -28,11 +28,15 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Way:
-    """How the rows of a source are read: its section, whether answers may be missing, and what it is called."""
+    """How the rows of a source are read: its section, whether answers may be missing, and what it is called.
+
+    `judged_by` are columns that an evaluation reads.
+    """
 
     data: Data
     unanswered: bool
     name: str
+    judged_by: frozenset[str] = frozenset()
 
     def filled(self, raws: Sequence[Raw]) -> list[dict[str, Any]]:
         """The rows that can be read, with stand-ins for answers that may be missing."""

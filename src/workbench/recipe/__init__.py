@@ -4,6 +4,7 @@ from workbench.recipe.learning import Prefer, Reward
 from workbench.recipe.read import (
     has_open_teacher,
     has_teacher,
+    judged_by,
     known_keys,
     makes_rows,
     read,
@@ -58,6 +59,7 @@ __all__ = [
     "asking_route",
     "has_open_teacher",
     "has_teacher",
+    "judged_by",
     "known_keys",
     "makes_rows",
     "read",

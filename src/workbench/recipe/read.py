@@ -221,6 +221,11 @@ def has_open_teacher(recipe: Recipe) -> bool:
     return any(kind.weights for kind in distilled(recipe.method.distil))
 
 
+def judged_by(recipe: Recipe) -> tuple[str, ...]:
+    """The columns of rows that the evaluation reads, whatever is learned."""
+    return tuple(filter(None, [*recipe.evaluate.slices, recipe.evaluate.acceptable]))
+
+
 def sources_of(recipe: Recipe) -> dict[str, str | None]:
     """The sources whose content makes the weights, beside the values of `weights_of`, by their keys."""
     data: dict[str, str | None] = {f"model.{name}": getattr(recipe.model, name) for name in ("source", "adapter")}
@@ -229,7 +234,10 @@ def sources_of(recipe: Recipe) -> dict[str, str | None]:
         value = getattr(recipe.data, name)
         for i, entry in enumerate(row_sources(value, f"data.{name}")):
             data[f"data.{name}[{i}]" if isinstance(value, list) else f"data.{name}"] = entry.source
-    named = ("prompts", "documents", "review", "source", "weights")
+    prompts = recipe.teacher.prompts
+    for i, entry in enumerate(row_sources(prompts, "teacher.prompts")):
+        data[f"teacher.prompts[{i}]" if isinstance(prompts, list) else "teacher.prompts"] = entry.source
+    named = ("documents", "review", "source", "weights")
     return data | {f"teacher.{name}": getattr(recipe.teacher, name) for name in named}
 
 
@@ -274,6 +282,12 @@ def check_sense(recipe: Recipe) -> None:
         )
     for name in ("validation", "test"):
         row_sources(getattr(recipe.data, name), f"data.{name}")
+    if any(entry.weight is not None for entry in row_sources(recipe.teacher.prompts, "teacher.prompts")):
+        raise RequestError(
+            "the prompts of every source are asked: they are no mixture",
+            where="teacher.prompts",
+            remedy="leave the weights out; teacher.limit draws so many of all",
+        )
     if recipe.teacher.documents:
         check_documents(recipe)
     elif not row_sources(recipe.data.train, "data.train"):

@@ -91,7 +91,7 @@ class Teacher:
     )
     attempts: int = key(6, "tries of one request", at_least=1, at_most=20, makes_weights=False)
     timeout_s: float = key(120.0, "for one request", unit="seconds", above=0, makes_weights=False)
-    prompts: str | None = key(None, "rows whose prompts are asked; null: data.train's")
+    prompts: Any = key(None, "rows whose prompts are asked: a source, or a list of them; null: data.train's")
     review: str | None = key(None, "labels that people have read, corrected and signed: rows with id, answer, by, at")
     documents: str | None = key(
         None, "a folder of text, Markdown or PDF: the teacher makes the rows, from its passages; then no data.train"
@@ -411,7 +411,10 @@ class Method:
     )
     validation_rows: int = key(128, "rows for the evaluation loss", unit="rows", at_least=1)
     sample_answers: int = key(3, "answers shown at each", unit="rows", at_least=0, makes_weights=False)
-    save_minutes: float = key(2.0, "between checkpoints", unit="minutes", above=0, makes_weights=False)
+    save_minutes: float = key(
+        2.0, "between checkpoints, or more, so that they take a twentieth of the time", unit="minutes", above=0,
+        makes_weights=False,
+    )  # fmt: skip
     learn: list[str] = key(
         list, "what is learned of one's own rows, one after the other: pretrain, sft, dpo, orpo, kto, grpo; none: sft"
     )

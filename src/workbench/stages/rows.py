@@ -18,7 +18,7 @@ from workbench.data import prepare
 from workbench.data.load import BadRow, write_quarantine
 from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
-from workbench.recipe import Evaluate, Recipe, has_teacher, makes_rows, sources_of
+from workbench.recipe import Evaluate, Recipe, has_teacher, judged_by, makes_rows, sources_of
 from workbench.recipe.methods import material_of
 from workbench.records import Example
 from workbench.runs import Run, hold_source, keep_data, kept_data
@@ -110,15 +110,18 @@ def asked_rows(recipe: Recipe, run: Run) -> Asked:
 def from_sources(recipe: Recipe, run: Run, work: Path | None = None) -> Asked:
     """The rows that the recipe names, of the bytes that this run is for; many are read into `work`, see `data.load`."""
     teacher, method, contents = recipe.teacher, recipe.method, row_contents(recipe, run)
+    judging = judged_by(recipe)
     if labels_rows(recipe):
+        asks = method.validation_asked
         return prepare.gather(
-            recipe.data, teacher.prompts, teacher.limit, recipe.seed, method.validation_asked, contents, work
+            recipe.data, teacher.prompts, teacher.limit, recipe.seed, asks, contents, work, judged_by=judging
         )
     data = recipe.data
     if makes_rows(recipe):
         need(run, "label", "train")
         data = data_of(data, run.folder / "label" / ROWS)
-    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=material_of(recipe), work=work)
+    learns = material_of(recipe)
+    splits = prepare.prepare(data, recipe.seed, contents=contents, learns=learns, work=work, judged_by=judging)
     return Asked([], splits, splits.notes, [])
 
 

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import Verdict, preflight
-from workbench.data.chat import recipe_tokenizer, render_all, rendering_notes
+from workbench.data.chat import recipe_tokenizer, refuse_marked, render_all, rendering_notes
 from workbench.data.prepare import Asked, Splits, gather, prepare
 from workbench.engines.served import available
 from workbench.errors import RequestError
@@ -28,6 +29,7 @@ from workbench.recipe import (
     Teacher,
     has_open_teacher,
     has_teacher,
+    judged_by,
     makes_rows,
     sources_of,
     weights_of,
@@ -63,6 +65,9 @@ from workbench.training.shrink import counted, student_size
 from workbench.views.foreseen import Ahead, about_disk, about_forecast, disk_bytes, foreseen, steps_of
 from workbench.views.promises import about_route
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 # English text with a vocabulary of 50,000 tokens; only said where the tokenizer cannot be read here.
 CHARACTERS_A_TOKEN = 4.0
 
@@ -72,12 +77,14 @@ def run(recipe: Recipe) -> int:
     teacher = recipe.teacher
     if makes_rows(recipe):
         return plan_documents(recipe)
+    judging, asks = judged_by(recipe), recipe.method.validation_asked
     questions = (
-        gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, recipe.method.validation_asked)
+        gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, asks, judged_by=judging)
         if teacher.api != "none"
         else None
     )
-    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=material_of(recipe))
+    learns = material_of(recipe)
+    splits = questions.splits if questions else prepare(recipe.data, recipe.seed, learns=learns, judged_by=judging)
     refuse_dtype(recipe.model.dtype)
     base = base_here(recipe.model)
     recipe, of_hub = with_sizes(recipe, base)
@@ -85,8 +92,12 @@ def run(recipe: Recipe) -> int:
     lessons = changed(questions.examples, blank_filled) if questions else conversations(recipe, splits)
     counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
     if base is not None:
-        refuse_rows_beyond(base, [*splits.validation, *splits.test], [], f"model.source={recipe.model.source}")
+        judging = chain(splits.validation, splits.test)
+        refuse_rows_beyond(base, judging, [], f"model.source={recipe.model.source}")
         check_targets(base, recipe.method)
+    tokenizer = tokenizer_here(recipe, base)
+    if tokenizer is not None:
+        refuse_marked(splits.test, tokenizer)
     if recipe.model.adapter and is_here(recipe.model.adapter):
         start_adapter(recipe.model, recipe.method)
     dropped = len(lessons) - len(tokens)
@@ -319,10 +330,7 @@ def count_tokens(
 
     What a user should hear of their rendering is added to `notes`.
     """
-    tokenizer = None
-    if base is not None:
-        with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
-            tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
+    tokenizer = tokenizer_here(recipe, base)
     if tokenizer is None:
         counted = [round(sum(len(m.content) for m in e.messages) / CHARACTERS_A_TOKEN) for e in examples]
         drop = recipe.method.too_long == "drop"
@@ -341,6 +349,14 @@ def count_tokens(
     if not tokens:
         raise RequestError("every training row is longer", where="method.max_length", remedy="raise it")
     return tokens, "≈" if tokenizer is None else ""
+
+
+def tokenizer_here(recipe: Recipe, base: Path | None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, where the base is here and it can be read without what is not installed."""
+    if base is not None:
+        with suppress(ModuleNotFoundError):  # a tokenizer that only transformers knows to read, and it is not installed
+            return recipe_tokenizer(base, recipe.model, recipe.method, light=True)
+    return None
 
 
 def about_training(recipe: Recipe, rows: int, tokens: list[int], how: str, ahead: Ahead | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from workbench.data.chat import recipe_tokenizer, render_all
 from workbench.data.prepare import gather, prepare
 from workbench.errors import RequestError
-from workbench.recipe import Data, Recipe, makes_rows, sources_of, weights_of
+from workbench.recipe import Data, Recipe, judged_by, makes_rows, sources_of, weights_of
 from workbench.recipe.methods import material_of
 from workbench.records import TokenRow
 from workbench.runs import find_run, run_digest
@@ -28,10 +28,10 @@ def run(recipe: Recipe) -> int:
     teacher = recipe.teacher
     if teacher.api == "none" or makes_rows(recipe):
         data = made_data(recipe) if makes_rows(recipe) else recipe.data
-        splits = prepare(data, recipe.seed, learns=material_of(recipe))
+        splits = prepare(data, recipe.seed, learns=material_of(recipe), judged_by=judged_by(recipe))
         examples, notes = splits.train, list(splits.notes)
     else:
-        questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed)
+        questions = gather(recipe.data, teacher.prompts, teacher.limit, recipe.seed, judged_by=judged_by(recipe))
         examples = [blank_filled(e) for e in questions.examples]
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256, key="model.source")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
-from workbench.data.chat import recipe_tokenizer, render_many, rendering_notes
+from workbench.data.chat import recipe_tokenizer, refuse_marked, render_many, rendering_notes
 from workbench.data.prepare import Splits
 from workbench.errors import RequestError
 from workbench.evaluation.few_rows import too_few
@@ -75,6 +75,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             say(run, "train", f"{len(splits.bad)} rows set aside in {quarantine_file(run)}")
         texts = chain(splits.train, splits.validation, splits.test)
         refuse_rows_beyond(base, texts, material.train or [], f"model.source={recipe.model.source}")
+        refuse_marked(splits.test, recipe_tokenizer(base, recipe.model, recipe.method, light=True))
         if left_unread(base):
             say(run, "train", f"the base's safetensors are taken; unread: {', '.join(left_unread(base))}")
         log_datasets(run, "train", splits.datasets, ("training", "validation"))
