@@ -6,6 +6,7 @@ A shard is `tokens-NNNNN.npy`, the ids of its rows one after another (int32; a t
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -112,6 +113,15 @@ def stored_tokens(
         whole = sealed.get("of") == of and path.is_file() and file_sha256(path) == sealed["file"]
         seals.append(sealed if whole else write_shard(path, of, *make(first, last)))
     return StoredTokens(folder, of, seals)
+
+
+def take_over(other: Path, folder: Path, of: str) -> None:
+    """Copy the sealed shards of `of` that another folder has and this one has not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seal in sorted(other.glob("tokens-*.json")) if other != folder else []:
+        if (read_sealed(seal) or {}).get("of") == of and not (folder / seal.name).exists():
+            for path in (seal.with_suffix(".npy"), seal):  # which is last, for it says that the other is whole
+                shutil.copyfile(path, folder / path.name)
 
 
 def write_shard(path: Path, of: str, rows: Iterable[tuple[int, TokenRow]], called_bad: int) -> dict[str, Any]:

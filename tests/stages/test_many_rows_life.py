@@ -19,7 +19,7 @@ RECIPE = """\
 defaults: [workbench, _self_]
 model: {{source: "dir:{model}", licence: Apache-2.0}}
 data: {{train: file:mine.jsonl}}
-method: {{learning_rate: 1e-3, epochs: 1, max_steps: 2, batch_size: 4, evaluations: 1, sample_answers: 0,
+method: {{learning_rate: {rate}, epochs: 1, max_steps: 2, batch_size: 4, evaluations: 1, sample_answers: 0,
   max_length: 60, too_long: drop}}
 launch: {{experiments: "{experiments}"}}
 """
@@ -36,10 +36,10 @@ def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  #
             words = " ".join(f"w{draw.randrange(900)}" for _ in range(60 if number % 9 == 4 else 4))
             stream.write(json.dumps({"prompt": words, "completion": "red" if number % 2 else "blue"}) + "\n")
 
-    def trained(name: str) -> Run:
-        (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tiny_model, experiments=name))
-        assert main(["train", "recipe=./mine.yaml", "until=train"]) == 0
-        (path,) = [p.parent for p in tmp_path.glob(f"{name}/mine/*/run.json")]
+    def trained(name: str, rate: str = "1e-3", code: int = 0) -> Run:
+        (tmp_path / "mine.yaml").write_text(RECIPE.format(model=tiny_model, experiments=name, rate=rate))
+        assert main(["train", "recipe=./mine.yaml", "until=train"]) == code
+        path = max(tmp_path.glob(f"{name}/mine/*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
         return Run(path, "mine", path.name)
 
     return trained
@@ -54,18 +54,23 @@ def test_many_rows_are_trained_on_as_few_are_and_rendered_once(train, monkeypatc
     rendered: list[str] = []
     real = chat.render_many
 
-    def stopped(examples, *rest):  # type: ignore[no-untyped-def]
+    def counted(examples, *rest):  # type: ignore[no-untyped-def]
         rendered.extend(example.where for example in examples)
-        if len(rendered) == 40:
-            raise KeyboardInterrupt
         return real(examples, *rest)
 
+    def stopped(examples, *rest):  # type: ignore[no-untyped-def]
+        made = counted(examples, *rest)
+        if len(rendered) > 40:
+            raise KeyboardInterrupt
+        return made
+
     monkeypatch.setattr(task, "render_many", stopped)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train("many")
-    assert len(rendered) > 20
-    first, rendered[:] = rendered[:-16], []
+    train("many", code=130)
+    first, last = rendered[:32], rendered[32]
+    monkeypatch.setattr(task, "render_many", counted)
+    rendered.clear()
     many = train("many")
+    assert rendered[0] == last
     assert not set(first) & set(rendered)
 
     def facts(run: Run) -> dict[str, object]:
@@ -78,3 +83,11 @@ def test_many_rows_are_trained_on_as_few_are_and_rendered_once(train, monkeypatc
 
     assert facts(many) == facts(few)
     assert not (many.folder / "data" / ".shards").exists()
+
+    # Another learning rate is another run: it takes the rows and their tokens over.
+    rendered.clear()
+    monkeypatch.setattr(load.Shard, "example", lambda *_: pytest.fail("a row is made again"))
+    other = train("many", "2e-3")
+    assert other.digest != many.digest
+    assert rendered == []
+    assert (other.done("train") or {})["artefacts"] != (many.done("train") or {})["artefacts"]

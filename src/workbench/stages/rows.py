@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from workbench.data.prepare import Asked, Splits
 from workbench.errors import WorkbenchError
 from workbench.recipe import Evaluate, Recipe, has_teacher, judged_by, makes_rows, sources_of
 from workbench.recipe.methods import material_of
-from workbench.records import Example
+from workbench.records import Example, digest
 from workbench.runs import Run, hold_source, keep_data, kept_data
 from workbench.sources import (
     content_sha256,
@@ -76,7 +78,7 @@ def lessons(recipe: Recipe, run: Run) -> Lessons:
 
 def keep_prepared(recipe: Recipe, run: Run) -> Asked:
     """The prepared rows; the first who wants them kept reads the sources and writes `data/prepared/`."""
-    if has_rows(run):
+    if has_rows(run) or taken_over(recipe, run):
         return read_prepared(recipe, run)
     to_ask = from_sources(recipe, run, run.folder / "data" / SHARDS)
     with keep_data(run, PREPARED) as folder:
@@ -89,9 +91,41 @@ def keep_prepared(recipe: Recipe, run: Run) -> Asked:
         facts = {"said": to_ask.splits.notes, "datasets": to_ask.splits.datasets}
         if labels_rows(recipe):
             facts |= {"prompts": {"said": to_ask.notes, "datasets": to_ask.datasets, "judging": sorted(to_ask.judging)}}
+        if isinstance(to_ask.splits.train, StoredRows) and not has_teacher(recipe):
+            facts["made_of"] = made_of(recipe, run)
         write_facts(folder, facts)
     shutil.rmtree(run.folder / "data" / SHARDS, ignore_errors=True)
     return to_ask if isinstance(to_ask.splits.train, list) else read_prepared(recipe, run)
+
+
+def made_of(recipe: Recipe, run: Run) -> str:
+    """Digest of all that prepared rows depend on, where no teacher answers or makes them."""
+    data, learns = asdict(recipe.data), sorted(material_of(recipe))
+    return digest([data, recipe.seed, learns, sorted(judged_by(recipe)), row_contents(recipe, run)], 32)
+
+
+def taken_over(recipe: Recipe, run: Run) -> bool:
+    """Copy many rows from another run of this recipe that has prepared the same; says so. False where there is none."""
+    if has_teacher(recipe):
+        return False
+    for path in sorted(run.folder.parent.glob(f"*/data/{PREPARED}/{FACTS}")):
+        other = Run(path.parents[2], run.recipe_name, path.parents[2].name)
+        with suppress(WorkbenchError, OSError, ValueError, KeyError):
+            wanted = read_facts(other, PREPARED).get("made_of")
+            if wanted and wanted == made_of(recipe, run):
+                files = [checked_file(other, PREPARED, file) for file in kept_data(other, PREPARED) or {}]
+                with keep_data(run, PREPARED) as folder:
+                    for file in files:
+                        shutil.copyfile(file, folder / file.name)
+                say(run, "train", f"the rows are those that the run {other.digest} has prepared")
+                return True
+    return False
+
+
+def many_rows(run: Run) -> StoredRows | None:
+    """The prepared training rows, where they are too many to hold."""
+    stored = rows_in(checked_file(run, PREPARED, "train.jsonl"))
+    return stored if len(stored) > HELD else None
 
 
 def lines_of(rows: Sequence[Example]) -> Iterable[str]:

@@ -16,9 +16,8 @@ from workbench.recipe.methods import learned
 from workbench.records import Example, TokenRow, digest
 from workbench.runs import Run, kept_data
 from workbench.stages.common import PREPARED, base_model
-from workbench.stages.rows import read_rows
-from workbench.stored_rows import StoredRows
-from workbench.stored_tokens import StoredTokens, lengths_of, stored_tokens, trained_in
+from workbench.stages.rows import many_rows
+from workbench.stored_tokens import StoredTokens, lengths_of, stored_tokens, take_over, trained_in
 from workbench.training.job import Job
 
 if TYPE_CHECKING:
@@ -174,8 +173,8 @@ def many_rendered(recipe: Recipe, run: Run, base: Path) -> StoredTokens | None:
     """
     if has_teacher(recipe) or not all(kind.name in ("sft", "text") for kind in learned(recipe.method)):
         return None
-    examples = read_rows(run, PREPARED, "train.jsonl")
-    if not isinstance(examples, StoredRows) or not examples[0].prompt:
+    examples = many_rows(run)
+    if examples is None or not examples[0].prompt:
         return None
     method, tokenizer = recipe.method, recipe_tokenizer(base, recipe.model, recipe.method, light=True)
     keys = ("train_on", "max_length", "reasoning", "too_long")
@@ -190,7 +189,10 @@ def many_rendered(recipe: Recipe, run: Run, base: Path) -> StoredTokens | None:
         own = [(first + number, replace(row, id=part[number].id)) for number, row in made]
         return own, sum(example.good is False for example in part)
 
-    tokens = stored_tokens(run.folder / "data" / TOKENS, of, len(examples), make)
+    folder = run.folder / "data" / TOKENS
+    for other in sorted(run.folder.parent.glob(f"*/data/{TOKENS}")):
+        take_over(other, folder, of)
+    tokens = stored_tokens(folder, of, len(examples), make)
     if not len(tokens):
         raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
     return tokens
