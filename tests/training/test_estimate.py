@@ -153,13 +153,14 @@ def test_a_line_goes_through_what_was_measured_and_never_below_nothing() -> None
     points = [(1e9, 1.7e9), (2e9, 2.4e9), (4e9, 3.8e9)]
     assert on_line(points, 3e9) == pytest.approx(3.1e9)
     assert on_line(points[:1], 2e9) == pytest.approx(3.4e9), "one size tells no share that stays"
+    assert on_line(points[:1], 2e9, grows=False) == pytest.approx(2.7e9), "of memory the libraries take a part"
     assert on_line([(1.0, 5.0), (2.0, 4.0)], 100.0) == pytest.approx(4.5, rel=0.03), "more is never less"
     assert on_line([(1.0, 1.0), (2.0, 4.0)], 1.0) > 0
     assert on_line([], 1.0) is None
     of_it = {"memory_bytes": 10, "step_operations": 1e9}
     past = {"estimate": of_it, "peak_memory_bytes": 30, "seconds": 8.0, "steps": 4}
     seen = forecast(Estimate("cpu", "float32", 20, 2e9, 10), [past])
-    assert (seen.memory_bytes, seen.seconds, seen.runs) == (60, pytest.approx(40.0), 1)
+    assert (seen.memory_bytes, seen.seconds, seen.runs) == (40, pytest.approx(40.0), 1)
 
 
 RECIPE = """\

@@ -93,7 +93,8 @@ def forecast(estimate: Estimate, past: Sequence[dict[str, Any]]) -> Forecast:
     """Where the estimate lies on the lines of what was measured: of memory, and of the seconds a step."""
     memory = [(p["estimate"]["memory_bytes"], p["peak_memory_bytes"]) for p in past]
     speed = [(p["estimate"]["step_operations"], p["seconds"] / p["steps"]) for p in past]
-    bytes_here, a_step = on_line(memory, estimate.memory_bytes), on_line(speed, estimate.step_operations)
+    bytes_here = on_line(memory, estimate.memory_bytes, grows=False)
+    a_step = on_line(speed, estimate.step_operations)
     return Forecast(
         None if bytes_here is None else round(bytes_here),
         None if a_step is None else a_step * estimate.steps,
@@ -101,10 +102,14 @@ def forecast(estimate: Estimate, past: Sequence[dict[str, Any]]) -> Forecast:
     )
 
 
-def on_line(points: Sequence[tuple[float, float]], x: float) -> float | None:
+ONE_SIZE = 0.01  # sizes that spread by less than a tenth tell nothing of how a value grows
+
+
+def on_line(points: Sequence[tuple[float, float]], x: float, *, grows: bool = True) -> float | None:
     """The value at `x` of the line with the least squared relative errors; with a share for all that does not grow.
 
     Neither the share nor the slope is below 0: where the least squares would have one so, the other alone is fitted.
+    Where one size alone was measured, a value `grows` in proportion, or is as much above the size as it was there.
     """
     points = [(at, value) for at, value in points if at > 0 and value > 0]
     if not points or not math.isfinite(x):
@@ -114,8 +119,9 @@ def on_line(points: Sequence[tuple[float, float]], x: float) -> float | None:
     uu, uv, vv = (sum(p * q for p, q in zip(*pair)) for pair in ((u, u), (u, v), (v, v)))
     determinant = uu * vv - uv * uv
     slope_alone = sum(v) / vv
-    if determinant <= 1e-6 * uu * vv:  # one size alone was measured: it tells no share
-        return slope_alone * x
+    if determinant <= ONE_SIZE * uu * vv:
+        above = sum(value - at for at, value in points) / len(points)
+        return slope_alone * x if grows or above < 0 else x + above
     a, b = (sum(u) * vv - sum(v) * uv) / determinant, (sum(v) * uu - sum(u) * uv) / determinant
     if a < 0:
         return slope_alone * x

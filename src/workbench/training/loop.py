@@ -376,7 +376,7 @@ def write_summary(
         "checkpointing": plan.recomputed,
         "total_tokens": progressed.tokens,
         "trained_tokens": progressed.trained_tokens,
-        "seconds": round(progressed.seconds, 1),
+        "seconds": round(progressed.seconds, 3),
         "tokens_per_second": round(progressed.tokens / max(progressed.seconds, 1e-9), 1),
         "first_validation_loss": progressed.first_loss,
         "last_validation_loss": progressed.last_loss,
