@@ -13,6 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from workbench.errors import WorkbenchError
 from workbench.files import file_sha256, flush_tree, read_sealed, write_sealed
 from workbench.records import TokenRow, digest
 
@@ -27,6 +28,7 @@ class StoredTokens(Sequence[TokenRow]):
     """
 
     def __init__(self, folder: Path, of: str, seals: Sequence[dict[str, Any]]):
+        self.folder, self.of, self.shards = folder, of, len(seals)
         self.arrays = [np.load(shard_path(folder, number), mmap_mode="r") for number in range(len(seals))]
         self.lengths = np.array([length for seal in seals for length in seal["lengths"]], dtype=np.int64)
         self.numbers = np.array([number for seal in seals for number in seal["numbers"]], dtype=np.int64)
@@ -60,6 +62,14 @@ class StoredTokens(Sequence[TokenRow]):
         weight, scales = self.weighed.get(at, (1.0, ()))
         ids, trained = tuple(i if i >= 0 else ~i for i in signed), tuple(i < 0 for i in signed)
         return TokenRow(self.names[at][0], ids, trained, self.names[at][1], weight, tuple(scales))
+
+
+def opened_tokens(folder: Path, of: str, shards: int) -> StoredTokens:
+    """The rows of so many sealed shards, for a process that is told where they lie. WorkbenchError if one is not so."""
+    seals = [read_sealed(shard_path(folder, number).with_suffix(".json")) or {} for number in range(shards)]
+    if any(seal.get("of") != of for seal in seals):
+        raise WorkbenchError("its rows are not those that were rendered", where=str(folder))
+    return StoredTokens(folder, of, seals)
 
 
 class Both(Sequence[TokenRow]):

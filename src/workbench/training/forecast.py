@@ -28,6 +28,7 @@ class Estimate:
     memory_bytes: int
     step_operations: float
     steps: int
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def estimated(
     steps: int,
     available: int,
     beside: int = 0,
+    processes: int = 1,
 ) -> tuple[Estimate, dict[str, Any]]:
     """The estimate of training on rows of these lengths (tokens), and its parts as `memory.footprint` gives them."""
     if dtype == "bfloat16" and device == "cpu" and not computes_16_bits_here():
@@ -74,17 +76,19 @@ def estimated(
     passes += 2 if parts["checkpointing"] else 0
     operations = passes * (shape.parameters - (shape.ends if shape.tied is False else 0) / 2)
     a_step = method.batch_size * sum(lengths) / len(lengths)
-    return Estimate(device, dtype, parts["total"], operations * a_step, steps), parts
+    return Estimate(device, dtype, parts["total"], operations * a_step, steps, processes), parts
 
 
-def measured(experiments: Path, device: str, dtype: str) -> list[dict[str, Any]]:
-    """The facts of finished trainings in these runs that were estimated on this device: `{"estimate", …}`."""
+def measured(experiments: Path, like: Estimate) -> list[dict[str, Any]]:
+    """The facts of finished trainings in these runs that ran on the same device as an estimate's: `{"estimate", …}`."""
+    wanted = (like.device, like.dtype, like.processes)
     kept = []
     for path in sorted(experiments.glob("*/*/run.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             facts = json.loads(path.read_text(encoding="utf-8"))["stages"]["train"]["facts"]
             guess = facts["estimate"]
-            if guess["device"] == device and guess["dtype"] == dtype and facts["seconds"] > 0 and facts["steps"] > 0:
+            same = (guess["device"], guess["dtype"], guess["processes"]) == wanted
+            if same and facts["seconds"] > 0 and facts["steps"] > 0:
                 kept.append(facts)
     return kept
 

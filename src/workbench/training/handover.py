@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from workbench.files import read_json, write_whole
 from workbench.recipe import Method
 from workbench.records import TokenRow
+from workbench.stored_tokens import StoredTokens, opened_tokens
 from workbench.training.development import Development
 from workbench.training.job import Job
 from workbench.training.targets import ChunkTargets, LabelTargets, TokenTargets
@@ -27,7 +28,10 @@ def write_job(job: Job, folder: Path) -> None:
     request: dict[str, Any] = {name: getattr(job, name) for name in PLAIN}
     request |= {"base": str(job.base.resolve()), "out": str(job.out.resolve()), "method": values_of(job.method)}
     request["start"] = str(job.start) if job.start else None
-    write_rows(folder / "rows.jsonl", job.rows)
+    if isinstance(job.rows, StoredTokens):
+        request["stored"] = [str(job.rows.folder.resolve()), job.rows.of, job.rows.shards]
+    else:
+        write_rows(folder / "rows.jsonl", job.rows)
     write_rows(folder / "validation.jsonl", job.validation)
     if job.development is not None:
         write_rows(folder / "development.jsonl", job.development.rows)
@@ -42,14 +46,17 @@ def write_job(job: Job, folder: Path) -> None:
 def read_job(folder: Path) -> Job:
     """The job that `write_job` wrote, whose events nobody hears."""
     request = read_json(folder / REQUEST)
-    development = None
+    development, stored = None, None
+    if "stored" in request:
+        place, of, shards = request["stored"]
+        stored = opened_tokens(Path(place), of, shards)
     if "development" in request:
         rows = read_rows(folder / "development.jsonl")
         development = Development(rows, lambda number, answer: 0.0, **request["development"])
     return Job(
         base=Path(request["base"]),
         method=made(Method, request["method"]),
-        rows=read_rows(folder / "rows.jsonl"),
+        rows=stored if stored is not None else read_rows(folder / "rows.jsonl"),
         out=Path(request["out"]),
         validation=read_rows(folder / "validation.jsonl"),
         targets={row: TARGETS[kind](**tupled(values)) for row, kind, values in lines_of(folder / "targets.jsonl")},

@@ -38,9 +38,9 @@ def foreseen(recipe: Recipe, tokens: Sequence[int], rows: int, base: Path | None
         return None
     device = device_here(recipe.launch.device)
     steps, free, beside = steps_of(recipe.method, rows), available_memory(device), teacher_bytes(recipe)
-    estimate, parts = estimated(shape, recipe.method, recipe.model.dtype, device, tokens, steps, free, beside)
-    past = measured(Path(recipe.launch.experiments), estimate.device, estimate.dtype)
-    return Ahead(estimate, parts, forecast(estimate, past))
+    several = recipe.launch.processes * recipe.launch.nodes
+    estimate, parts = estimated(shape, recipe.method, recipe.model.dtype, device, tokens, steps, free, beside, several)
+    return Ahead(estimate, parts, forecast(estimate, measured(Path(recipe.launch.experiments), estimate)))
 
 
 def student_shape(model: Model, base: Path | None) -> Shape:

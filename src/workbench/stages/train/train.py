@@ -119,8 +119,9 @@ def foreseen(recipe: Recipe, run: Run, base: Path, job: Job) -> tuple[Estimate, 
     steps = max(1, math.ceil(len(lengths) * job.method.epochs / job.method.batch_size))
     steps = min(steps, job.method.max_steps or steps)
     shape, free = shape_of(base), available_memory(device)
-    estimate, _ = estimated(shape, job.method, recipe.model.dtype, device, lengths, steps, free)
-    return estimate, forecast(estimate, measured(run.folder.parents[1], estimate.device, estimate.dtype))
+    several = recipe.launch.processes * recipe.launch.nodes
+    estimate, _ = estimated(shape, job.method, recipe.model.dtype, device, lengths, steps, free, processes=several)
+    return estimate, forecast(estimate, measured(run.folder.parents[1], estimate))
 
 
 def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
