@@ -138,7 +138,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise RequestError(f"it cannot be read: {error}", where=str(path), remedy="fetch it anew") from None
 
 
-def content_of(token: Any) -> str:
+def content_of(token: object) -> str:
     """A special token's text, as tokenizer_config.json writes it: plain, or with its flags."""
     if isinstance(token, dict) and token.get("__type") == "AddedToken":
         return str(token["content"])
