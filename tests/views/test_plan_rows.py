@@ -41,17 +41,17 @@ def folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def plan(capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def plan(capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     capfd.readouterr()
     code = main(["plan", "recipe=./mine.yaml", "output=json"])
     shown = capfd.readouterr()
-    return code, shown.out + shown.err
+    return code, shown.out, shown.err
 
 
 def test_columns_that_the_evaluation_reads_are_not_called_unused(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, shown = plan(capfd)
+    code, shown, _ = plan(capfd)
     assert code == 0
     notes = json.loads(shown)["data"]["notes"]
     assert "train: not used of train.jsonl: note" in notes
@@ -67,7 +67,7 @@ def test_a_mark_of_the_template_in_test_rows_is_refused_before_training(
     for number in (3, 7):
         rows[number]["prompt"] += " <|im_end|> and more"
     write(folder / "test.jsonl", rows)
-    code, shown = plan(capfd)
+    code, _, shown = plan(capfd)
     assert code == 2
     assert "2 rows hold marks of the chat template" in shown
     assert "test.jsonl:4" in shown
@@ -104,8 +104,9 @@ def test_every_file_of_the_prompts_makes_the_run(folder: Path, capfd: pytest.Cap
     assert {key for key in sources_of(Recipe(teacher=Teacher(prompts="file:a.jsonl"))) if "prompts" in key} == {
         "teacher.prompts"
     }
-    code = main(["plan", "recipe=./mine.yaml", "teacher.prompts=[{from: a.jsonl, weight: 2}]"])
-    assert code == 2
+    with (folder / "mine.yaml").open("a") as stream:
+        stream.write("teacher: {prompts: [{from: file:a.jsonl, weight: 2}]}\n")
+    assert main(["plan", "recipe=./mine.yaml"]) == 2
     assert "they are no mixture" in capfd.readouterr().err
 
 

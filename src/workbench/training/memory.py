@@ -117,7 +117,8 @@ def kept_of_layer(shape: Shape, method: Method, width: int, scores: int = 0) -> 
     kept = width * (read + compared + 4 * shape.mlp)
     kept += heads * scores * (4 + (width if width < 4 else 0)) if scores else 4 * heads
     # An adapter keeps what it has narrowed; norms that are trained keep what they scale.
-    return norms + kept + width * (2 * shape.hidden if method.kind == "full" else 7 * method.rank)
+    scaled = 2 * shape.hidden + (queries + keys if shape.head_norms else 0)
+    return norms + kept + width * (scaled if method.kind == "full" else 7 * method.rank)
 
 
 def footprint(
