@@ -92,8 +92,8 @@ def run(recipe: Recipe) -> int:
     lessons = changed(questions.examples, blank_filled) if questions else conversations(recipe, splits)
     counted = tokens, _ = count_tokens(recipe, lessons, base, splits.notes)
     if base is not None:
-        judging = chain(splits.validation, splits.test)
-        refuse_rows_beyond(base, judging, [], f"model.source={recipe.model.source}")
+        judges = chain(splits.validation, splits.test)
+        refuse_rows_beyond(base, judges, [], f"model.source={recipe.model.source}")
         check_targets(base, recipe.method)
     tokenizer = tokenizer_here(recipe, base)
     if tokenizer is not None:
