@@ -406,7 +406,7 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
     parsed = OverridesParser.create().parse_overrides([*overrides, *of_recipe]) if sweeps else []
-    several = {override.input_line.partition("=")[0] for override in parsed if override.is_sweep_override()}
+    several = {str(override.input_line).partition("=")[0] for override in parsed if override.is_sweep_override()}
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:

@@ -98,7 +98,7 @@ RENTED: dict[str, Known] = {
         0.0816, 0.04, 0.17, "two vCPUs, on demand: AWS m7g.large, us-east-1 (factualminds.com)", "2026-06-17", "table"
     ),
     "cuda": Known(
-        2.50, 1.99, 6.88, "one H100: specialised clouds $2.50, AWS p5 $55.04 for eight (mercatus-ai.com; AWS)",
+        2.50, 1.99, 6.88, "one H100: specialised clouds $2.50, AWS p5 $6.88 (mercatus-ai.com; AWS)",
         "2026-05-31", "table",
     ),
 }  # fmt: skip

@@ -100,7 +100,7 @@ def lines_of(path: Path) -> Iterator[Any]:
 def tupled(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with tuples for lists, at any depth."""
 
-    def of(value: Any) -> Any:
+    def of(value: object) -> object:
         return tuple(map(of, value)) if isinstance(value, list) else value
 
     return {name: of(value) for name, value in values.items()}

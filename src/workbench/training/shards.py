@@ -144,7 +144,7 @@ def put_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Non
     """Put a state that `whole_state` gave into an optimizer, each tensor cut as its parameter is."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    def cut(value: Any, parameter: torch.Tensor) -> Any:
+    def cut(value: object, parameter: torch.Tensor) -> object:
         if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
             return value
         return cut_like(value, parameter.detach())

@@ -114,7 +114,7 @@ class Note:
         write_whole(self.path, json.dumps(who | about))
 
 
-def end(_number: int, _frame: Any) -> None:
+def end(_number: int, _frame: object) -> None:
     """SIGTERM before or after training, which has its own way with it."""
     raise KeyboardInterrupt
 
@@ -161,11 +161,11 @@ class Telling:
     def __init__(self, folder: Path):
         self.folder, self.loss, self.asks = folder, "", 0
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, **fields: object) -> None:
         """An event of training."""
         append_line(self.folder / EVENTS, json.dumps({"event": kind, "fields": fields}))
 
-    def screen(self, call: str, *values: Any) -> None:
+    def screen(self, call: str, *values: object) -> None:
         """Something for the screen."""
         append_line(self.folder / EVENTS, json.dumps({"screen": call, "values": values, "loss": self.loss}))
 
