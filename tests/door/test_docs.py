@@ -152,7 +152,9 @@ def test_every_command_line_names_a_verb_a_recipe_and_keys_that_there_are(path: 
 def compose_as_asked(words: list[str], folder: Path, whole: str | None) -> None:
     """Compose and read a recipe with its overrides as the door does, running nothing; of a sweep the first of each."""
     if "-m" in words:
-        words = [re.sub(r"=([^\[{].*?),.*", r"=\1", word) for word in words if word != "-m"]
+        words = [word for word in words if word != "-m" and not word.startswith(("hydra/", "hydra."))]
+        words = [re.sub(r"=(?:interval|range|choice)\((.*)\)$", r"=\1", word) for word in words]
+        words = [re.sub(r"=([^\[{].*?),.*", r"=\1", word) for word in words]
     words = [word for word in words if not re.search(r"\bNAME\b", word) or word.startswith("recipe=")]
     words = with_recipe_named(words)
     name = next(word for word in words if word.startswith("recipe=")).partition("=")[2]
@@ -287,6 +289,8 @@ def test_every_noun_fits_the_schema(path: Path, tmp_path: Path) -> None:
     mine = {"defaults": [*defaults, {group: yaml.safe_load(chosen)}, "_self_"], "data": {"train": "x.csv"}}
     if path.stem in OWN_TO_A_RECIPE:
         mine["evaluate"] = OWN_TO_A_RECIPE[path.stem]
+    if group == "route" and path.stem != "none":
+        mine["teacher"] = {"api": "openai", "model": "m"}
     if path.stem.startswith("distil"):
         mine["teacher"] = {"api": "openai", "model": "m", "rationale": True, "logprobs": 5, "weights": "dir:x"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))

@@ -253,6 +253,7 @@ def unpacking(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (folder / "model.safetensors").write_bytes(gguf.read_bytes())
 
     monkeypatch.setattr(weights, "write_plain", write_plain)
+    monkeypatch.setattr(weights, "refuse_broken", lambda path: None)  # these bytes stand for a GGUF file
     return made
 
 

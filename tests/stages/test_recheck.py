@@ -289,7 +289,7 @@ def test_rows_that_cannot_be_read_are_refused_and_nothing_is_kept(
     project: Path, tmp_path: Path, said: Said, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = rows(tmp_path / "new.jsonl", said, range(1000, 1030))
-    fresh.write_text(fresh.read_text() + json.dumps({"question": "What now?"}) + "\n")
+    fresh.write_text(fresh.read_text() + 2 * (json.dumps({"question": "What now?"}) + "\n"))
     assert evaluate(f"data={fresh}") == 2
     assert "new.jsonl:31: answer (answer) is missing" in capsys.readouterr().err
     other = rows(tmp_path / "other.jsonl", said, range(1000, 1030), keys=("frage", "antwort"))

@@ -166,7 +166,7 @@ def test_an_adapter_moves_in_its_own_dtype_and_the_base_and_the_teacher_do_not(
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
-    changes = {"save_minutes": 1e-6, "dropout": 0.1, "micro_batch_size": 4, "max_steps": 7}
+    changes = {"save_minutes": 1e-9, "dropout": 0.1, "micro_batch_size": 4, "max_steps": 7}
     with pytest.raises(EOFError):
         go(tiny_model, taught_model, tmp_path / "cut", stop_at=4, **changes)
     events: list[dict[str, Any]] = []

@@ -52,11 +52,19 @@ def harm_allowed(n: int, most_harm: float, promise: str, certainty: float) -> in
     """
     if promise == ON_AVERAGE:
         return max(-1, math.floor(most_harm * (n + 1) - 1 + SLACK))
-    low, high = -1, n  # the bound rises with every harmful row
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if upper_bound(middle, n, certainty) <= most_harm + SLACK else (low, middle)
-    return low
+    # The upper bound of k harmful rows is at most ε where P(X ≤ k) ≤ 1 − certainty for X binomial in n and ε.
+    share = most_harm + SLACK
+    if share >= 1:
+        return n
+    odds = math.log(share) - math.log1p(-share)
+    term = total = n * math.log1p(-share)  # the logarithm of P(X = 0)
+    most = -1
+    while most < n and total <= math.log1p(-certainty):
+        most += 1
+        if most < n:
+            term += math.log(n - most) - math.log(most + 1) + odds
+            total = max(total, term) + math.log1p(math.exp(-abs(total - term)))
+    return most
 
 
 def choose(

@@ -56,9 +56,14 @@ def sharded(student: Student, loss: Loss, world: World) -> Loss:
         "mesh": init_device_mesh(student.device, (world.size,)),
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),
     }
-    for layer in student.decoder.base_model.layers:
+    layers = list(student.decoder.base_model.layers)
+    for layer in layers:
         fully_shard(layer, **how)
     fully_shard(whole, **how)
+    # What is gathered ahead in a backward pass is named. Left to itself each process follows the passes it has seen,
+    # and the one that writes sample answers has seen more: they would wait for each other for good.
+    for module, ahead in zip([whole, *reversed(layers)], [*reversed(layers), whole], strict=True):
+        module.set_modules_to_backward_prefetch([ahead])
     for module in whole.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import Reference, read_parity
@@ -23,9 +22,10 @@ from workbench.files import write_whole
 from workbench.recipe import Recipe
 from workbench.records import Message
 from workbench.runs import Run
+from workbench.screen import SafeConsole
 from workbench.views.known_costs import LOAD
 
-SCREEN = Console(stderr=True, highlight=False)
+SCREEN = SafeConsole(stderr=True, highlight=False)
 AT_ONCE = 8  # slots of the engine
 ALONE = 20  # rows asked one after the other
 FIRST_RATE = 0.5  # of what one asker after the other would get
