@@ -140,8 +140,8 @@ def test_a_training_killed_with_two_processes_goes_on_with_one_and_with_three(
 def test_a_life_survives_a_process_that_dies_and_a_sigterm(tiny_model: Path, tmp_path: Path) -> None:
     made = own_rows(tmp_path)
     words = [
-        "train", *SMALL, f"model.source=dir:{tiny_model}", "model.dtype=float32", "until=train", "method.max_steps=2000",
-        "method.epochs=9999", "method.save_minutes=0.02", "method.evaluations=1",
+        "train", *SMALL, f"model.source=dir:{tiny_model}", "model.dtype=float32", "until=train",
+        "method.max_steps=2000", "method.epochs=9999", "method.save_minutes=0.02", "method.evaluations=1",
     ]  # fmt: skip
     both = [*words, "launch=torchrun", "launch.processes=2", "launch.device=cpu"]
     command = [sys.executable, "-m", "workbench"]

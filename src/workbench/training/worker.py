@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import write_whole

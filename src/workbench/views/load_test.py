@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-
 from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import Reference, read_parity
 from workbench.bundles.prove import HERE, choose_engine, limits_of, verified_in
