@@ -164,10 +164,10 @@ def test_a_run_that_was_cut_goes_on_against_the_same_reference_and_ends_as_if_it
             raise Cut
 
     with pytest.raises(Cut):
-        go(tiny_model, tmp_path / "cut", save_minutes=1e-6, event=cut)
+        go(tiny_model, tmp_path / "cut", save_minutes=1e-9, event=cut)
     before = (tmp_path / "cut" / "reference.json").stat().st_mtime_ns
     events: list[dict[str, Any]] = []
-    again = go(tiny_model, tmp_path / "cut", events, save_minutes=1e-6)
+    again = go(tiny_model, tmp_path / "cut", events, save_minutes=1e-9)
     whole = go(tiny_model, tmp_path / "whole")
     assert again["resumed_from"] == 6
     assert (tmp_path / "cut" / "reference.json").stat().st_mtime_ns == before
@@ -260,13 +260,13 @@ def test_a_damaged_reference_is_taken_once_more_and_the_end_is_the_same(tiny_mod
             raise Cut
 
     with pytest.raises(Cut):
-        go(tiny_model, tmp_path / "cut", save_minutes=1e-6, event=cut)
+        go(tiny_model, tmp_path / "cut", save_minutes=1e-9, event=cut)
     path = tmp_path / "cut" / "reference.json"
     whole = path.read_text()
     for damaged in (whole.replace("-2", "-3", 1), whole[:-9], "", "[]"):
         path.write_text(damaged)
         events: list[dict[str, Any]] = []
-        go(tiny_model, tmp_path / "cut", events, save_minutes=1e-6)
+        go(tiny_model, tmp_path / "cut", events, save_minutes=1e-9)
         assert any("the reference" in e.get("text", "") for e in events)
         assert path.read_text() == whole
     go(tiny_model, tmp_path / "whole")
