@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import screenshots
 from ready_store import connect, connect_to_a_copy
 from smollm2 import SHA256, SMALL
 from workbench.privacy.secrets import READ
@@ -134,3 +135,12 @@ def yes_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from yes_teacher import taught_yes
 
     return taught_yes(tiny_model, tmp_path_factory.mktemp("yes"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[screenshots.Browser]:
+    """A real browser; whoever wants it is skipped where there is none."""
+    if not screenshots.program():
+        pytest.skip("no Chromium or Chrome here")
+    with screenshots.browse() as opened:
+        yield opened

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -73,14 +72,6 @@ def test_the_strip_is_coloured_from_end_to_end_by_the_way_of_each_interval(tmp_p
     assert [hue for hue, *_ in rects] == [hues[piece["cheapest"]] for piece in whole["intervals"]]
     assert rects[0][1] == 0
     assert rects[-1][1] + rects[-1][2] == pytest.approx(100, abs=0.1)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[screenshots.Browser]:
-    if not screenshots.program():
-        pytest.skip("no Chromium or Chrome here")
-    with screenshots.browse() as opened:
-        yield opened
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -234,14 +233,6 @@ def test_how_the_training_went_is_drawn_as_far_as_it_was_told(html: str, whole: 
     bare = page(tmp_path, whole, **told)
     assert "<figcaption>Norm of the gradient</figcaption>" in bare
     assert "Learning rate" not in bare
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[screenshots.Browser]:
-    if not screenshots.program():
-        pytest.skip("no Chromium or Chrome here")
-    with screenshots.browse() as opened:
-        yield opened
 
 
 @pytest.mark.slow

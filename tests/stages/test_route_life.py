@@ -223,14 +223,6 @@ def test_the_evaluation_ends_with_what_could_stay_at_home_and_the_command_that_p
     assert "distillation" not in json.loads((folder / "report.json").read_text()), "nothing was learned of this teacher"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[screenshots.Browser]:
-    if not screenshots.program():
-        pytest.skip("no Chromium or Chrome here")
-    with screenshots.browse() as opened:
-        yield opened
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
