@@ -261,9 +261,13 @@ def test_a_gguf_file_has_its_types_template_and_stop_token_and_llama_cpp_gives_t
         inspect(tmp_path / facts["file"], small_model, format_named("gguf_q4_k_m"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("gguf_f16", 16, 16), ("gguf_q6_k", 6.5, 8.5), ("gguf_q5_k_m", 5.5, 7)]
+    ("name", "least", "most"),
+    [
+        pytest.param("gguf_f16", 16, 16, marks=pytest.mark.slow),
+        pytest.param("gguf_q6_k", 6.5, 8.5, marks=pytest.mark.proof),  # minutes of rounding each
+        pytest.param("gguf_q5_k_m", 5.5, 7, marks=pytest.mark.proof),
+    ],
 )
 def test_other_gguf_types_load_and_answer(
     small_model: Path, tmp_path: Path, name: str, least: float, most: float

@@ -309,7 +309,7 @@ def test_vllm_agrees_with_transformers_on_tokens_probabilities_and_answers(real_
         assert getattr(told, name) == pytest.approx(getattr(ours, name), abs=0.1), name
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -> None:
     from workbench.compress.preflight import write_format
@@ -322,7 +322,7 @@ def test_vllm_runs_w8a8_as_transformers_does(real_model: Path, tmp_path: Path) -
     assert checks["kl"][0], checks
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_vllm_serves_an_unmerged_adapter_on_its_base(real_model: Path, tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model

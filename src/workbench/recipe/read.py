@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from workbench.errors import RequestError, nearest
 from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
-from workbench.privacy.secrets import SECRET_KEY, credential_in
+from workbench.privacy.secrets import SECRET_KEY, credential_in, held_secrets
 from workbench.recipe.foreign import choice, meant_by
 from workbench.recipe.methods import PLAIN, check_launch, distilled, learned, material_of
 from workbench.recipe.routes import check_route
@@ -59,8 +59,9 @@ def read(cfg: DictConfig, name: str) -> Recipe:
     raw = OmegaConf.to_container(cfg, resolve=False)
     if not isinstance(raw, dict):
         raise RequestError("a recipe is a mapping of keys to values", where=name)
+    held = held_secrets()
     for path, value in walk(raw):
-        refuse_dangerous(path, value)
+        refuse_dangerous(path, value, held)
     try:
         typed = OmegaConf.merge(every_default(), cfg)  # which copies what it merges into
         OmegaConf.update(typed, "name", name)
@@ -81,15 +82,15 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(value, here)
 
 
-def refuse_dangerous(path: str, value: object) -> None:
-    """No object from a dotted path, no resolver, no secret in a recipe."""
+def refuse_dangerous(path: str, value: object, held: Mapping[str, str]) -> None:
+    """No object from a dotted path, no resolver, no secret in a recipe; `held` are the environment's secrets."""
     if path.rsplit(".", 1)[-1].startswith("_") and path.endswith("_"):
         raise RequestError(
             "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
         )
     refuse_resolvers(path, path)
     refuse_resolvers(path, value)
-    refuse_secrets(path, value)
+    refuse_secrets(path, value, held)
     refuse_interpolated_prose(path, value)
 
 
@@ -100,13 +101,13 @@ def refuse_resolvers(path: str, value: object) -> None:
         raise RequestError("a resolver is not allowed here", where=path, remedy="write the value itself")
 
 
-def refuse_secrets(path: str, value: object) -> None:
+def refuse_secrets(path: str, value: object, held: Mapping[str, str] | None = None) -> None:
     """Refuse a key or a value that looks like a secret; the value itself is never repeated."""
-    if credential_in(path):  # as the name of a key, or in a word that has no `=`
+    if credential_in(path, held):  # as the name of a key, or in a word that has no `=`
         raise RequestError("a name here looks like a secret", remedy=IN_THE_ENVIRONMENT)
     what = "this looks like a secret" if SECRET_KEY.search(path) else ""
     if isinstance(value, str):
-        kind = credential_in(value)
+        kind = credential_in(value, held)
         what = f"this looks like a secret ({kind})" if kind else what
         if VARIABLE_KEY.search(path) and value != "null" and not VARIABLE.fullmatch(value.strip("'\" ")):
             raise RequestError(
