@@ -246,7 +246,7 @@ def password_of(url: str) -> str:
 def credential_in(text: str, held: Mapping[str, str] | None = None) -> str:
     """What secret a text shows, in words that do not repeat it; '' where it shows none.
 
-    `held` is `held_secrets()`, given by whoever looks at many texts: reading the environment takes longer than the look.
+    `held` is `held_secrets()`, for whoever looks at many texts: reading the environment takes longer than the look.
     """
     for value, name in (held_secrets() if held is None else held).items():
         if value in text:
