@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.data.load import BadRow, Loaded, load
+from workbench.data.lossless import special_ids
+from workbench.errors import RequestError
 from workbench.recipe import Columns, Data
-from workbench.records import Example, Message
+from workbench.records import Example, Message, TokenRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAIN = (".txt", ".md", ".rst")
 ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -62,3 +68,20 @@ def document(name: str, text: str, where: str) -> Example:
 def hidden(file: Path, folder: Path) -> bool:
     """Whether a part of its path below the folder begins with a dot."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def document_row(example: Example, tokenizer: PreTrainedTokenizerBase) -> TokenRow:
+    """A document as tokens, with the token that ends it: else the student would never learn that one ends.
+
+    Every token is trained but the first, which nothing comes before. RequestError where the text holds one of the
+    tokenizer's marks.
+    """
+    ids = tuple(tokenizer(example.answer, add_special_tokens=True)["input_ids"])
+    if marks := special_ids(tokenizer).intersection(ids[1:]):
+        raise RequestError(
+            f"the text holds {', '.join(sorted(map(tokenizer.decode, marks)))}, which the model reads as a mark",
+            where=example.where or example.id,
+            remedy="clean the document, or leave it out",
+        )
+    ids = ids if ids[-1:] == (tokenizer.eos_token_id,) else (*ids, tokenizer.eos_token_id)
+    return TokenRow(example.id, ids, (False, *[True] * (len(ids) - 1)), example.where)

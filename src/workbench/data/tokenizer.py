@@ -43,6 +43,7 @@ class LightTokenizer:
         self.chat_template = template
         self.backend = backend
         self.special_tokens_map = named
+        self.eos_token_id = backend.token_to_id(named["eos_token"]) if "eos_token" in named else None
         self.all_special_ids = [backend.token_to_id(token) for token in dict.fromkeys([*named.values(), *extra])]
 
     @property

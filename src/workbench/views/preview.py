@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from workbench.data.chat import recipe_tokenizer, render_all
-from workbench.data.prepare import gather, prepare
+from workbench.data.prepare import documents, gather, prepare
+from workbench.data.raw_text import document_row
 from workbench.errors import RequestError
 from workbench.recipe import Data, Recipe, judged_by, makes_rows, sources_of, weights_of
-from workbench.recipe.methods import material_of
-from workbench.records import TokenRow
+from workbench.recipe.methods import ANSWERS, JUDGED, PAIRS, TEXT, Kind, learned, material_of
+from workbench.records import Example, TokenRow
 from workbench.runs import find_run, run_digest
 from workbench.screen import SafeConsole, json_line
 from workbench.sources import content_digests, model_folder
@@ -21,6 +24,9 @@ from workbench.views.plan import blank_filled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+FOR, AGAINST = "bold black on green", "bold black on red"  # tokens that become likelier, and those that become less so
+UNWANTED = ("rejected", "bad")
 
 
 def run(recipe: Recipe) -> int:
@@ -36,7 +42,22 @@ def run(recipe: Recipe) -> int:
         notes = [*questions.notes, "the answers are the rows' own, or a stand-in: the teacher's are not there yet"]
     base = model_folder(recipe.model.source, recipe.model.sha256, key="model.source")
     tokenizer = recipe_tokenizer(base, recipe.model, recipe.method, light=True)
-    rows = render_all(examples, tokenizer, recipe.method, notes)
+    kind = learned(recipe.method)[-1]
+    if kind.documents and recipe.data.documents:
+        read = documents(recipe.data, recipe.seed, splits.test)
+        examples, notes = read.train, [*notes, *read.notes]
+    examples = list(kind.conversations(examples))
+    words = words_of(examples, kind)
+    if kind.material == {TEXT}:
+        rows = [document_row(example, tokenizer) for example in examples]
+    else:
+        # Of answers that are compared the last turn alone is trained: both have the turns before it.
+        method = replace(recipe.method, train_on="last_answer") if words else recipe.method
+        rows = render_all(examples, tokenizer, method, notes)
+    if kind.replaces:
+        notes.append(
+            f"{kind.name} trains on what the student itself answers to these prompts; the answers shown guard it"
+        )
     counts = {
         "rows": len(rows),
         "tokens": sum(len(r.input_ids) for r in rows),
@@ -46,14 +67,16 @@ def run(recipe: Recipe) -> int:
         "left_out": len(examples) - len(rows),
     }
     if recipe.output == "json":
-        shown = [as_json(row, tokenizer) for row in rows[: recipe.rows]]
+        shown = [as_json(row, tokenizer, words.get(row.id)) for row in rows[: recipe.rows]]
         print(json_line({"rows": shown, "counts": counts, "said": notes}))
         return 0
     console = SafeConsole(highlight=False, markup=False)
     for row in rows[: recipe.rows]:
         trained = sum(row.trained)
-        console.rule(f"{row.where or row.id}: {len(row.input_ids)} tokens, {trained} trained", align="left")
-        console.print(coloured(row, tokenizer))
+        word = words.get(row.id)
+        title = f"{row.where or row.id}{f', {word}' if word else ''}: {len(row.input_ids)} tokens, {trained} trained"
+        console.rule(title, align="left")
+        console.print(coloured(row, tokenizer, AGAINST if word in UNWANTED else FOR))
     console.rule(align="left")
     for line in notes:
         console.print(line, markup=False)
@@ -78,12 +101,20 @@ def made_data(recipe: Recipe) -> Data:
     return data_of(recipe.data, run.folder.resolve() / "label" / ROWS)
 
 
-def coloured(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """The row's text; trained tokens bold on green and, where there is no colour, between ⟦ and ⟧."""
+def words_of(examples: Sequence[Example], kind: Kind) -> dict[str, str]:
+    """By the row's id what its answer is to the kind: chosen or rejected, good or bad; empty where all are wanted."""
+    if not kind.material & {PAIRS, JUDGED} or ANSWERS in kind.material:
+        return {}
+    wanted, unwanted = ("good", "bad") if JUDGED in kind.material else ("chosen", "rejected")
+    return {e.id: unwanted if not e.rejected and e.good is False else wanted for e in examples}
+
+
+def coloured(row: TokenRow, tokenizer: PreTrainedTokenizerBase, style: str) -> Text:
+    """The row's text; trained tokens in that style and, where there is no colour, between ⟦ and ⟧."""
     text = Text()
     for ids, trained in stretches(row):
         piece = tokenizer.decode(ids)
-        text.append(f"⟦{piece}⟧" if trained else piece, style="bold black on green" if trained else "dim")
+        text.append(f"⟦{piece}⟧" if trained else piece, style=style if trained else "dim")
     return text
 
 
@@ -98,7 +129,7 @@ def stretches(row: TokenRow) -> list[tuple[list[int], bool]]:
     return parts
 
 
-def as_json(row: TokenRow, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The row's stretches as text, each marked as trained or not."""
+def as_json(row: TokenRow, tokenizer: PreTrainedTokenizerBase, word: str | None) -> dict[str, Any]:
+    """The row's stretches as text, each marked as trained or not, and what its answer is to a kind that compares."""
     parts = [{"text": tokenizer.decode(ids), "tokens": len(ids), "trained": t} for ids, t in stretches(row)]
-    return {"id": row.id, "where": row.where, "parts": parts}
+    return {"id": row.id, "where": row.where} | ({"answer": word} if word else {}) | {"parts": parts}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.data.chat import recipe_tokenizer
-from workbench.data.lossless import special_ids
+from workbench.data.raw_text import document_row
 from workbench.errors import RequestError
 from workbench.recipe.methods import TEXT, Kind
 from workbench.records import Example
@@ -57,19 +57,9 @@ def refuse_prompts(examples: Sequence[Example]) -> None:
 
 
 def tokens_of(task: Task, examples: Sequence[Example]) -> list[Document]:
-    """Each document's tokens, with the token that ends it: else the student would never learn that one ends."""
+    """Each document's name and tokens."""
     from workbench.training.documents import Document
 
     tokenizer = recipe_tokenizer(task.base, task.recipe.model, task.recipe.method)
-    ends, special = (tokenizer.eos_token_id,), special_ids(tokenizer)
-    made = []
-    for example in examples:
-        ids = tuple(tokenizer(example.answer)["input_ids"])
-        if marks := special.intersection(ids[1:]):
-            raise RequestError(
-                f"the text holds {', '.join(sorted(map(tokenizer.decode, marks)))}, which the model reads as a mark",
-                where=example.where or example.id,
-                remedy="clean the document, or leave it out",
-            )
-        made.append(Document(example.id, ids if ids[-1:] == ends else (*ids, *ends)))
-    return made
+    rows = [document_row(example, tokenizer) for example in examples]
+    return [Document(row.id, row.input_ids) for row in rows]
