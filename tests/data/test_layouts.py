@@ -52,6 +52,22 @@ WITH_TOOLS: dict[str, Any] = {
                           {"from": "observation", "value": "home"}, {"from": "gpt", "value": "At home."}],
         "tools": json.dumps([TOOL["function"]]),
     },
+    "claude": {
+        "messages": [
+            ASK,
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "find", "input": {"id": 7}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "home"}]},
+            SAY,
+        ],
+        "tools": [{"name": "find", "description": "Finds.", "input_schema": {"type": "object"}}],
+    },
+    "gemini": {
+        "contents": [{"role": "user", "parts": [{"text": "Where is it?"}]},
+                     {"role": "model", "parts": [{"functionCall": {"name": "find", "args": {"id": 7}}}]},
+                     {"role": "user", "parts": [{"functionResponse": {"name": "find", "response": "home"}}]},
+                     {"role": "model", "parts": [{"text": "At home."}]}],
+        "tools": [{"functionDeclarations": [TOOL["function"] | {"parameters": {"type": "OBJECT"}}]}],
+    },
     "hermes": {
         "conversations": [
             {"from": "system", "value": f"You call functions. <tools>\n{json.dumps(TOOL)}\n</tools>"},
@@ -69,8 +85,9 @@ def test_calls_results_and_tools_are_read_from_every_layout(layout: str, tmp_pat
     turns = [m for m in example.messages if m.role != "system"]
     assert [m.role for m in turns] == ["user", "assistant", "tool", "assistant"]
     assert [(call.name, json.loads(call.arguments)) for call in turns[1].tool_calls] == [("find", {"id": 7})]
-    assert (turns[1].content, turns[2].content, example.answer) == ("", "home", "At home.")
+    assert (turns[1].content, turns[2].content.strip('"'), example.answer) == ("", "home", "At home.")
     assert [tool["function"]["name"] for tool in example.tools] == ["find"]
+    assert example.tools[0]["function"]["parameters"]["type"] == "object"
     if layout.startswith("openai"):
         assert turns[2].name == "find"
     if layout == "hermes":

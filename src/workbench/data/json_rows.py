@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from workbench.data.packing import decoded_lines, suffix_of
 from workbench.data.raw import SPOILED, Raw, UnreadableError, checked, first_line, part_of, spoiled
@@ -69,16 +70,30 @@ def line_rows(lines: Iterable[str], path: Path, notes: list[str]) -> Iterator[Ra
 def json_line(line: str) -> tuple[object, bool]:
     """The value of a line, and whether a comma stood behind it."""
     try:
-        return json.loads(line), False
+        return json.loads(line, object_pairs_hook=once_each), False
+    except UnreadableError:
+        raise
     except ValueError:
         bare = line.rstrip()
         if not bare.endswith(","):
             raise
         try:
-            return json.loads(bare[:-1]), True
+            return json.loads(bare[:-1], object_pairs_hook=once_each), True
+        except UnreadableError:
+            raise
         except ValueError:
             pass
         raise
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these keys and values. UnreadableError for a key that comes twice: one value would be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UnreadableError(f"the key {twice!r} comes twice in one object, and one of its values would be lost")
+    return made
 
 
 def whole_value(text: str) -> bool:
@@ -108,6 +123,7 @@ def wrapped(text: str) -> bool:
         return False
 
 
+NO_ROWS = ("tools", "functions", "tool_calls", "system", "parts", "content")  # lists of objects that a row has
 TURNS = ("role", "from", "speaker")  # what a turn of a conversation has, and a row has not
 
 
@@ -117,7 +133,7 @@ def row_lists(text: str, at: int, name: str) -> list[tuple[str, int]]:
     for key, start, value in members(text, at):
         here = f"{name}.{key}" if name else key
         if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            if not any(word in value[0] for word in TURNS) and key not in ("tools", "functions", "tool_calls"):
+            if not any(word in value[0] for word in TURNS) and key not in NO_ROWS:
                 lists.append((here, start))
         elif isinstance(value, dict):
             lists += row_lists(text, start, here)
@@ -175,14 +191,18 @@ def array_rows(text: str, path: Path, *, start: int = 0, bare: bool = False) -> 
 
     Bare values may stand without commas between them.
     """
-    decoder, gap = json.JSONDecoder(), re.compile(r"[\s,]*" if bare else r"\s*")
+    decoder, gap = json.JSONDecoder(object_pairs_hook=once_each), re.compile(r"[\s,]*" if bare else r"\s*")
     at = after(gap, text, start) if bare else after(gap, text, after(re.compile(r"\s*"), text, start) + 1)
     line, counted = 1, 0
     while text[at : at + 1] != ("" if bare else "]"):
         line, counted = line + text.count("\n", counted, at), at
         try:
-            value, end = decoder.raw_decode(text, at)
-            yield checked(f"{path.name}:{line}", value, text[at:end])
+            try:
+                value, end = decoder.raw_decode(text, at)
+                yield checked(f"{path.name}:{line}", value, text[at:end])
+            except UnreadableError as error:
+                _, end = json.JSONDecoder().raw_decode(text, at)
+                yield Raw(f"{path.name}:{line}", None, str(error), text[at:end])
             at = after(gap, text, end)
             if not bare:
                 if text[at : at + 1] not in (",", "]"):

@@ -15,6 +15,7 @@ from workbench.data.turns import (
     MEDIA,
     Fields,
     Leftovers,
+    content_of,
     conversation,
     hermes_tools,
     is_empty,
@@ -25,6 +26,7 @@ from workbench.data.turns import (
     tools_of,
     written,
 )
+from workbench.data.vendor_turns import declared, geminis
 from workbench.errors import RequestError, nearest
 from workbench.recipe import Columns, Data
 from workbench.records import Example, Message, Role
@@ -36,6 +38,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "kto": ("prompt", "completion", "label"),
     "messages": ("messages",),
     "sharegpt": ("conversations",),
+    "gemini": ("contents",),
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
 }
@@ -151,22 +154,39 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
                 f"{column} holds whole chats as one model's template writes them ({mark}): give their turns as "
                 "`messages`, and the model's own template writes them"
             )
+        if isinstance(row.get(column), dict | list):
+            return (
+                f"{column} is the only column, and holds {kind(row[column])}: give its texts as a prompt and a "
+                "completion, or the turns as `messages`, each with its role and content"
+            )
         return (
             f"{column} is the only column, and no text is its own answer: add a column with the answers; to learn "
             "the texts themselves (continued pretraining) set data.format=text"
         )
-    prompt, answer = guess(present)
-    lines = f"data:\n      columns: {{prompt: {columns.prompt or prompt}, answer: {columns.answer or answer}}}"
-    return f"say so in the recipe (put your own columns here):\n    {lines}"
+    prompt, answer, beside = guess(present)
+    prompt, answer = columns.prompt or prompt, columns.answer or answer
+    lines = [f"columns: {{prompt: {prompt}, answer: {answer}}}"]
+    if beside and columns.prompt is None:
+        lines = [f'prompt: "{{{beside}}}\\n\\n{{{prompt}}}"', f"columns: {{answer: {answer}}}"]
+    shown = "".join(f"\n      {line}" for line in lines)
+    note = ""
+    if isinstance(row.get(answer), dict | list):
+        note = f"\n    {answer} holds {kind(row[answer])}: as an answer it is learned as JSON writes it"
+    return f"say so in the recipe (put your own columns here):\n    data:{shown}{note}"
 
 
-def guess(columns: Sequence[str]) -> tuple[str, str]:
-    """A likely (prompt, answer) pair of columns, only to fill in the lines an error shows."""
-    likely_prompts = ("prompt", "text", "question", "input", "instruction", "document", "content")
+def guess(columns: Sequence[str]) -> tuple[str, str, str]:
+    """A likely prompt, answer, and text beside the prompt ('' for none), only to fill in the lines an error shows."""
+    likely_prompts = ("prompt", "question", "instruction", "query", "text", "input", "document", "content")
     likely_answers = ("answer", "label", "output", "response", "completion", "target", "category")
+    besides = ("context", "passage", "document", "article", "background", "input")
     answer = next((c for w in likely_answers for c in columns if w in c.lower()), columns[-1] if columns else "")
     rest = [c for c in columns if c != answer and c.lower() != "id"] or list(columns)
-    return next((c for w in likely_prompts for c in rest if w in c.lower()), rest[0] if rest else ""), answer
+    # A column of the very name goes before one whose name only holds it: `text` before `context`.
+    named = [c for w in likely_prompts for c in rest if w == c.lower()]
+    named += [c for w in likely_prompts for c in rest if w in c.lower() and c.lower() not in besides]
+    prompt = next(iter(named), rest[0] if rest else "")
+    return prompt, answer, next((c for w in besides for c in rest if c.lower() == w and c != prompt), "")
 
 
 def text_column(data: Data, present: Sequence[str], listing: str) -> str:
@@ -203,7 +223,8 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
         good = judgement(row.take("label")) if layout == "kto" else None
         laid = Laid(named_results(turns), good=good)
     if layout not in ("columns", "alpaca", "openai_preference"):
-        laid = replace(laid, tools=tools_of(row.take("tools", "functions")))
+        given = row.take("tools", "functions")
+        laid = replace(laid, tools=tools_of(declared(given) if layout == "gemini" else given))
     if layout != "columns" and laid.turns[0].role != "system":
         laid = replace(laid, turns=system_turn(row) + laid.turns)
     laid = with_hermes_tools(laid)
@@ -219,6 +240,8 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
             return conversation(row.take("messages"), "messages", left)
         case "sharegpt":
             return conversation(row.take("conversations"), "conversations", left)
+        case "gemini":
+            return conversation(geminis(row.take("contents"), "contents"), "contents", left)
         case "prompt_completion" | "kto":
             prompt = either(row.take("prompt"), "user", "prompt", left)
             return prompt + either(row.take("completion"), "assistant", "completion", left)
@@ -266,7 +289,11 @@ def either(value: object, role: Role, what: str, left: Leftovers) -> list[Messag
 
 def system_turn(row: Fields) -> list[Message]:
     """The row's own `system` text, where it has one."""
-    system = row.take("system", "system_prompt")
+    system = row.take("system", "system_prompt", "systemInstruction", "system_instruction")
+    if isinstance(system, dict) and isinstance(system.get("parts"), list):  # Gemini's
+        system = geminis([{"role": "system", "parts": system["parts"]}], "systemInstruction")[0]["content"]
+    if isinstance(system, list):  # Claude's
+        system = content_of(system, "system", Leftovers())
     return [] if system is None else [Message("system", text_of(system, "system"))]
 
 

@@ -163,6 +163,10 @@ def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
                 role = str(conversation[-1].get("role") or conversation[-1].get("from"))
                 if ROLES.get(role.strip().lower()) != "assistant":
                     row[turns] = [*conversation, {"role": "assistant", "content": BLANK}]
+        contents = row.get("contents")
+        last = contents[-1] if isinstance(contents, list) and contents else None
+        if isinstance(last, dict) and last.get("role") != "model":
+            row["contents"] = [*contents, {"role": "model", "parts": [{"text": BLANK}]}]
     return data
 
 

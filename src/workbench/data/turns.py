@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from workbench.data.containers import UnreadableError, kind
+from workbench.data.vendor_turns import in_openai_words
 from workbench.records import Message, Role, ToolCall
 
 # In any capitals. `function_call` and its like are the assistant's turn with its call as JSON.
@@ -20,6 +21,7 @@ ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "chatbot": "assistant", "ai": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
     "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
@@ -85,10 +87,12 @@ def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
     turns = []
-    for number, turn in enumerate(value, 1):
+    given, unused = in_openai_words(value, what)
+    left.add("content[].", unused)
+    for number, (turn, name) in enumerate(given, 1):
         if not isinstance(turn, dict):
-            raise UnreadableError(f"turn {number} of {what} is {kind(turn)}, not an object")
-        message = message_of(turn, f"turn {number} of {what}", number == len(value), what, left)
+            raise UnreadableError(f"{name} is {kind(turn)}, not an object")
+        message = message_of(turn, name, number == len(given), what, left)
         if message is not None:
             turns.append(message)
     if not turns:
@@ -290,6 +294,9 @@ def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(tool, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise UnreadableError(f"tool {number} is no function with a name")
         plain: dict[str, Any] = {"name": function["name"], "description": "", "parameters": NO_PARAMETERS}
+        if "parameters" not in function and isinstance(function.get("input_schema"), dict):  # as Claude's files hold it
+            schema = {"parameters": function["input_schema"]}
+            function = {key: each for key, each in function.items() if key != "input_schema"} | schema
         around = tool if "function" in tool else {}
         tools.append({"type": "function"} | around | {"function": plain | function})
     return tuple(tools)

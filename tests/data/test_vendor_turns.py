@@ -1,0 +1,158 @@
+"""Rows as the files of Claude, Gemini and gpt-oss hold them are read as OpenAI's are: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.data.load import Loaded, load
+from workbench.errors import RequestError
+from workbench.recipe import Data
+from workbench.records import Example
+
+ASK, SAY = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At home."}
+CALL = {"type": "tool_use", "id": "a1", "name": "find", "input": {"id": 7}}
+
+
+def read(folder: Path, *rows: Any, **data: Any) -> Loaded:
+    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load(folder / "r.jsonl", Data(**data))
+
+
+def one(folder: Path, row: Any) -> Example:
+    loaded = read(folder, row)
+    assert loaded.bad == []
+    return loaded.examples[0]
+
+
+def why(folder: Path, row: Any) -> str:
+    (bad,) = read(folder, row).bad
+    return bad.reason
+
+
+def test_claude_s_thoughts_texts_and_calls_of_one_turn_are_one_turn(tmp_path: Path) -> None:
+    parts = [
+        {"type": "thinking", "thinking": "It was tired.", "signature": "x"},
+        {"type": "text", "text": "Let me see."},
+        CALL,
+    ]
+    result = {"type": "tool_result", "tool_use_id": "a1", "content": [{"type": "text", "text": "home"}]}
+    turns = [ASK, {"role": "assistant", "content": parts}, {"role": "user", "content": [result]}, SAY]
+    loaded = read(tmp_path, {"system": [{"type": "text", "text": "Be short."}], "messages": turns})
+    system, _, called, told, said = loaded.examples[0].messages
+    assert (system.role, system.content) == ("system", "Be short.")
+    assert (called.reasoning, called.content, called.tool_calls[0].name) == ("It was tired.", "Let me see.", "find")
+    assert (told.role, told.content, told.name, told.tool_call_id) == ("tool", "home", "find", "a1")
+    assert said.content == "At home."
+    assert "not used of r.jsonl: content[].signature" in loaded.notes
+
+
+def test_what_a_user_says_beside_claude_s_results_is_a_turn_of_its_own_and_an_error_is_named(tmp_path: Path) -> None:
+    parts = [
+        {"type": "tool_result", "tool_use_id": "a1", "content": "home", "is_error": True},
+        {"type": "text", "text": "Is that sure?"},
+    ]
+    turns = [ASK, {"role": "assistant", "content": [CALL]}, {"role": "user", "content": parts}, SAY]
+    loaded = read(tmp_path, {"messages": turns})
+    assert [(m.role, m.content) for m in loaded.examples[0].messages[2:]] == [
+        ("tool", "home"), ("user", "Is that sure?"), ("assistant", "At home."),
+    ]  # fmt: skip
+    assert "not used of r.jsonl: content[].is_error" in loaded.notes
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([ASK, {"role": "assistant", "content": [CALL, {"type": "text", "text": "There."}]}], "text after a call"),
+        ([{"role": "user", "content": [CALL]}, SAY], "'tool_use' that is not its role's"),
+        ([ASK, {"role": "assistant", "content": [{"type": "tool_result", "content": "x"}]}], "not its role's"),
+        ([ASK, {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}], "'redacted_thinking'"),
+        ([ASK, SAY | {"channel": "analysis"}], "no answer follows"),
+        ([ASK, SAY | {"channel": "analysis"}, ASK, SAY], "not the answer to its thoughts"),
+        ([ASK, SAY | {"channel": "whisper"}], "in the channel 'whisper'"),
+    ],
+)
+def test_what_cannot_be_read_in_another_s_turns_refuses_the_row(
+    turns: list[dict[str, Any]], reason: str, tmp_path: Path
+) -> None:
+    assert reason in why(tmp_path, {"messages": turns})
+
+
+def test_the_channel_analysis_holds_the_thoughts_of_the_answer_that_follows(tmp_path: Path) -> None:
+    thought = {"role": "assistant", "channel": "analysis", "content": "It was tired."}
+    example = one(tmp_path, {"messages": [ASK, thought, SAY | {"channel": "final"}]})
+    assert [m.role for m in example.messages] == ["user", "assistant"]
+    assert (example.messages[1].reasoning, example.answer) == ("It was tired.", "At home.")
+
+
+def test_gemini_s_contents_bring_their_system_text_thoughts_and_calls(tmp_path: Path) -> None:
+    row = {
+        "systemInstruction": {"role": "system", "parts": [{"text": "Be short."}]},
+        "contents": [
+            {"role": "user", "parts": [{"text": "Where"}, {"text": "is it?"}]},
+            {"role": "model", "parts": [{"text": "It was tired.", "thought": True}, {"text": "At home."}]},
+        ],
+    }
+    example = one(tmp_path, row)
+    assert [(m.role, m.content) for m in example.messages] == [
+        ("system", "Be short."), ("user", "Where\nis it?"), ("assistant", "At home."),
+    ]  # fmt: skip
+    assert example.messages[2].reasoning == "It was tired."
+    snake = {"system_instruction": row["systemInstruction"], "contents": row["contents"]}
+    assert one(tmp_path, snake).messages == example.messages
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ([{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png"}}]}], "'inlineData': only text and calls"),
+        ([{"role": "user", "parts": "Where?"}], "has no list of parts"),
+        ("Where?", "text that is not a JSON list"),
+        ([], "contents is empty"),
+    ],
+)
+def test_contents_that_hold_no_text_refuse_the_row(contents: Any, reason: str, tmp_path: Path) -> None:
+    assert reason in why(tmp_path, {"contents": contents})
+
+
+def test_gemini_s_rows_without_an_answer_are_a_teacher_s_questions(tmp_path: Path) -> None:
+    rows = [{"contents": [{"role": "user", "parts": [{"text": f"Where is {n}?"}]}]} for n in range(4)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = load(tmp_path / "r.jsonl", Data(), unanswered=True)
+    assert [(e.text, e.answer) for e in asked.examples] == [(f"Where is {n}?", "") for n in range(4)]
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_a_key_that_comes_twice_sets_its_row_aside_for_one_of_its_values_would_be_lost(
+    form: str, tmp_path: Path
+) -> None:
+    good, twice = '{"prompt": "a", "completion": "b"}', '{"prompt": "c", "completion": "no", "completion": "yes"}'
+    inner = '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a", "content": "b"}]}'
+    path = tmp_path / ("r.jsonl" if form == "lines" else "r.json")
+    rows = [good, twice, inner, good]
+    path.write_text("\n".join(rows) if form == "lines" else "[" + ",\n".join(rows) + "]")
+    loaded = load(path, Data())
+    assert [bad.where for bad in loaded.bad] == [f"{path.name}:2", f"{path.name}:3"]
+    assert "'completion' comes twice" in loaded.bad[0].reason
+    assert "'content' comes twice" in loaded.bad[1].reason
+    assert len(loaded.examples) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "lines"),
+    [
+        ({"instruction": "a", "context": "b", "response": "c"},
+         ['prompt: "{context}\\n\\n{instruction}"', "answer: response"]),
+        ({"id": "1", "title": "t", "context": "b", "question": "q", "answers": {"text": ["c"]}},
+         ['prompt: "{context}\\n\\n{question}"', "answers holds an object"]),
+        ({"translation": {"en": "a", "de": "b"}}, ["holds an object"]),
+        ({"text": "a", "label": "b"}, ["{prompt: text, answer: label}"]),
+    ],
+)  # fmt: skip
+def test_the_columns_that_an_error_proposes_leave_no_text_out(row: Any, lines: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        read(tmp_path, row)
+    assert all(line in str(caught.value) for line in lines), str(caught.value)
