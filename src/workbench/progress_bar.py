@@ -16,6 +16,7 @@ from workbench.screen import SafeConsole
 
 LINE_SECONDS = 60.0  # between two lines of a log
 LOOK_SECONDS = 0.2  # between two moves of the bar
+LEAST_DONE = 2  # before what is left can be told
 
 
 def time_left(seconds: float) -> str:
@@ -23,6 +24,13 @@ def time_left(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s left"
     return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
+
+
+def remaining(seconds: float, done: int, left: int) -> str:
+    """The time that `left` takes, when `done` took so many seconds; too little done tells nothing."""
+    if left and done < LEAST_DONE:
+        return "time left not known yet"
+    return time_left(seconds / max(1, done) * left)
 
 
 def memory_held() -> str:
@@ -44,10 +52,12 @@ def progress(
     """Gives the function that moves the bar: it takes how much of `total` is done by now; `done` was before.
 
     `facts` says more beside the bar, asked only when it is shown. With `size`, what is counted are bytes. Without a
-    terminal a line comes every minute and when the whole is done, with the time that is left and the memory held.
+    terminal a line comes every minute and when the whole is done, with the time that is left and the memory held. What
+    is done comes in batches: the time is told by those that are whole, and not by the first that comes of the next.
     """
     console = SafeConsole(stderr=True, highlight=False)
-    started = shown = time.monotonic()
+    started = shown = last = time.monotonic()
+    before_now = done
     columns = (
         TextColumn("  {task.description:<14}", markup=False),
         BarColumn(bar_width=20),
@@ -59,16 +69,17 @@ def progress(
         task = bar.add_task(work, total=total, completed=done, facts="")
 
         def move(by_now: int) -> None:
-            nonlocal shown
-            now = time.monotonic()
+            nonlocal shown, last, before_now
+            now, ended, whole = time.monotonic(), last, before_now
+            last, before_now = now, by_now
             if by_now < total and now - shown < (LOOK_SECONDS if console.is_terminal else LINE_SECONDS):
                 return
             shown, more = now, facts() if facts else ""
             bar.update(task, completed=by_now, facts=more)
             if not console.is_terminal:
                 counts = f"{decimal(by_now)} of {decimal(total)}" if size else f"{by_now:,} of {total:,}"
-                left = (now - started) / max(1, by_now - done) * (total - by_now)
-                parts = [work, counts, *([more] if more else []), time_left(left), memory_held()]
+                left = remaining(ended - started, whole - done, total - by_now)
+                parts = [work, counts, *([more] if more else []), left, memory_held()]
                 console.print(f"  {' · '.join(parts)}", markup=False, soft_wrap=True)
 
         yield move

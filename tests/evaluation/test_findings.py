@@ -110,8 +110,10 @@ def test_too_few_rows_to_judge_is_told_with_what_a_verdict_takes_and_what_can_be
     lines = too_few(40, 200, Gate(), 0.2)
     assert "40 test rows are fewer than gate.min_rows=100" in lines[0]
     assert "500 rows at data.test_share=0.2 (now 200)" in lines[1]
-    assert "data.test_share=0.5" in lines[2]
-    assert lines[3].startswith("or gate.min_rows=40")
+    assert "or evaluate.folds=5: all 200 rows judge" in " ".join(lines)
+    assert "data.test_share=0.5" in " ".join(lines)
+    assert lines[-1].startswith("or gate.min_rows=40")
+    assert "folds" not in " ".join(too_few(16, 80, Gate(), 0.2)), "so few rows could not judge all together either"
     assert too_few(100, 200, Gate(), 0.5) == []
     assert "data.test_share=0.5" not in " ".join(too_few(10, 50, Gate(), 0.2)), "even half of them are too few"
     assert "60 more rows in data.test" in too_few(40, 40, Gate(), None)[1]

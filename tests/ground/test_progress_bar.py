@@ -27,6 +27,25 @@ def test_without_a_terminal_a_line_a_minute_and_the_last_is_written_with_time_le
     assert len(asked) == 2, "what is not shown is not asked"
 
 
+def test_time_left_is_told_by_whole_batches_and_not_by_the_first_answer_of_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with progress("base", 240) as move:
+        for done in range(1, 241):  # sixty answers at once, each minute
+            now[0] = 61.0 * (1 + (done - 1) // 60)
+            move(done)
+    lines = [line.rpartition(" · ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "  base · 1 of 240 · time left not known yet",
+        "  base · 61 of 240 · 3 min left",
+        "  base · 121 of 240 · 2 min left",
+        "  base · 181 of 240 · 60 s left",
+        "  base · 240 of 240 · 0 s left",
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(12, "12 s left"), (240, "4 min left"), (9000, "2.5 h left")])
 def test_time_left_is_told_in_the_unit_that_fits(seconds: float, words: str) -> None:
     assert time_left(seconds) == words

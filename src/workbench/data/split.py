@@ -6,6 +6,7 @@ import random
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "overlap_finder",
     "overlaps",
     "split",
+    "tied",
 ]
 
 
@@ -109,6 +111,16 @@ def joined(examples: Sequence[Example]) -> dict[int, list[int]]:
     for row, group in enumerate(groups_of(examples).tolist()):
         together.setdefault(group, []).append(row)
     return together
+
+
+def tied(examples: Sequence[Example]) -> list[Example]:
+    """The rows, with one group for those that share theirs or are near copies of each other."""
+    rows = list(examples)
+    for number, members in enumerate(joined(rows).values()):
+        if len(members) > 1:
+            for at in members:
+                rows[at] = replace(rows[at], group=f"near-{number}")
+    return rows
 
 
 def drop_overlaps(

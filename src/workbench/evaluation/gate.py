@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.errors import RequestError
 from workbench.evaluation.breakdown import LABEL
+from workbench.evaluation.few_rows import by_folds, rows_called
 from workbench.evaluation.metrics import STUDENT, against, amount, describe, interval_in_points, percent, points, title
 from workbench.evaluation.statistics import Estimate, holm, not_inferior, p_against, rows_needed
 from workbench.recipe.schema import Gate, Judge
@@ -49,7 +50,11 @@ def judge(report: Mapping[str, Any], gate: Gate, primary: str, formats: Sequence
         shipped = arms
     verdict = {"passed": bool(shipped), "checks": checks, "shipped": shipped}
     verdict |= {"refused": [arm for arm in arms if arm not in shipped], "baseline": gate.baseline}
-    verdict |= {"override": reason, "overridden": overridden, "findings": label_losses(report, gate)}
+    verdict |= {
+        "override": reason,
+        "overridden": overridden,
+        "findings": [*by_folds(report, gate.baseline), *label_losses(report, gate)],
+    }
     return verdict | {"sentence": sentence(report, gate, primary, verdict)}
 
 
@@ -90,13 +95,15 @@ def sentence(report: Mapping[str, Any], gate: Gate, primary: str, verdict: Mappi
         return f"{text}: no student was asked."
     text += f": {amount(describe(primary)['kind'], cell['value'])} {title(primary)}"
     if row is None:
-        return f"{text} on {report['n']} test rows."
+        return f"{text} on {report['n']} {rows_called(report)}."
     low, high = row["ci_low"], row["ci_high"]
     interval = interval_in_points(low, high, report["confidence"])
     if low is not None and high is not None and low <= 0 <= high:
         text += f" ({interval} against {gate.baseline}). No difference was detectable at n={row['n']}"
         return text + ("." if row["mde"] is None else f"; it could have shown {points(row['mde'])} points.")
-    return f"{text}, {against(row['delta'], gate.baseline)} on the same {report['n']} test rows ({interval})."
+    return (
+        f"{text}, {against(row['delta'], gate.baseline)} on the same {report['n']} {rows_called(report)} ({interval})."
+    )
 
 
 def listed(names: Sequence[str]) -> str:
@@ -124,7 +131,7 @@ def enough_rows(report: Report, gate: Gate) -> Check:
     """A verdict rests on at least `gate.min_rows` items; near copies of one another count once."""
     rows = report.get("clusters", report["n"])
     apart = "" if rows == report["n"] else f" ({report['n']} rows, near copies counted once)"
-    why = f"the verdict rests on {rows} test rows{apart}; at least {gate.min_rows} must be asked"
+    why = f"the verdict rests on {rows} {rows_called(report)}{apart}; at least {gate.min_rows} must be asked"
     passed = rows >= gate.min_rows
     why += "" if passed else f": {gate.min_rows - rows} more are needed"
     return check("enough_rows", STUDENT, passed, rows, gate.min_rows, why)
@@ -153,6 +160,13 @@ def better_than_baseline(report: Report, gate: Gate, primary: str) -> Check:
 
 def not_worse_than_champion(report: Report, gate: Gate, primary: str) -> list[Check]:
     """A loss of more than `gate.champion_margin` against what is in production is ruled out; none without one."""
+    champion = report.get("folds", {}).get("champion")
+    if champion:
+        why = (
+            f"{STUDENT} cannot be held against the champion, {champion}: it may have learned the rows that judge by "
+            "folds; evaluate.champion=false judges without it, or evaluate.folds=null by test rows alone"
+        )
+        return [check("not_worse_than_champion", STUDENT, False, None, -gate.champion_margin, why)]
     if CHAMPION not in report["arms"]:
         return []
     return [not_worse(report, "not_worse_than_champion", STUDENT, CHAMPION, primary, gate.champion_margin)]

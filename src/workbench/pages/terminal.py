@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench.evaluation.answers import Prediction
+from workbench.evaluation.few_rows import rows_called
 from workbench.evaluation.metrics import CONSTRAINED, DASH, amount, describe, p_text, points, span, title
 from workbench.screen import SafeConsole, json_line
 
@@ -57,7 +58,7 @@ def arms_table(report: Mapping[str, Any], width: int | None = None) -> Table:
     width = width or results().width
     wide = width >= ROOM_FOR_ENDS
     table = Table(
-        title=f"{report['task']}: {report['n']} test rows, {100 * report['confidence']:.3g} % intervals",
+        title=f"{report['task']}: {report['n']} {rows_called(report)}, {100 * report['confidence']:.3g} % intervals",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -101,6 +101,22 @@ def of_sort(name: str, own: bool) -> Kind:
     return kind
 
 
+def check_folds(recipe: Recipe) -> None:
+    """What siblings of the student can be trained for, and judged by."""
+    teachers = recipe.teacher.api != "none" or recipe.teacher.weights or recipe.route.teacher.api != "none"
+    wrong = {
+        "quantize": ("formats are held against the student itself, on its test rows", recipe.quantize),
+        "teacher": ("a teacher's answers are bought for one student", teachers),
+        "method.learn": ("siblings learn the rows' answers alone", recipe.method.learn not in ([], [PLAIN])),
+        "evaluate.gold_student": ("it may have learned the rows that judge", recipe.evaluate.gold_student),
+        "data.test": ("the rows that judge are named, and no student learns them", recipe.data.test),
+    }
+    for where, (why, is_so) in wrong.items():
+        if is_so and recipe.evaluate.folds is not None:
+            remedy = f"evaluate.folds=null, or no {where}"
+            raise RequestError(f"evaluate.folds cannot judge here: {why}", where=where, remedy=remedy)
+
+
 def check_launch(recipe: Recipe) -> None:
     """What several processes cannot train, and what they need to meet."""
     launch, method = recipe.launch, recipe.method

@@ -23,7 +23,7 @@ from workbench.formats import format_named
 from workbench.names import BESIDE_RUNS, check_arm, check_name, folded
 from workbench.privacy.secrets import SECRET_KEY, credential_in, held_secrets
 from workbench.recipe.foreign import choice, meant_by
-from workbench.recipe.methods import PLAIN, check_launch, distilled, learned, material_of
+from workbench.recipe.methods import PLAIN, check_folds, check_launch, distilled, learned, material_of
 from workbench.recipe.routes import check_route
 from workbench.recipe.row_sources import row_sources
 from workbench.recipe.schema import Quantize, Recipe
@@ -321,6 +321,7 @@ def check_sense(recipe: Recipe) -> None:
         format_named(wanted.format, f"quantize.{name}.format")
     check_distil(recipe)
     check_learn(recipe)
+    check_folds(recipe)
     check_start(recipe)
     check_launch(recipe)
     check_scorer(recipe)

@@ -214,6 +214,12 @@ class Evaluate:
     constrained: bool = key(True, "where an answer breaks its JSON schema, also ask for one that cannot")
     few_shot: int = key(5, "training rows shown to the base_few_shot arm", unit="rows", at_least=0)
     limit: int | None = key(None, "at most so many test rows", unit="rows", at_least=1)
+    folds: int | None = key(
+        None,
+        "every row judges, each asked of one of so many siblings of the student, trained on the other rows: where test "
+        "rows are too few; null: the test rows alone",
+        at_least=2,
+    )
     acceptable: str | None = key(
         None, "tool_calls: column with the further values that arguments may have: a list, an object a call"
     )

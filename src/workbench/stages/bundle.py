@@ -33,6 +33,7 @@ from workbench.dialects import CALL_PARSERS, THOUGHT_PARSERS, Parsers, parsers_o
 from workbench.engines.ask import stop_ids
 from workbench.errors import RequestError
 from workbench.evaluation.answers import read_predictions
+from workbench.evaluation.few_rows import by_folds
 from workbench.evaluation.metrics import STUDENT
 from workbench.evaluation.scorers import deciding_score
 from workbench.files import read_json, remove
@@ -386,5 +387,6 @@ def step(what: str, parent: str, facts: Mapping[str, Any]) -> Step:
 def limits(report: Mapping[str, Any], name: str) -> list[str]:
     """What a user must know: on what it was judged, and what the gate held against it."""
     lines = [f"Judged on {report['n']} rows of one task ({report['task']}); nothing is known of other tasks."]
+    lines += [f"{line[0].upper()}{line[1:]}." for line in by_folds(report, report.get("gate", {}).get("baseline", ""))]
     checks = report.get("gate", {}).get("checks", [])
     return lines + [check["why"] for check in checks if not check["passed"] and check["arm"] in (STUDENT, name)]

@@ -81,7 +81,9 @@ def references(recipe: Recipe, run: Run) -> list[Reference]:
 
     tokenizer = load_tokenizer(merged_model(run), None)
     scored, _ = scoring_of(run)
-    predictions = {p.id: p for p in read_predictions(run.folder / "evaluate" / "predictions" / "student.jsonl")}
+    answers = run.folder / "evaluate" / "predictions"
+    itself = answers / "student.own.jsonl"  # where siblings were judged: what the student says to its own test rows
+    predictions = {p.id: p for p in read_predictions(itself if itself.is_file() else answers / "student.jsonl")}
     items = [e for e in part(recipe, run, "test") if e.id in predictions][: recipe.bundle.parity_rows]
     longest = recipe.method.max_length + recipe.evaluate.max_new_tokens
     rendered = []

@@ -304,7 +304,8 @@ def print_answers(recipe: Recipe, run: Run, screen: Console) -> None:
         )
     folder = run.folder / "evaluate" / "predictions"
     student, base = (read_predictions(folder / f"{arm}.jsonl") for arm in ("student", "base"))
-    texts = {example.id: example.text for example in part(recipe, run, "test")}
+    rows = [e for name in ("train", "validation", "test") for e in part(recipe, run, name)]
+    texts = {example.id: example.text for example in rows}
     for line in answer_lines(most_telling(student, base), texts, screen.width):
         screen.print(line)
 

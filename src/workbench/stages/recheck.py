@@ -19,7 +19,7 @@ from workbench.bundles.parity import read_parity
 from workbench.bundles.prove import HERE, choose_engine, limits_of, refuse_failed, trusted_key
 from workbench.data.load import Loaded, load, write_quarantine
 from workbench.data.prepare import describe, most_bad
-from workbench.data.split import joined, normalised
+from workbench.data.split import normalised, tied
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
 from workbench.errors import GateError, RequestError, WorkbenchError
@@ -389,16 +389,6 @@ def fresh_rows(source: str, data: Data) -> Loaded:
     if not loaded.examples:
         raise RequestError("there are no rows", where=f"data={source}", remedy="give it rows")
     return replace(loaded, examples=tied(loaded.examples), notes=[*loaded.notes, *notes])
-
-
-def tied(examples: Sequence[Example]) -> list[Example]:
-    """The rows, with one group for those that share theirs or are near copies of each other."""
-    rows = list(examples)
-    for number, members in enumerate(joined(rows).values()):
-        if len(members) > 1:
-            for at in members:
-                rows[at] = replace(rows[at], group=f"near-{number}")
-    return rows
 
 
 def known_rows(examples: Sequence[Example], production: Production) -> dict[str, list[str]]:

@@ -154,7 +154,8 @@ def report_note(
     rows = ["**No verdict yet**: nothing has been evaluated."]
     if report:
         shipped = ", ".join(gate.get("shipped", ())) or "nothing"
-        rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} test rows. Ships: {shipped}."]
+        called = "rows by folds" if "folds" in report else "test rows"
+        rows = [f"**Gate: {gate_tags(report)['gate']}**, {report.get('n', '?')} {called}. Ships: {shipped}."]
     if gate.get("overridden") and reasons:
         rows += ["", f"Overridden by a person: {gate.get('override')}"]
     failed = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]

@@ -59,7 +59,8 @@ def run(verb: str, topics: Sequence[str]) -> int:
 
 def print_verb(screen: Console, name: str, verb: Verb) -> None:
     """What it does, its words, its sections of the recipe, examples, exit codes."""
-    head = f"workbench {name}" + (" RECIPE [key=value …]" if verb.recipe else " [key=value …]")
+    first = " RECIPE" if verb.recipe else f" [{verb.first.upper()}]" if verb.first else ""
+    head = f"workbench {name}{first} [key=value …]"
     screen.print(Text(head, style="bold"))
     screen.print(f"  {verb.does}")
     if verb.words:

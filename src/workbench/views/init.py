@@ -13,7 +13,7 @@ from workbench.command import command
 from workbench.errors import RequestError, nearest
 from workbench.files import write_whole
 from workbench.pages.terminal import print_json, results
-from workbench.recipe import Gate, Recipe
+from workbench.recipe import Evaluate, Gate, Recipe
 from workbench.views.look import Look, looked_at, quoted
 from workbench.views.other_tools import carried_over
 
@@ -111,12 +111,15 @@ def written(source: str, look: Look, model: str) -> tuple[str, list[str]]:
     judging = round(look.rows * 0.2)
     least = Gate().min_rows
     if judging < least:
-        lines.append(
-            f"# About {judging} rows will judge, and the gate asks for {least}: it can be trained, not proven."
-        )
+        way = ""
+        if look.rows >= least + Evaluate().few_shot:
+            from workbench.evaluation.few_rows import SIBLINGS  # with numpy
+
+            way = f"; evaluate.folds={SIBLINGS} lets nearly all rows judge, for {SIBLINGS} trainings more"
+        lines.append(f"# About {judging} rows will judge, and the gate asks for {least}: trained, not proven{way}.")
         notes.append(
-            f"about {judging} of {look.rows:,} rows will judge; gate.min_rows asks for {least}, so it can be trained "
-            f"and talked to, not proven (it would take {5 * least:,} rows)"
+            f"about {judging} of {look.rows:,} rows will judge, and gate.min_rows asks for {least}: it can be trained "
+            f"and talked to, not proven (that takes {5 * least:,} rows){way}"
         )
     return "\n".join(lines) + "\n", notes
 

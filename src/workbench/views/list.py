@@ -60,7 +60,7 @@ def shown(key: str, value: object) -> str:
     if key.endswith("_bytes") and isinstance(value, int | float):
         return megabytes(value)
     if key == "parameters" and isinstance(value, int):
-        return f"{value / 1e9:.1f}B" if value >= 1e9 else f"{value / 1e6:.0f}M"
+        return f"{value / 1e9:.1f}B" if value >= 999.5e6 else f"{value / 1e6:.0f}M"
     if key == "primary_share" and isinstance(value, float):
         return percent(value)
     if key == "source":
@@ -83,7 +83,7 @@ def recipe_row(name: str, path: Path) -> Row:
     comment = [line.lstrip("# ") for line in lines[: next(i for i, s in enumerate([*lines, ""]) if s[:1] != "#")]]
     if "" in comment:  # above the blank line is the command
         comment = comment[comment.index("") + 1 :]
-    return {"name": name, "says": re.split(r"(?<=[.:])\s", " ".join(comment))[0].rstrip(":")}
+    return {"name": name, "says": re.split(r"(?<=\.)\s", " ".join(comment))[0]}
 
 
 def model_row(name: str, content: Mapping[str, Any]) -> Row:

@@ -31,6 +31,7 @@ from workbench.recipe import (
     has_teacher,
     judged_by,
     makes_rows,
+    routed_to,
     sources_of,
     weights_of,
 )
@@ -114,7 +115,7 @@ def run(recipe: Recipe) -> int:
         "formats": {v.format: f"{'yes' if v.ok else 'NO'}: {v.why}" for v in verdicts} or {"formats": "none wanted"},
         "evaluation": about_evaluation(recipe, splits),
         "bundles": about_bundles(recipe),
-        "route": about_route(recipe, splits),
+        **({"route": about_route(recipe, splits)} if routed_to(recipe) else {}),
         "disk": about_disk(recipe, base),
         "teacher": about_teacher(recipe, questions)
         if questions
@@ -394,7 +395,9 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     from workbench.evaluation.few_rows import too_few
     from workbench.evaluation.scorers import planned_metric
 
-    n = min(len(splits.test), recipe.evaluate.limit or len(splits.test))
+    every = len(splits.train) + len(splits.validation) + len(splits.test)
+    judging = every - recipe.evaluate.few_shot if recipe.evaluate.folds else len(splits.test)
+    n = min(judging, recipe.evaluate.limit or judging)
     arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else [])]
     has_any_teacher = has_teacher(recipe) or has_open_teacher(recipe)
     arms += ["teacher"] * (has_any_teacher and recipe.evaluate.teacher)
@@ -402,9 +405,21 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
     share = None if recipe.data.test else recipe.data.test_share
-    short = too_few(n, len(splits.train) + len(splits.validation) + len(splits.test), recipe.gate, share)
-    few = {"too few": short} if short else {}
+    short = too_few(n, every, recipe.gate, share, by_folds=bool(recipe.evaluate.folds))
+    few: dict[str, Any] = {"too few": short} if short else {}
+    if recipe.evaluate.folds:
+        few["folds"] = about_folds(recipe)
+        arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else []), "student (siblings of it)"]
     return {"rows": f"{n:,}", **few, "arms": ", ".join(arms), "gate": decides}
+
+
+def about_folds(recipe: Recipe) -> str:
+    """What the siblings cost: trainings, and their minutes where the run's own has been measured."""
+    run_id = run_digest(weights_of(recipe), content_digests(sources_of(recipe)))
+    known = find_run(Path(recipe.launch.experiments), recipe.name, run_id)
+    seconds = (known.done("train") or {}).get("seconds") if known else None
+    cost = f"{recipe.evaluate.folds} trainings more, each as long as the one above"
+    return cost + (f": about {recipe.evaluate.folds * seconds / 60:.0f} minutes" if seconds else "")
 
 
 def about_bundles(recipe: Recipe) -> dict[str, str]:

@@ -29,6 +29,7 @@ from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
 from workbench.stages.common import is_done, log_datasets, need, say
+from workbench.stages.evaluate import folds
 from workbench.stages.evaluate.arms import (
     FETCHED,
     GOLD,
@@ -69,20 +70,31 @@ def run(recipe: Recipe, run: Run) -> bool:
     if is_done(run, "evaluate", fingerprint):
         return False
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
-        staging.scratch = [FETCHED]
+        staging.scratch = [FETCHED, folds.FOLDER]
         splits = rows(recipe, run)
         items = answerable(splits, run)[: recipe.evaluate.limit]
         log_datasets(run, "evaluate", splits.datasets, ("test",))
         shots = choose_shots(splits, recipe)
-        say(run, "evaluate", f"{len(items)} test rows; base_few_shot sees {len(shots)} training rows first")
-        arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
+        parts = folds.cut(splits, shots, recipe) if recipe.evaluate.folds else None
+        tests, items = items, parts.items[: recipe.evaluate.limit] if parts else items
+        judging = "rows judge, by folds" if parts else "test rows"
+        say(run, "evaluate", f"{len(items)} {judging}; base_few_shot sees {len(shots)} training rows first")
+        absent: dict[str, str] = {}
+        own: list[Prediction] = []
+        if parts:
+            arms = folds.contenders_of_folds(recipe, run, parts, staging.folder)
+            own = folds.own_answers(recipe, run, tests, staging.folder / "predictions")
+        else:
+            arms, absent = contenders(recipe, run, items, incumbent, gold, staging.folder)
         collected = answers_of(recipe, run, arms, splits, items, shots, staging.folder, absent)
         arms = [arm for arm in arms if arm.name in collected.free]
-        report = report_of(recipe, run, splits, items, collected, staging.folder)
+        report = report_of(recipe, run, splits, items, collected, staging.folder, {STUDENT: own} if parts else None)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
         if not (has_teacher(recipe) or has_open_teacher(recipe)):  # a route's teacher: nothing was learned from it
             report.pop("distillation", None)
         report |= distillation_of(recipe, run, report, collected, gold)
+        if parts:
+            report["folds"] = folds.about(recipe, run, parts, report, collected.free, own, incumbent)
         report["chain"] = joints(report, distances(recipe, run))
         report["replaces"] = asdict(incumbent.champion) if incumbent.champion else None
         report["absent"] = absent
@@ -148,9 +160,18 @@ def answers_of(
 
 
 def report_of(
-    recipe: Recipe, run: Run, splits: Splits, items: Sequence[Example], collected: Collected, folder: Path
+    recipe: Recipe,
+    run: Run,
+    splits: Splits,
+    items: Sequence[Example],
+    collected: Collected,
+    folder: Path,
+    shipping: Mapping[str, Sequence[Prediction]] | None = None,
 ) -> dict[str, Any]:
-    """The report's figures, before the gate has spoken."""
+    """The report's figures, before the gate has spoken.
+
+    `shipping` are answers to test rows of the arms that would ship, where those that judge were given by others.
+    """
     evaluate, seed = recipe.evaluate, recipe.seed
     texts = {e.id: e.text for e in items}
     is_judged = bool(find(evaluate.scorer).judged(evaluate))
@@ -171,9 +192,10 @@ def report_of(
         report["general"] = behaviours.general_report(evaluate, collected.general, seed)
     if collected.harmful:
         report["refusals"] = behaviours.refusals_report(evaluate, collected.harmful, seed)
-    own = {arm: predictions for arm, predictions in collected.free.items() if arm in (STUDENT, *recipe.quantize)}
+    own = {arm: answers for arm, answers in (shipping or collected.free).items() if arm in (STUDENT, *recipe.quantize)}
     # An answer may repeat what it was given, and that is the functions that it calls, too.
-    prompts = {e.id: "\n".join([*(answer_text(m) for m in e.prompt), canonical(e.tools)]) for e in items}
+    asked_of = [*items, *splits.test] if shipping else items
+    prompts = {e.id: "\n".join([*(answer_text(m) for m in e.prompt), canonical(e.tools)]) for e in asked_of}
     public = recipe.data.privacy == "public"
     learned = [(e.id, text) for e in splits.train for text in (e.text, e.answer)]
     report["memorised"] = behaviours.memorised(own, prompts, learned, quote=public, confidence=evaluate.confidence)
@@ -206,7 +228,8 @@ def written(
     """Write report, page, pictures and hand-over; tell the record."""
     folder = staging.folder
     write_whole(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
-    hand_over(recipe, run, items, folder)
+    if "folds" not in report:  # the task of another harness is asked of one student
+        hand_over(recipe, run, items, folder)
     texts = {e.id: e.text for e in items}
     if recipe.data.privacy == "public":  # `compare` shows them on a page that may travel farther than the run
         write_whole(folder / PROMPTS, json.dumps(texts, ensure_ascii=False))

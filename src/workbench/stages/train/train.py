@@ -128,7 +128,9 @@ def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
     """What is said before training where the verdict will lack rows."""
     share = None if recipe.data.test else recipe.data.test_share
     every = len(splits.train) + len(splits.validation) + len(splits.test)
-    return too_few(min(len(splits.test), recipe.evaluate.limit or len(splits.test)), every, recipe.gate, share)
+    judging = every - recipe.evaluate.few_shot if recipe.evaluate.folds else len(splits.test)
+    n = min(judging, recipe.evaluate.limit or judging)
+    return too_few(n, every, recipe.gate, share, by_folds=bool(recipe.evaluate.folds))
 
 
 @dataclass(frozen=True)
