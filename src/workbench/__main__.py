@@ -197,7 +197,7 @@ def plain_words(words: list[str], known: dict[str, Any], first: str = "") -> dic
         try:
             values[key] = text.lower() in ("true", "1", "yes") if kind is bool else kind(text)
         except ValueError:
-            raise RequestError(f"{text!r} is not a whole number", where=key) from None
+            raise RequestError(f"{text!r} is not a whole number", where=key, remedy=f"{key}={known[key]}") from None
         refuse_choice(key, text)
     return values
 

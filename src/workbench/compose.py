@@ -60,7 +60,8 @@ def run_with_recipe(verb: str, words: list[str], task: Task) -> int:
     overrides = [w for w in words if not w.startswith("recipe=")]
     check_words(overrides)
     if not names:
-        raise RequestError(f"{verb} needs a recipe", remedy=f"workbench {verb} " + "|".join(sorted(recipes())))
+        remedy = f"workbench {verb} " + "|".join(sorted(recipes())) + ", or ./YOURS.yaml, which init FILE writes"
+        raise RequestError(f"{verb} needs a recipe", remedy=remedy)
     sweep = bool({"-m", "--multirun"} & set(flags))
     chosen = names[-1].split(",") if sweep else [names[-1]]
     paths = [find_recipe(name) for name in chosen]
@@ -131,6 +132,11 @@ def find_recipe(name: str) -> Path:
             raise RequestError(f"no such file: {name}", where="recipe", remedy=nearest(path.stem, known))
     elif name in known:
         path = known[name]
+    elif Path(f"{name}.yaml").is_file():
+        raise RequestError(f"no such recipe {name!r}", where="recipe", remedy=f"the file here is recipe=./{name}.yaml")
+    elif Path(name).is_file():
+        remedy = f"workbench init {shlex.quote(name)}"
+        raise RequestError(f"{name} is no recipe; one can be made from a file of rows", where="recipe", remedy=remedy)
     else:
         raise RequestError(f"no such recipe {name!r}", where="recipe", remedy=nearest(name, known))
     if path.suffix != ".yaml" or path.stem.endswith(".yaml"):

@@ -16,7 +16,9 @@ import pytest
 
 from bundle_project import new_project
 from page_reader import Page
+from tiny_gguf import write_tiny_gguf
 from workbench.__main__ import main
+from workbench.runs import Run, stage
 
 # Typed on purpose: a recipe by its path, a folder of runs elsewhere, a value of its own, and a name with blanks.
 TYPED = ["./mine.yaml", "launch.experiments=my runs", 'data.system="Say one word, please."']
@@ -89,6 +91,20 @@ def test_a_registered_student_is_talked_to_by_its_alias_and_an_arm_by_its_name(l
         code, _, err = typed_in(life.folder, "chat", *TYPED, "quantize=[gguf_q8_0]", f"arm={arm}", stdin="hello\n")
         assert code == 2, err
         assert told in err
+
+
+def test_a_made_format_is_talked_to_in_the_engine_that_serves_it(life: Life) -> None:
+    name, digest = life.run.parts[-2:]
+    with stage(Run(life.run, name, digest), "quantize/gguf_f16", "as converted") as staging:
+        write_tiny_gguf(life.run / "merge" / "model", staging.folder / "mine.gguf")
+    words = ["chat", *TYPED, "quantize=[gguf_f16]", "arm=gguf_f16", "max_new_tokens=4", "output=json"]
+    code, out, err = typed_in(life.folder, *words, stdin="hello\n/new\nhello\n")
+    assert code == 0, err
+    first, again = map(json.loads, out.splitlines())
+    assert first["who"] == "gguf_f16"
+    assert first["tokens"] > 0
+    assert first["answer"] == again["answer"], "greedy, and begun anew"
+    assert "gguf_f16: not proven (it was made after the verdict)" in err
 
 
 def test_what_production_is_asked_lies_where_the_runs_do(life: Life) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -121,6 +124,9 @@ COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _workbench; printf '%s\\n' "${{COMPREPL
         ("workbench verify bund", ["bundle="]),
         ("workbench list mod", ["models"]),
         ("workbench completion z", ["zsh"]),
+        ("workbench chat legal_lora beside=", ["base"]),
+        ("workbench list output=j", ["json"]),
+        ("workbench doctor j", []),
     ],
 )
 def test_the_shell_completes_verbs_recipes_keys_nouns_and_choices(line: str, offered: list[str]) -> None:
@@ -128,11 +134,44 @@ def test_the_shell_completes_verbs_recipes_keys_nouns_and_choices(line: str, off
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ("workbench train leg", "workbench train legal_lora "),
+        ("workbench train ./mi", "workbench train ./mine.yaml "),
+        ("workbench init ro", "workbench init rows.csv "),
+        ("workbench chat legal_lora beside=", "workbench chat legal_lora beside=base "),
+        ("workbench train legal_lora method.kind=q", "workbench train legal_lora method.kind=qlora "),
+    ],
+)
+def test_the_tab_key_completes_in_a_shell_that_a_person_types_in(here: Path, keys: str, line: str) -> None:
+    for name in ("mine.yaml", "rows.csv"):
+        (here / name).touch()
+    (here / "words.sh").write_text(completion("bash", {}, ["legal_lora"]))
+    person, terminal = pty.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"], stdin=terminal, stdout=terminal, stderr=terminal,
+        env={"PATH": "/usr/bin:/bin", "PS1": "> ", "TERM": "dumb"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        os.write(person, f". ./words.sh\n{keys}\t".encode())
+        seen = b""
+        while line not in seen.decode(errors="replace") and select.select([person], [], [], 20)[0]:
+            seen += os.read(person, 4096)
+        assert line in seen.decode(errors="replace")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(person)
+        os.close(terminal)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_is_printed_for_both_shells_and_bash_reads_it(capfd: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh"):
         assert main(["completion", shell]) == 0
         script = capfd.readouterr().out
-        assert "complete -F _workbench workbench" in script
+        assert "-F _workbench workbench" in script
         assert ("bashcompinit" in script) == (shell == "zsh")
         assert "smollm2_135m" in script
         assert "legal_lora" in script

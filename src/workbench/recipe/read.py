@@ -27,7 +27,7 @@ from workbench.recipe.methods import PLAIN, check_folds, check_launch, distilled
 from workbench.recipe.routes import check_route
 from workbench.recipe.row_sources import row_sources
 from workbench.recipe.schema import Quantize, Recipe
-from workbench.recipe.typed_text import refuse_interpolated_prose
+from workbench.recipe.typed_text import plainly, refuse_interpolated_prose
 from workbench.urls import refuse_credentials
 
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
@@ -130,7 +130,7 @@ def bad_key(path: str, message: str) -> RequestError:
             "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
         )
     if path in keys:
-        return RequestError(message.splitlines()[0], where=path, remedy=f"{keys[path]}")
+        return RequestError(plainly(message), where=path, remedy=f"{keys[path]}")
     return RequestError(f"no such key {path!r}", where=path, remedy=meant_by(path, list(keys)))
 
 

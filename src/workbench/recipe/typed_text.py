@@ -170,3 +170,16 @@ def refuse_interpolated_prose(path: str, value: object) -> None:
             where=path,
             remedy=r"write \${…} for the text itself (\\${…} within double quotes)",
         )
+
+
+WANTED = {"Integer": "no whole number", "Float": "no number", "Boolean": "neither true nor false"}
+
+
+def plainly(message: str) -> str:
+    """What OmegaConf says of a value of the wrong type, in a few plain words; its first line where that is unknown."""
+    first = message.splitlines()[0]
+    wrong = re.match(r"Value '(.*?)'(?: of type '\w+')? could not be converted to (\w+)", first)
+    if wrong and wrong[2] in WANTED:
+        return f"{wrong[1]!r} is {WANTED[wrong[2]]}"
+    truth = re.match(r"Value '(.*)' is not a valid bool", first)
+    return f"{truth[1]!r} is {WANTED['Boolean']}" if truth else first

@@ -157,13 +157,15 @@ def completion(shell: str, nouns: Mapping[str, Sequence[str]], recipes: Sequence
     keys = {path: row for section in sections() for path, row in keys_of(section).items() if "<" not in path}
     values = {f"{group}=": list(names) for group, names in nouns.items()}
     values |= {f"{path}=": list(choices) for path, choices in choices_of().items()}
+    values |= {
+        f"{key}=": list(filter(None, w.choices)) for v in VERBS.values() for key, w in v.words.items() if w.choices
+    }
     values["recipe="] = list(recipes)
     every = sorted({f"{key}=" for key in keys} | set(values))
     lines = []
     for name, verb in VERBS.items():
-        own = [f"{key}=" for key in verb.words] + [
-            choice for w in verb.words.values() for choice in w.choices if choice
-        ]
+        first = verb.words[verb.first].choices if verb.first else ()  # that word stands without its key, too
+        own = [f"{key}=" for key in verb.words] + list(filter(None, first))
         words = sorted({*own, *(every if verb.recipe else ()), *(recipes if verb.recipe else ()), "--help"})
         lines.append(f"    {name}) words='{' '.join(words)}' ;;")
     cases = "\n".join(f"      {key}*) values='{' '.join(names)}' ;;" for key, names in sorted(values.items()) if names)
@@ -222,5 +224,5 @@ _workbench() {
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
   case "${COMPREPLY[0]}" in *=) compopt -o nospace 2>/dev/null ;; esac
 }
-complete -F _workbench workbench
+complete -o default -F _workbench workbench  # where no word fits, a file may: a recipe, or rows
 """

@@ -166,6 +166,8 @@ def standing(run: Run, arm: str) -> str:
         return ("shipped against the gate, on a person's word. " if gate.get("overridden") else "proven. ") + gate[
             "sentence"
         ]
+    if arm not in gate["refused"]:
+        return "not proven (it was made after the verdict)"
     return f"not proven: the gate refused it. {gate['sentence']}"
 
 

@@ -37,6 +37,8 @@ KEY = Word("", "the public key that a signature is held against; empty: your own
 EXPERIMENTS = Word("experiments", "folder of the runs and the embedded MLflow store")
 URI = Word("", "MLflow tracking URI; empty: MLFLOW_TRACKING_URI, else the store in the experiments folder")
 ENGINE = Word("auto", "which engine answers: auto, transformers, llamacpp, vllm, sglang, ollama")
+STORED = {"experiments": EXPERIMENTS, "uri": URI}
+PRINTED = {"output": OUTPUT, "debug": DEBUG}
 LISTED = ("recipes", "models", "teachers", "formats", "runs")
 
 VERBS: dict[str, Verb] = {
@@ -70,10 +72,8 @@ VERBS: dict[str, Verb] = {
             "engine": ENGINE,
             "key": KEY,
             "function": Word("", "the file of evaluate.function, where it does not travel with the model"),
-            "experiments": EXPERIMENTS,
-            "uri": URI,
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **STORED,
+            **PRINTED,
         },
         sections=("evaluate", "gate"),
         refused="the gate lets nothing ship, or the model has drifted",
@@ -123,10 +123,8 @@ VERBS: dict[str, Verb] = {
             "max_new_tokens": Word(256, "longest answer (tokens)"),
             "engine": ENGINE,
             "key": KEY,
-            "experiments": EXPERIMENTS,
-            "uri": URI,
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **STORED,
+            **PRINTED,
         },
     ),
     "verify": Verb(
@@ -140,8 +138,7 @@ VERBS: dict[str, Verb] = {
             "key": KEY,
             "egress": Word(False, "hold the log of what has left against its chain"),
             "experiments": EXPERIMENTS,
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **PRINTED,
         },
         refused="a check does not hold",
     ),
@@ -168,8 +165,7 @@ VERBS: dict[str, Verb] = {
             "from": Word("", "models:/NAME@ALIAS, models:/NAME/3, or a bundle's folder"),
             "to": Word("", "a folder, hf://ORG/NAME, s3://, gs:// or az://"),
             "key": KEY,
-            "experiments": EXPERIMENTS,
-            "uri": URI,
+            **STORED,
             "debug": DEBUG,
         },
         refused="a check of the bundle does not hold",
@@ -184,8 +180,7 @@ VERBS: dict[str, Verb] = {
             "metric": Word("", "what decides; empty: the first run's"),
             "out": Word("", "where the page is written; empty: in the experiments folder"),
             "experiments": EXPERIMENTS,
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **PRINTED,
         },
     ),
     "list": Verb(
@@ -196,8 +191,7 @@ VERBS: dict[str, Verb] = {
         words={
             "what": Word("", "one of " + ", ".join(LISTED) + "; empty: all of them", ("", *LISTED)),
             "experiments": EXPERIMENTS,
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **PRINTED,
         },
     ),
     "init": Verb(
@@ -210,15 +204,14 @@ VERBS: dict[str, Verb] = {
             "from": Word("", "a configuration of Axolotl, LLaMA-Factory, TRL, Unsloth, or an OpenAI job's JSON"),
             "to": Word("", "the recipe's file; empty: the data's name, with .yaml"),
             "model": Word("", "a noun of configs/model/; empty: one that this machine can train"),
-            "output": OUTPUT,
-            "debug": DEBUG,
+            **PRINTED,
         },
     ),
     "ui": Verb(
         "the MLflow UI on this project's store, loopback only",
         ("ui", "ui port=5001 experiments=runs"),
         recipe=False,
-        words={"port": Word(5000, "port on loopback"), "uri": URI, "experiments": EXPERIMENTS, "debug": DEBUG},
+        words={"port": Word(5000, "port on loopback"), **STORED, "debug": DEBUG},
     ),
     "review": Verb(
         "answers that people have corrected in MLflow, as a file: review recipe=NAME to=reviewed.jsonl",
@@ -237,7 +230,7 @@ VERBS: dict[str, Verb] = {
         "versions, devices, disk, store, and which keys are set",
         ("doctor", "doctor output=json"),
         recipe=False,
-        words={"uri": URI, "experiments": EXPERIMENTS, "output": OUTPUT, "debug": DEBUG},
+        words={**STORED, **PRINTED},
     ),
     "completion": Verb(
         "a script by which a shell completes verbs, keys and nouns: completion bash, completion zsh",
