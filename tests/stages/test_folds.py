@@ -75,6 +75,8 @@ def test_every_row_judges_and_the_report_says_whom_the_verdict_is_about(
     report = json.loads((run / "evaluate" / "report.json").read_text())
     folds = report["folds"]
     assert report["n"] == folds["rows"] == sum(sibling["n"] for sibling in folds["siblings"]) == 48
+    whole = sum(sibling["n"] * sibling["value"] for sibling in folds["siblings"]) / 48
+    assert report["arms"]["student"]["exact_match"]["value"] == pytest.approx(whole, abs=1e-5)
     assert (folds["k"], folds["own_n"], folds["student_learned"]) == (3, 10, 35)
     assert 28 <= folds["learned"] <= 31, "of fifty rows, without sixteen and the five that training looks at"
     assert list(report["arms"]) == ["base", "base_few_shot", "student"]

@@ -9,7 +9,7 @@ doi:10.1111/j.2517-6161.1974.tb00994.x), and its intervals are about these K sib
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from workbench.errors import RequestError
 from workbench.evaluation.answers import Prediction, ask_arm
 from workbench.evaluation.metrics import STUDENT, measure
 from workbench.evaluation.report import arm_metrics, settings_of
-from workbench.evaluation.scorers import deciding_score
+from workbench.evaluation.scorers import score
 from workbench.recipe import Recipe
 from workbench.records import Answer, Example, Message, Tools, digest
 from workbench.runs import Run
@@ -213,19 +213,18 @@ def about(
 
     `{"k", "rows", "learned", "student_learned", "siblings": [{"n", "value", "baseline"}], "own_n", "own",
     "champion"}`: `learned` the rows that the sibling with the fewest has learned, `siblings` mean scores by the metric
-    that decides (or the scorer's first), of the sibling and of the gate's baseline on its part; `own` the figure of the
-    student that ships on the test rows, with its interval, None where one student's answers give none; `champion` who
-    is not held against them, since it may have learned the rows that judge.
+    that decides (None where it is no single answer's), of the sibling and of the gate's baseline on its part; `own` the
+    figure of the student that ships on the test rows, with its interval, None where one student's answers give none;
+    `champion` who is not held against them, since it may have learned the rows that judge.
     """
-    evaluate, baseline = settings_of(report), recipe.gate.baseline
+    evaluate, baseline, primary = settings_of(report), recipe.gate.baseline, report["primary"]
     by_sibling = []
     for part in folds.parts:
         ids = {folds.rows[number].id for number in part}
         figures: dict[str, Any] = {"n": sum(p.id in ids for p in collected[STUDENT])}
         for name, arm in (("value", STUDENT), ("baseline", baseline)):
-            figures[name] = mean(
-                deciding_score(evaluate, p.expected, p.answer) for p in collected.get(arm, ()) if p.id in ids
-            )
+            asked_of = [p for p in collected.get(arm, ()) if p.id in ids]
+            figures[name] = mean([score(evaluate, p.expected, p.answer).get(primary) for p in asked_of])
         by_sibling.append(figures)
     cells = arm_metrics(STUDENT, own, measure(evaluate, {STUDENT: own}, recipe.seed), evaluate.confidence)
     champion, start = incumbent.champion, start_model(recipe, run)
@@ -236,12 +235,12 @@ def about(
         "student_learned": (run.done("train") or {})["facts"]["rows"],
         "siblings": by_sibling,
         "own_n": len(own),
-        "own": cells.get(report["primary"]),
+        "own": cells.get(primary),
         "champion": f"{champion.name} version {champion.number}" if champion else None,
     }
 
 
-def mean(scores: Iterable[float]) -> float | None:
-    """The mean; None of nothing."""
-    values = list(scores)
-    return round(sum(values) / len(values), 6) if values else None
+def mean(scores: Sequence[float | None]) -> float | None:
+    """The mean; None of nothing, and where a single answer has no such score."""
+    values = [value for value in scores if value is not None]
+    return round(sum(values) / len(values), 6) if values and len(values) == len(scores) else None
