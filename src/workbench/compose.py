@@ -399,7 +399,7 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
             print(masked(f"error: {error}"), file=sys.stderr)
             code = error.exit_code
         codes.append(code)
-        taken = [word for word in own if word.partition("=")[0] in several]  # Hydra writes words its own way
+        taken = [word for word in own if key_of(word) in several]  # Hydra writes words its own way
         return sweep.note(folder, int(HydraConfig.get().job.num), taken, recipe, code) if sweeps else None
 
     job.__name__ = verb  # Hydra takes the job's name from the task
@@ -411,8 +411,9 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
         check_words(of_recipe)
     except (HydraException, OmegaConfBaseException) as error:
         raise translated(error, path) from None
-    parsed = OverridesParser.create().parse_overrides([*overrides, *of_recipe]) if sweeps else []
-    several = {str(override.input_line).partition("=")[0] for override in parsed if override.is_sweep_override()}
+    several = swept_keys([*overrides, *of_recipe])
+    if {"-m", "--multirun"} & set(flags):
+        refuse_swept_twice(overrides, of_recipe, several)
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:
@@ -424,6 +425,32 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     finally:
         sys.argv = kept
     return max([*codes, sweep.end(folder) if sweeps else errors.OK])
+
+
+def swept_keys(words: list[str]) -> set[str]:
+    """The keys that words sweep over."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    return {key_of(str(override.input_line)) for override in parsed if override.is_sweep_override()}
+
+
+def key_of(word: str) -> str:
+    """The key that a word sets."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def refuse_swept_twice(overrides: list[str], of_recipe: list[str], several: set[str]) -> None:
+    """A key that is swept over is named once: Optuna keeps a single value beside its interval, the others the last.
+
+    A word beside the recipe's own sweep over its key takes that one's place, aloud.
+    """
+    keys = [key_of(word) for word in overrides]
+    for word, key in zip(overrides, keys, strict=True):
+        if key in several and keys.count(key) > 1:
+            raise RequestError(
+                "it is swept over, and named more than once", where=key, remedy="name it once, with all its values"
+            )
+        if key in several & {key_of(swept) for swept in of_recipe}:
+            print(f"  {word} takes the place of the recipe's own sweep over {key}", file=sys.stderr)
 
 
 def searching(overrides: list[str]) -> list[str]:

@@ -64,6 +64,28 @@ def test_a_sweep_with_a_trial_that_fails_ends_with_its_code(swept: Any) -> None:
     assert [(trial["code"], trial["value"] is None) for trial in trials] == [(2, True), (0, False)]
 
 
+@pytest.mark.parametrize("sweeper", ["basic", "optuna"])
+@pytest.mark.parametrize("words", [["1e-4", "1e-5,1e-2"], ["1e-5,1e-2", "1e-4"], ["1e-5,1e-4", "1e-3,1e-2"]])
+def test_a_key_that_is_swept_over_is_named_once(words: list[str], sweeper: str, tmp_path: Path) -> None:
+    if sweeper == "optuna":
+        pytest.importorskip("optuna")
+    made = project(tmp_path, questions(4), "", api="none", family="")
+    rates = [f"method.learning_rate={word}" for word in words]
+    done = made.run("plan", "recipe=./mine.yaml", f"hydra/sweeper={sweeper}", *rates, "-m")
+    assert done.returncode == 2
+    assert "method.learning_rate" in done.stderr
+    assert "named more than once" in done.stderr
+
+
+def test_a_word_takes_the_place_of_the_recipes_own_sweep_aloud(tmp_path: Path) -> None:
+    made = project(tmp_path, questions(4), "", api="none", family="")
+    recipe = json.loads((tmp_path / "mine.yaml").read_text())
+    recipe["hydra"] = {"sweeper": {"params": {"method.rank": "4,8"}}}
+    (tmp_path / "mine.yaml").write_text(json.dumps(recipe))
+    done = made.run("plan", "recipe=./mine.yaml", "method.rank=2", "--cfg", "job", "-m")
+    assert "method.rank=2 takes the place of the recipe's own sweep over method.rank" in done.stderr
+
+
 @pytest.mark.proof
 def test_optuna_searches_six_trials_and_ends_with_the_best_one_named(swept: Any) -> None:
     pytest.importorskip("optuna")

@@ -20,7 +20,7 @@ import torch
 from workbench.files import changed_since, flush_tree, hashes_of, read_sealed, sync_folder, write_sealed
 
 KEEP = 2
-EVERY_STEP = 1e-7  # minutes: 6 µs
+EVERY_STEP = 1e-4  # minutes: 6 ms
 WRITING = 0.05  # of the time, at most, goes into checkpoints that are written because time has passed
 PROGRESS, STATE = "progress.json", "state.pt"
 
@@ -28,7 +28,7 @@ PROGRESS, STATE = "progress.json", "state.pt"
 def pause(minutes: float, took: float) -> float:
     """Seconds of training until the next checkpoint: so many minutes, more where one took long to write (seconds).
 
-    So few that no step is as short ask for one after every step, whatever it takes.
+    So few that hardly a step is as short ask for one after every step, whatever it takes.
     """
     return max(60 * minutes, took / WRITING) if minutes > EVERY_STEP else 0.0
 
