@@ -23,6 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,6 +49,7 @@ QUIET = [
 ]
 
 
+MOST_TRIALS = 10_000
 # Mappings whose own keys a recipe names; Hydra would want a `+` before one that is not there yet.
 OPEN_ENDED = ("teacher.fields.", "cost.sources.", "cost.ranges.", "cost.as_of.")
 
@@ -414,6 +416,8 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     several = swept_keys([*overrides, *of_recipe])
     if {"-m", "--multirun"} & set(flags):
         refuse_swept_twice(overrides, of_recipe, several)
+        if "hydra/sweeper=optuna" not in overrides:
+            refuse_endless([*overrides, *of_recipe])
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:
@@ -451,6 +455,23 @@ def refuse_swept_twice(overrides: list[str], of_recipe: list[str], several: set[
             )
         if key in several & {key_of(swept) for swept in of_recipe}:
             print(f"  {word} takes the place of the recipe's own sweep over {key}", file=sys.stderr)
+
+
+def refuse_endless(words: list[str]) -> None:
+    """A sweep's combinations are all written down before the first is tried: more than MOST_TRIALS are a slip."""
+    trials = 1.0
+    for override in OverridesParser.create().parse_overrides(words):
+        value = override.value() if override.is_sweep_override() else None
+        if isinstance(value, ChoiceSweep):
+            trials *= max(1, len(value.list))
+        elif isinstance(value, RangeSweep):
+            trials *= max(1.0, (float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-9))
+        if trials > MOST_TRIALS:
+            raise RequestError(
+                f"this sweep has more than {MOST_TRIALS:,} trials",
+                where=key_of(str(override.input_line)),
+                remedy="name fewer values, or let hydra/sweeper=optuna search among them",
+            )
 
 
 def searching(overrides: list[str]) -> list[str]:

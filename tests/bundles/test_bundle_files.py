@@ -806,6 +806,16 @@ def test_a_copy_in_a_folder_is_the_very_same_bundle(
     assert "already holds this very bundle" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_link_where_half_a_copy_would_lie_leads_to_nothing_that_is_cleared(bundle: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("ten years of work")
+    (tmp_path / ".out.partial").symlink_to(precious)
+    with pytest.raises(RequestError, match="a link"):
+        copy_bundle(bundle, str(tmp_path / "out"))
+    assert [path.name for path in precious.iterdir()] == ["thesis.txt"]
+
+
 def test_a_copy_goes_on_where_it_ended(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.local import LocalFileSystem
 

@@ -6,15 +6,19 @@ import os
 import stat
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from wheel_index import NAME, SOURCE, Index, folder_index, package_index, wheel_bytes
 from workbench import sources
+from workbench.data.containers import read_rows
+from workbench.data.raw_text import raw_text
 from workbench.errors import RequestError, WorkbenchError
+from workbench.recipe import Data
 from workbench.sources.resolve import unpack
+from workbench.teacher.passages import read_passages
 
 MEMBER = f"{SOURCE}!tiny/model.gguf"
 
@@ -194,11 +198,76 @@ def test_a_cached_member_that_became_a_link_out_of_the_cache_is_refused(index: I
         sources.resolve(MEMBER)
 
 
-@pytest.mark.parametrize("name", ["pipe.jsonl", "link.jsonl", "/dev/zero", "/dev/null"])
+@pytest.mark.parametrize(
+    "name", ["pipe.jsonl", "link.jsonl", "/dev/zero", "/dev/null", "/proc/self/environ", "/sys", "own"]
+)
 def test_what_is_no_plain_file_is_never_read(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "link.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "own").symlink_to("/proc/self/environ")
     with pytest.raises(RequestError, match="plain file"):
         sources.resolve(f"file:{name}")
     with pytest.raises(RequestError, match="plain file"):
         sources.content_digests({"evaluate.general": name})
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "rows": lambda folder: list(read_rows(folder, "train", [])),
+    "raw text": lambda folder: raw_text(folder, Data()),
+    "documents": lambda folder: read_passages(folder, 300),
+    "pattern": lambda folder: sources.resolve_all(f"file:{folder.name}/*.*"),
+    "deep pattern": lambda folder: sources.resolve_all(f"{folder.name}/**/*.*"),
+}
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> Path:
+    """A folder that came from elsewhere, and beside it what nobody named."""
+    (tmp_path / "private").mkdir()
+    for name in ("keys.txt", "keys.jsonl"):
+        (tmp_path / "private" / name).write_text('{"text": "what opens the safe"}\n')
+    folder = tmp_path / "brought"
+    (folder / "part").mkdir(parents=True)
+    for name in ("a.txt", "train.jsonl"):
+        (folder / "part" / name).write_text('{"text": "their own words"}\n')
+    return folder
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("end", ["keys", "/proc/self/environ", "nothing", "itself"])
+def test_a_link_in_a_folder_brings_in_nothing_from_beside_it(reader: str, end: str, brought: Path) -> None:
+    for ending in ("txt", "jsonl"):
+        aim = {"keys": f"../private/keys.{ending}", "itself": f"b.{ending}"}.get(end, end)
+        (brought / f"b.{ending}").symlink_to(aim)
+    if "pattern" in reader and end in ("nothing", "itself"):
+        assert not any(path.name.startswith("b.") for path in sources.resolve_all("brought/**/*.*"))
+        return
+    with pytest.raises(RequestError, match="this is a link") as refusal:
+        READERS[reader](brought)
+    assert "b." in refusal.value.where
+
+
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "pattern"])
+def test_a_linked_folder_brings_in_nothing_either(reader: str, brought: Path) -> None:
+    (brought / "more").symlink_to("../private")
+    with pytest.raises(RequestError, match="link out of its folder"):
+        READERS[reader](brought)
+
+
+def test_a_link_inside_a_folder_is_read_and_a_pattern_has_each_file_once(brought: Path) -> None:
+    (brought / "again.txt").symlink_to("part/a.txt")
+    (brought / "loop").symlink_to(".")
+    assert len(sources.resolve_all("brought/**/*.txt")) == 1
+    assert len(raw_text(brought, Data()).examples) == 3
+
+
+def test_a_hub_s_cache_is_links_into_its_own_blobs(brought: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "datasets--org--name" / "snapshots" / "abc"
+    (snapshot.parents[1] / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "blobs" / "1234").write_text('{"text": "x"}\n')
+    (snapshot / "train.jsonl").symlink_to("../../blobs/1234")
+    assert len(list(read_rows(snapshot, "train", []))) == 1
+    (snapshot / "more.jsonl").symlink_to(tmp_path / "private" / "keys.jsonl")
+    with pytest.raises(RequestError, match="link out of its folder"):
+        list(read_rows(snapshot, "train", []))

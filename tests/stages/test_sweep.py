@@ -77,6 +77,19 @@ def test_a_key_that_is_swept_over_is_named_once(words: list[str], sweeper: str, 
     assert "named more than once" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["method.rank=range(1,1000000000)"], ["method.learning_rate=range(0.0,1.0,0.000001)"], ["seed=range(9e9,0,-1)"],
+     ["method.rank=shuffle(range(1,100000))"], ["method.rank=range(1,1000)", "seed=range(1,1000)"]],
+    ids=str,
+)  # fmt: skip
+def test_a_sweep_without_an_end_is_refused_before_it_is_written_down(words: list[str], tmp_path: Path) -> None:
+    made = project(tmp_path, questions(4), "", api="none", family="")
+    done = made.run("plan", "recipe=./mine.yaml", *words, "-m")
+    assert done.returncode == 2
+    assert "more than 10,000 trials" in done.stderr
+
+
 def test_a_word_takes_the_place_of_the_recipes_own_sweep_aloud(tmp_path: Path) -> None:
     made = project(tmp_path, questions(4), "", api="none", family="")
     recipe = json.loads((tmp_path / "mine.yaml").read_text())

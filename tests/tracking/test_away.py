@@ -140,6 +140,8 @@ def test_a_life_ends_without_its_aliases_where_no_server_answers_and_register_al
     shown = capfd.readouterr().err
     assert "no alias has moved" in shown
     assert "python -m workbench register recipe=mine" in shown
+    assert main(["train", "recipe=./mine.yaml", "output=json"]) == 0
+    assert '"registered": false' in capfd.readouterr().out
     assert main(["register", "recipe=./mine.yaml"]) == 1
     assert "does not answer" in capfd.readouterr().err
 

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,7 @@ def carried(name: str, content: str, words: str, capfd: pytest.CaptureFixture[st
     """The recipe that `init from=` made of a file, composed as a command would, and what was said."""
     Path(name).write_text(content)
     table("tickets.jsonl", [{"instruction": f"text number {n}", "output": TEAMS[n % 4]} for n in range(60)])
-    out = said_by(f"from={name} to=made.yaml {words}", capfd)
+    out = said_by(f"{shlex.quote(f'from={name}')} to=made.yaml {words}", capfd)
     return composed_file("./made.yaml"), out
 
 
@@ -282,13 +283,60 @@ def test_an_openai_job_becomes_a_recipe_of_an_open_model(capfd: pytest.CaptureFi
     ("name", "content", "named"),
     [("gone.yml", None, "no such file"), ("list.yml", "- a\n- b\n", "no keys and values"),
      ("broken.yml", "a: [1", "cannot be read"), ("broken.py", "def (", "cannot be read"),
-     ("alias.yml", "base_model: ${oc.env:HOME}/x\nlora_r: 8\n", "resolver")],
+     ("alias.yml", "base_model: ${oc.env:HOME}/x\nlora_r: 8\n", "resolver"),
+     ("deep.py", f"f(lora_r={'-' * 50_000}1)", "nested too deep"),
+     ("bytes.yml", "base_model: \udcff", "cannot be read"),
+     ("list.yml", "dataset: tickets\ndataset_dir: listed\nlora_r: 8", "no keys and values")],
 )  # fmt: skip
 def test_a_file_that_is_no_configuration_is_refused_and_nothing_is_left(
     name: str, content: str | None, named: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
-        Path(name).write_text(content)
+        Path(name).write_text(content, errors="surrogateescape")
+    Path("listed").mkdir()
+    Path("listed/dataset_info.json").write_text('["tickets"]')
     assert main(["init", f"from={name}", "to=made.yaml"]) == 2
     assert named in capfd.readouterr().err
     assert not Path("made.yaml").exists()
+
+
+BREAKS = ("\n", "\r", "\r\n", "\x85", "\u2028", "\u2029")
+FOR_ANOTHER = 'tracking: {uri: "http://rows.example"}'
+
+
+@pytest.mark.parametrize("sign", BREAKS, ids=ascii)
+def test_nothing_of_another_tools_file_leaves_the_comment_it_is_quoted_in(
+    sign: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    planted = f"x{sign}{FOR_ANOTHER}{sign}#"
+    values: dict[str, Any] = {"base_model": "a/b", "lora_r": 8, planted: 1, "odd": planted, "optimizer": planted,
+                              "datasets": [{"path": "tickets.jsonl", "type": planted}, {"path": planted}]}  # fmt: skip
+    recipe, _ = carried("theirs.yml", json.dumps(values), "", capfd)
+    assert recipe.tracking.uri is None or "rows.example" not in recipe.tracking.uri
+    text = Path("made.yaml").read_text()
+    assert all(line.startswith(("# ", "defaults:", "model:", "data:", "method:")) for line in text.splitlines())
+
+
+def test_no_name_of_a_file_leaves_the_comment_it_is_quoted_in(capfd: pytest.CaptureFixture[str]) -> None:
+    recipe, _ = carried(f"x\n{FOR_ANOTHER}\n#.yml".replace("/", "\u2044"), AXOLOTL, "", capfd)
+    assert "rows.example" not in str(recipe.tracking.uri)
+    assert not Path("made.yaml").read_text().splitlines()[1].startswith("tracking")
+
+
+def test_what_opens_something_is_not_carried_into_the_recipe_nor_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    secrets = ("hf_abcdefghijklmnopqrstuvwxyz0123", "0123456789abcdef0123456789abcdef", "pa55word", "correct-horse-9")
+    more = (
+        f"hub_token: {secrets[0]}\nwandb_api_key: {secrets[1]}\nresults: postgres://u:{secrets[2]}@host/db\n"
+        f"smtp_password: {secrets[3]}\nnote: see {secrets[0]}\n"
+    )
+    _, out = carried("theirs.yml", AXOLOTL + more, "", capfd)
+    assert "left out: hub_token" in out
+    for secret in secrets:
+        assert secret not in out
+        assert secret not in Path("made.yaml").read_text()
+
+
+def test_a_number_that_is_none_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
+    recipe, out = carried("theirs.yml", "base_model: a/b\nlora_r: 8\nseed: .inf\nmax_samples: .nan\n", "", capfd)
+    assert recipe.data.limit is None
+    assert "left out: seed: inf – inf is no number" in out

@@ -130,6 +130,8 @@ def copy_locally(folder: Path, target: Path, names: Sequence[str]) -> int:
     if target.exists() and not target.is_dir():
         raise RequestError("there is a file of that name", where=f"to={target}")
     unfinished = target.with_name(f".{target.name}.partial")
+    if unfinished.is_symlink():  # what is cleared here would be another folder's
+        raise RequestError("this is a link, and no half-sent bundle", where=str(unfinished), remedy="remove the link")
     unfinished.mkdir(parents=True, exist_ok=True)
     for name in set(bundle_files(unfinished)) - set(names):
         (unfinished / name).unlink()

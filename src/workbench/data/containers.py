@@ -18,6 +18,7 @@ from workbench.data.packing import SUFFIXES, is_rows_file, suffix_of
 from workbench.data.raw import PARTS, Raw, UnreadableError, checked, first_line, kind, part_of
 from workbench.errors import RequestError, nearest
 from workbench.recipe import Data
+from workbench.sources.places import files_below
 from workbench.sources.trial import objection
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def other_suffix(path: Path) -> RequestError:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Every file of rows below a folder, sorted."""
-    files = sorted(p for p in folder.rglob("*") if is_rows_file(p) and not p.name.startswith("."))
+    """Every file of rows below a folder, sorted; RequestError for a link that leads out of it."""
+    files = filter(is_rows_file, files_below(folder))
     return [p for p in files if p.name not in ("dataset_infos.json", "dataset_info.json", "source.json")]
 
 
@@ -202,8 +203,9 @@ def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     """Rows of a folder that `datasets` wrote with save_to_disk; class labels come as their names."""
     from datasets import ClassLabel, DatasetDict, load_from_disk
 
-    for file in sorted(path.rglob("*.arrow")):
-        refuse_untrusted(file)
+    for file in files_below(path):
+        if file.suffix == ".arrow":
+            refuse_untrusted(file)
     try:
         dataset = load_from_disk(str(path))
     except Exception as error:  # what datasets raises on a damaged folder depends on the file that is damaged

@@ -11,6 +11,7 @@ from workbench.data.lossless import special_ids
 from workbench.errors import RequestError
 from workbench.recipe import Columns, Data
 from workbench.records import Example, Message, TokenRow
+from workbench.sources.places import files_below
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ def raw_text(path: Path, data: Data) -> Loaded:
     Files of `PLAIN` are a document each; those of `ROWS` hold one a row, in a column called text. A file that is not
     UTF-8 is set aside as a bad row, an empty one too.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p, path))
+    files = [path] if path.is_file() else files_below(path)
     examples: list[Example] = []
     bad: list[BadRow] = []
     notes: list[str] = []
@@ -63,11 +64,6 @@ def raw_text(path: Path, data: Data) -> Loaded:
 def document(name: str, text: str, where: str) -> Example:
     """One document."""
     return Example(name, (Message("assistant", text),), where=where, own_text=text)
-
-
-def hidden(file: Path, folder: Path) -> bool:
-    """Whether a part of its path below the folder begins with a dot."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def document_row(example: Example, tokenizer: PreTrainedTokenizerBase) -> TokenRow:

@@ -328,7 +328,10 @@ def next_commands(recipe: Recipe, run: Run) -> list[str]:
     passed = read_report(run)["gate"]["passed"]
     home = shown(run.folder)
     made = bundles(run)
-    lines = [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
+    lines = []
+    if made and run.done("register") is None:  # `until=bundle`, or an MLflow that did not answer
+        lines.append(next_command("register", recipe.name) + "   # no alias has moved yet")
+    lines += [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
     for name in made:  # one that no server could load here can still be talked to
         verb = "chat" if verified_in(run, name) == "transformers" else "serve"
         lines.append(command(verb, f"bundle={home / name}"))
@@ -376,6 +379,7 @@ def outcome(recipe: Recipe, run: Run, report: Mapping[str, Any] | None) -> dict[
         "recipe": recipe.name,
         "run": f"{run.recipe_name}/{run.digest}",
         "folder": str(shown(run.folder)),
+        "registered": run.done("register") is not None,
         "stages": {name: {"seconds": entry.get("seconds")} for name, entry in stages.items()},
     }
     if report is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workbench import extras
 from workbench.errors import RequestError
+from workbench.sources.places import files_below
 
 TEXTS, PDFS = (".txt", ".text", ".md", ".markdown", ".rst"), (".pdf",)
 SHORTEST = 80  # characters of a passage that can be asked about; what is shorter goes to the one before it
@@ -37,13 +38,11 @@ def read_passages(folder: Path, characters: int) -> tuple[list[Passage], list[st
 
     RequestError where there is no document, or one cannot be read.
     """
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    files = [folder] if folder.is_file() else files_below(folder)
     passages: list[Passage] = []
     notes, strange, silent, doubles, seen = [], [], [], 0, set[str]()
     for path in files:
         name = path.name if path == folder else path.relative_to(folder).as_posix()
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
         if path.suffix.lower() not in TEXTS + PDFS:
             strange.append(name)
             continue

@@ -15,7 +15,7 @@ from workbench.files import write_whole
 from workbench.pages.terminal import print_json, results
 from workbench.recipe import Evaluate, Gate, Recipe
 from workbench.views.look import Look, looked_at, quoted
-from workbench.views.other_tools import carried_over
+from workbench.views.other_tools import carried_over, one_line
 
 SMALL, ON_GPU = "smollm2_135m", "qwen3_1_7b"  # the first needs no hub
 CHARACTERS_A_TOKEN = 3.0  # on the safe side: fewer than in English prose
@@ -85,8 +85,9 @@ def written(source: str, look: Look, model: str) -> tuple[str, list[str]]:
     answer = min(1024, 16 * math.ceil((look.longest_answer / 2.5 + 8) / 16))
     epochs = 3 if look.rows < SMALL_DATA else 1
     rate = "1.0e-3" if model == SMALL else "2.0e-4"
+    made = f"# Made by `workbench init` from {one_line(source)}: {look.rows:,} rows."
     lines = [
-        f"# Made by `workbench init` from {source}: {look.rows:,} rows. Look it over; then `workbench plan @PATH@`.",
+        f"{made} Look it over; then `workbench plan @PATH@`.",
         f"defaults: [workbench, {{model: {model}}}, {{method: lora}}, {{evaluate: {look.scorer}}}, _self_]",
         "data:",
         f"  train: {quoted(f'file:{source}')}",

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from workbench.errors import RequestError
-from workbench.files import read_json
 from workbench.pages.terminal import plain
 from workbench.plain_yaml import read_yaml, read_yaml_file
+from workbench.privacy.secrets import MASK, SECRET_VARIABLE, masked
 from workbench.recipe.foreign import FOREIGN, VALUES
 from workbench.sources import shipped_folder
 from workbench.views.look import looked_at, quoted
@@ -88,14 +88,15 @@ def carried_over(path: Path, data: str, model: str, models: Sequence[str]) -> tu
         f"{{method: {method}}}",
         f"{{evaluate: {evaluate}}}",
     ]
+    left = [f"left out: {one_line(word)}: {shown(word, given.get(word))}" for word in carried.left]
     lines = [
-        f"# Made by `workbench init` from {path.name} ({tool}). Look it over; then `workbench plan @PATH@`.",
+        f"# Made by `workbench init` from {one_line(path.name)} ({tool}). Look it over; then `workbench plan @PATH@`.",
         f"defaults: [{', '.join(defaults)}, _self_]",
         *sections(carried.values),
-        *(f"# left out: {word}: {shown(given.get(word))} ({why})" for word, why in carried.left.items()),
+        *(f"# {what} ({one_line(why)})" for what, why in zip(left, carried.left.values(), strict=True)),
     ]
     notes = [f"read as a file of {tool}'s: {len(carried.values)} values carried over", *carried.notes]
-    notes += [f"left out: {word}: {shown(given.get(word))} – {why}" for word, why in carried.left.items()]
+    notes += [f"{what} – {why}" for what, why in zip(left, carried.left.values(), strict=True)]
     return "\n".join(lines) + "\n", notes, path.name.partition(".")[0]
 
 
@@ -107,11 +108,12 @@ def content_of(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"it is longer than {LONGEST_FILE:,} bytes", where=str(path), remedy="is it a configuration?"
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = keywords(text) if path.suffix == ".py" else read_yaml(text)  # JSON is YAML
-    except (yaml.YAMLError, SyntaxError, ValueError, RecursionError) as error:
-        raise RequestError(f"cannot be read: {' '.join(str(error).split())}", where=str(path)) from None
+    except (yaml.YAMLError, SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last: nested too deep
+        why = one_line(str(error)) or "it is nested too deep"
+        raise RequestError(f"cannot be read: {why}", where=str(path)) from None
     if not isinstance(content, dict) or not content:
         raise RequestError("it holds no keys and values", where=str(path), remedy="name a tool's configuration")
     return content
@@ -265,8 +267,10 @@ def named_source(carried: Carried, word: str, source: object, folder: object, pa
         return "file:training.jsonl"
     place = Path(str(folder)) if folder else path.parent / "data"
     for table in (path.parent / place / "dataset_info.json", place / "dataset_info.json"):
-        if table.is_file() and source in (known := read_json(table)) and known[source].get("file_name"):
-            return f"file:{table.parent / known[source]['file_name']}"
+        known = content_of(table) if table.is_file() else {}
+        entry = known.get(source)
+        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
+            return f"file:{table.parent / entry['file_name']}"
     if folder and "/" not in source and not Path(source).suffix:
         carried.notes.append(f"{source} is a name of dataset_info.json, which is not here: its file is guessed")
         return f"file:{folder}/{source}.json"
@@ -309,7 +313,7 @@ def numbers_of(carried: Carried, tool: str) -> None:
             continue
         try:
             values[key] = kind(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last: infinity as a whole number
             carried.leave(next(w for w in words if w in given), f"{value!r} is no number")
     if values.get("method.dropout") == 0:
         del values["method.dropout"]
@@ -430,7 +434,17 @@ def as_flow(value: object) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
-def shown(value: object) -> str:
-    """A value of theirs, short."""
-    text = " ".join(plain(value).split())
+def shown(word: str, value: object) -> str:
+    """A value of theirs, short, and none where its key says that it opens something: a recipe holds no secret."""
+    if SECRET_VARIABLE.search(word) and isinstance(value, str):
+        return MASK
+    text = one_line(plain(value))
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def one_line(text: str) -> str:
+    """A text of theirs on one line, so that it stays in the comment it is written into, without what opens something.
+
+    YAML knows more breaks of a line than `\\n`; to Python they are all white space.
+    """
+    return " ".join(masked(text).split())
