@@ -369,7 +369,22 @@ def disk_error(error: BaseException, folder: Path) -> WorkbenchError | None:
         number = number_in(str(cause), folder)
         if number:
             return refusal(number, folder)
+        if isinstance(cause, EOFError) and (torn := torn_bytecode(cause)):
+            return DiskError(
+                "Python's own copy of a module is torn: the disk was full when it was written", where=torn,
+                remedy="delete this file, and give the same command again",
+            )  # fmt: skip
     return None
+
+
+def torn_bytecode(error: BaseException) -> str:
+    """The file of bytecode that Python could not read to its end while it imported a module; '' for another error."""
+    step = error.__traceback__
+    while step is not None:
+        if "importlib" in step.tb_frame.f_code.co_filename and step.tb_frame.f_locals.get("bytecode_path"):
+            return str(step.tb_frame.f_locals["bytecode_path"])
+        step = step.tb_next
+    return ""
 
 
 def refusal(number: int, place: Path) -> DiskError:

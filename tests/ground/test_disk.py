@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import py_compile
 import subprocess
 import sys
 import time
@@ -81,6 +83,19 @@ def test_the_door_ends_with_1_and_no_traceback(
     assert str(tmp_path / "ledger.db") in shown
     assert "read-only" in shown
     assert "Traceback" not in shown
+
+
+def test_bytecode_that_a_full_disk_has_torn_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torn_module.py").write_text("VALUE = 'long enough'\n" * 50)
+    compiled = Path(py_compile.compile(str(tmp_path / "torn_module.py"), doraise=True) or "")
+    compiled.write_bytes(compiled.read_bytes()[:80])
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EOFError) as broken:
+        importlib.import_module("torn_module")
+    refused = files.disk_error(broken.value, tmp_path)
+    assert refused is not None
+    assert refused.where == str(compiled)
+    assert files.disk_error(EOFError("marshal data too short"), tmp_path) is None
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from odd_teacher import Odd, completion, is_probe, odd_teacher
 from teacher_project import Project, project
 from workbench.errors import RequestError
+from workbench.teacher import pdf_trial
 from workbench.teacher.document_rows import bare
 from workbench.teacher.passages import cut, read_passages
 
@@ -186,14 +188,40 @@ def test_the_text_of_a_pdf_is_read_and_a_broken_one_is_named(tmp_path: Path) -> 
     assert "b.pdf" in caught.value.where
 
 
-def tiny_pdf(words: str) -> bytes:
-    """A PDF of one page that says these words."""
-    drawn = f"BT /F1 12 Tf 20 100 Td ({words}) Tj ET".encode()
+PDF: dict[str, Callable[[bytes], bytes]] = {
+    "pages that hold themselves": lambda pdf: pdf.replace(b"[3 0 R]", b"[2 0 R]"),
+    "pages that are none": lambda pdf: pdf.replace(b"/Kids [3 0 R]", b"/Kids (ab)   "),
+    "a page that is a number": lambda pdf: pdf.replace(b"/Parent 2 0 R", b"/Parent 9999 "),
+    "no catalogue": lambda pdf: pdf.replace(b"/Root 1 0 R", b"/Root 5 0 R"),
+    "a box of names": lambda pdf: pdf.replace(b"[0 0 900 200]", b"[/a /b 0 /c ]"),
+    "a font that is a list": lambda pdf: pdf.replace(b"<< /F1 5 0 R >>", b"[ 5 0 R 5 0 R]"),
+    "half of it": lambda pdf: pdf[: len(pdf) // 2],
+}
+
+
+def test_every_pdf_of_a_folder_is_read_or_named_however_one_is_broken(tmp_path: Path) -> None:
+    packed = zlib.compress(b"(a) Tj " * 12_000_000, 1)
+    written = {name: change(tiny_pdf("Its keeper was called Grubnreb.")) for name, change in PDF.items()}
+    written |= {"a bomb": tiny_pdf("x", b"/Filter /FlateDecode", packed), "good": tiny_pdf("The harbour of Bernburg.")}
+    for name, content in written.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "files.json").write_text(json.dumps([str(tmp_path / name) for name in written]))
+    pdf_trial.main(tmp_path)
+    read = {name: json.loads((tmp_path / f"{n}.json").read_text()) for n, name in enumerate(written)}
+    assert "Bernburg" in read["good"]["text"], "the last of them"
+    assert all(isinstance(note.get("text", note.get("error")), str) for note in read.values())
+    for name in ("a bomb", "pages that hold themselves", "half of it"):
+        assert read[name]["error"]
+
+
+def tiny_pdf(words: str, filters: bytes = b"", packed: bytes = b"") -> bytes:
+    """A PDF of one page that says these words, or holds this packed stream."""
+    drawn = packed or f"BT /F1 12 Tf 20 100 Td ({words}) Tj ET".encode()
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 900 200] /Contents 4 0 R "
         b"/Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%b\nendstream" % (len(drawn), drawn),
+        b"<< /Length %d %b >>\nstream\n%b\nendstream" % (len(drawn), filters, drawn),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]  # fmt: skip
     out, places = b"%PDF-1.4\n", []

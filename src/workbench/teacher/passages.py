@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 
 from workbench import extras
 from workbench.errors import RequestError
+from workbench.files import read_json, temporary_folder
 from workbench.sources.places import files_below
+from workbench.sources.trial import objection
 
 TEXTS, PDFS = (".txt", ".text", ".md", ".markdown", ".rst"), (".pdf",)
+SECONDS, MEMORY = 60, 2_000_000_000  # of the processor, a PDF; bytes of address space
 SHORTEST = 80  # characters of a passage that can be asked about; what is shorter goes to the one before it
 HEADING = re.compile(r"^#{1,6} ")
 # Where a sentence ends: at its sign and a blank, or at the sign alone in scripts that put no blank behind it.
@@ -39,6 +43,7 @@ def read_passages(folder: Path, characters: int) -> tuple[list[Passage], list[st
     RequestError where there is no document, or one cannot be read.
     """
     files = [folder] if folder.is_file() else files_below(folder)
+    pdfs = pdf_texts([path for path in files if path.suffix.lower() in PDFS])
     passages: list[Passage] = []
     notes, strange, silent, doubles, seen = [], [], [], 0, set[str]()
     for path in files:
@@ -46,7 +51,7 @@ def read_passages(folder: Path, characters: int) -> tuple[list[Passage], list[st
         if path.suffix.lower() not in TEXTS + PDFS:
             strange.append(name)
             continue
-        pieces = cut(text_of_file(path), characters)
+        pieces = cut(pdfs[path] if path in pdfs else text_of_file(path), characters)
         if not pieces:
             silent.append(name)
         for number, text in enumerate(pieces, 1):
@@ -72,9 +77,7 @@ def read_passages(folder: Path, characters: int) -> tuple[list[Passage], list[st
 
 
 def text_of_file(path: Path) -> str:
-    """The text of a document; of a PDF its pages', one after the other."""
-    if path.suffix.lower() in PDFS:
-        return pdf_text(path)
+    """The text of a document that is one."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,23 +87,24 @@ def text_of_file(path: Path) -> str:
         ) from None  # fmt: skip
 
 
-def pdf_text(path: Path) -> str:
-    """The text of a PDF's pages. RequestError where it is locked or broken."""
+def pdf_texts(paths: Sequence[Path]) -> dict[Path, str]:
+    """The text of each PDF, read in a child with limits. RequestError where one is locked, broken or without an end."""
+    if not paths:
+        return {}
     extras.require("reading a PDF", ("documents",))
-    import logging
-
-    import pypdf
-
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it grumbles about need not trouble the reader
-
-    try:
-        with path.open("rb") as stream:
-            reader = pypdf.PdfReader(stream)
-            if reader.is_encrypted:
-                raise RequestError("the PDF has a password", where=str(path), remedy="unlock it")
-            return "\n\n".join(page.extract_text() for page in reader.pages)
-    except (pypdf.errors.PyPdfError, ValueError, KeyError, RecursionError) as error:
-        raise RequestError(f"the PDF cannot be read: {error}", where=str(path), remedy="mend it, or leave it") from None
+    texts: dict[Path, str] = {}
+    with temporary_folder() as folder:
+        (folder / "files.json").write_text(json.dumps([str(path.absolute()) for path in paths]), encoding="utf-8")
+        script = Path(__file__).with_name("pdf_trial.py")
+        against = objection(script, [folder], seconds=SECONDS * (len(paths) + 1), memory=MEMORY)
+        for number, path in enumerate(paths):
+            note = folder / f"{number}.json"
+            read = read_json(note) if note.is_file() else {"error": against or "reading it has ended without a word"}
+            if "error" in read:
+                why = " ".join(read["error"].split())
+                raise RequestError(f"the PDF cannot be read: {why}", where=str(path), remedy="mend it, or leave it out")
+            texts[path] = read["text"]
+    return texts
 
 
 def cut(text: str, characters: int) -> list[str]:
