@@ -23,7 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -348,8 +348,7 @@ def with_groups(path: Path, overrides: list[str]) -> str:
 
 def search_path() -> str:
     """The override that tells Hydra where the nouns are."""
-    named = (str(folder).replace("'", r"\'") for folder in config_folders())
-    return "hydra.searchpath=[" + ",".join(f"'file://{name}'" for name in named) + "]"
+    return "hydra.searchpath=[" + ",".join(quoted(folder, "file://") for folder in config_folders()) + "]"
 
 
 def translated(error: Exception, path: Path) -> RequestError:
@@ -417,7 +416,7 @@ def run_in_hydra(verb: str, path: Path, named: str, flags: list[str], overrides:
     if {"-m", "--multirun"} & set(flags):
         refuse_swept_twice(overrides, of_recipe, several)
         if "hydra/sweeper=optuna" not in overrides:
-            refuse_endless([*overrides, *of_recipe])
+            refuse_uncountable([*overrides, *of_recipe])
     kept, sys.argv = sys.argv, ["workbench", *arguments]
     GlobalHydra.instance().clear()
     try:
@@ -457,19 +456,28 @@ def refuse_swept_twice(overrides: list[str], of_recipe: list[str], several: set[
             print(f"  {word} takes the place of the recipe's own sweep over {key}", file=sys.stderr)
 
 
-def refuse_endless(words: list[str]) -> None:
-    """A sweep's combinations are all written down before the first is tried: more than MOST_TRIALS are a slip."""
+def refuse_uncountable(words: list[str]) -> None:
+    """A sweep's combinations are all written down before the first is tried: there are some, and not too many."""
     trials = 1.0
     for override in OverridesParser.create().parse_overrides(words):
         value = override.value() if override.is_sweep_override() else None
+        where = key_of(str(override.input_line))
+        if isinstance(value, IntervalSweep):
+            raise RequestError(
+                "only a search finds values between two ends", where=where, remedy="add hydra/sweeper=optuna"
+            )
+        count = 1.0 if value is None else 0.0
         if isinstance(value, ChoiceSweep):
-            trials *= max(1, len(value.list))
+            count = len(value.list)
         elif isinstance(value, RangeSweep):
-            trials *= max(1.0, (float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-9))
+            count = (float(value.stop or 0) - float(value.start or 0)) / (float(value.step) or 1e-9)
+        if count <= 0:
+            raise RequestError("this sweep names no value", where=where, remedy=f"{where}=VALUE,VALUE")
+        trials *= max(1.0, count)
         if trials > MOST_TRIALS:
             raise RequestError(
                 f"this sweep has more than {MOST_TRIALS:,} trials",
-                where=key_of(str(override.input_line)),
+                where=where,
                 remedy="name fewer values, or let hydra/sweeper=optuna search among them",
             )
 
@@ -484,6 +492,10 @@ def searching(overrides: list[str]) -> list[str]:
     return [f"{key}={value}" for key, value in own.items() if key not in words]
 
 
-def quoted(folder: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + str(folder).replace("'", r"\'") + "'"
+def quoted(folder: Path, before: str = "") -> str:
+    """A path as a value in Hydra's grammar. RequestError for a name that Hydra would fill in from the environment."""
+    if "${" in str(folder):
+        raise RequestError(
+            "a folder's name holds what Hydra takes for a resolver", where=str(folder), remedy="rename the folder"
+        )
+    return f"'{before}" + str(folder).replace("'", r"\'") + "'"

@@ -345,6 +345,23 @@ def test_no_resolver_is_called_in_a_value_a_key_or_a_list(
         refused(project, capsys)
 
 
+@pytest.mark.parametrize("configs", [False, True])
+def test_no_resolver_is_called_in_the_name_of_the_current_folder(
+    configs: bool, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = project / "${oc.env:SOME_SECRET}"
+    here.mkdir()
+    for name in ("rows.csv", "mine.yaml", "precious.txt"):
+        (here / name).write_bytes((project / name).read_bytes())
+    if configs:
+        (here / "configs" / "model").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for flags in (["-m"], ["--cfg", "job"], []) if configs else (["-m"],):
+        assert door.main(["plan", "recipe=./mine.yaml", *flags]) == 2
+    assert_untouched(here, capsys.readouterr().err)
+    assert not list(project.rglob("*canary*"))
+
+
 def test_a_refused_resolver_does_not_repeat_a_secret_beside_it(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,14 @@ def test_a_sweep_without_an_end_is_refused_before_it_is_written_down(words: list
     assert "more than 10,000 trials" in done.stderr
 
 
+@pytest.mark.parametrize("values", ["glob(*)", "range(5,1)", "interval(1,9)"])
+def test_a_sweep_that_has_no_trials_is_refused(values: str, tmp_path: Path) -> None:
+    made = project(tmp_path, questions(4), "", api="none", family="")
+    done = made.run("plan", "recipe=./mine.yaml", f"method.rank={values}", "-m")
+    assert done.returncode == 2
+    assert "error: method.rank: " in done.stderr
+
+
 def test_a_word_takes_the_place_of_the_recipes_own_sweep_aloud(tmp_path: Path) -> None:
     made = project(tmp_path, questions(4), "", api="none", family="")
     recipe = json.loads((tmp_path / "mine.yaml").read_text())

@@ -249,6 +249,12 @@ def test_a_loss_of_its_own_is_refused_before_a_process_starts(tiny_model: Path, 
         train_together(job, Launch(processes=2))
 
 
+def test_more_processes_than_the_machine_could_ever_run_are_not_started(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="1,000,000 processes"):
+        train_together(job_in(tmp_path, tmp_path / "out"), Launch(processes=1_000_000))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_several_processes_cannot_train_is_refused_by_its_key(tmp_path: Path) -> None:
     made = own_rows(tmp_path)
     for words, where in (

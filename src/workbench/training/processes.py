@@ -30,6 +30,7 @@ from workbench.training.job import Job
 from workbench.training.progress import Screen, Stop, stopping
 
 FOLDER, LOG = "processes", "torchrun.log"
+PROCESSES_A_CORE = 8
 TORCHRUN = "WORKBENCH_TORCHRUN"  # words that start `-m workbench.training.worker FOLDER` on every device, if set
 
 
@@ -45,6 +46,7 @@ def train_together(job: Job, launch: Launch) -> dict[str, Any]:
             where="launch.processes",
             remedy="launch=local: this kind trains in one process",
         )
+    refuse_too_many(launch)
     folder = (job.out / FOLDER).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -81,6 +83,17 @@ def train_together(job: Job, launch: Launch) -> dict[str, Any]:
     summary = read_json(folder / RESULT)
     shutil.rmtree(folder)
     return summary
+
+
+def refuse_too_many(launch: Launch) -> None:
+    """RequestError for more processes than this machine could ever run: starting them would bring it down."""
+    cores = os.cpu_count() or 1
+    if launch.processes > PROCESSES_A_CORE * cores:
+        raise RequestError(
+            f"{launch.processes:,} processes would start on a machine of {cores:,} cores",
+            where="launch.processes",
+            remedy="one for each GPU, or for each core",
+        )
 
 
 def starter(launch: Launch) -> list[str]:
