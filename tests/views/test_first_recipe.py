@@ -340,3 +340,10 @@ def test_a_number_that_is_none_is_left_out(capfd: pytest.CaptureFixture[str]) ->
     recipe, out = carried("theirs.yml", "base_model: a/b\nlora_r: 8\nseed: .inf\nmax_samples: .nan\n", "", capfd)
     assert recipe.data.limit is None
     assert "left out: seed: inf – inf is no number" in out
+
+
+@pytest.mark.parametrize("to", ["/proc/made.yaml", "tickets.jsonl/made.yaml"])
+def test_a_recipe_that_cannot_be_written_is_refused_by_its_key(to: str, capfd: pytest.CaptureFixture[str]) -> None:
+    table("tickets.jsonl", [{"instruction": f"text number {n}", "output": TEAMS[n % 4]} for n in range(60)])
+    assert main(["init", "tickets.jsonl", f"to={to}"]) == 2
+    assert "to=" in capfd.readouterr().err

@@ -41,8 +41,11 @@ def run(words: Mapping[str, Any], models: Sequence[str], compose: Callable[..., 
     if path.exists():
         raise RequestError("this file is there already", where=str(path), remedy="to=OTHER.yaml, or move it away")
     text = text.replace("@PATH@", as_typed(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise RequestError(f"no file can be written there: {error.strerror}", where=f"to={path}") from None
     try:
         compose(as_typed(path))
     except RequestError:
