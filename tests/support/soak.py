@@ -238,6 +238,8 @@ if __name__ == "__main__":
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="soak-"))
     place.mkdir(parents=True, exist_ok=True)
     code = main(float(sys.argv[1]), place, tiny(place / "models"))
-    if not code:
+    if code:
+        print(f"what is left lies in {place}")
+    else:
         shutil.rmtree(place, ignore_errors=True)
     sys.exit(code)
