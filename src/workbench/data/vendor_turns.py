@@ -48,7 +48,7 @@ def in_openai_words(turns: Sequence[Any], what: str) -> tuple[list[tuple[Any, st
     return [(without_channel(turn, name), name) for turn, name in made], list(dict.fromkeys(unused))
 
 
-def parts_of(turn: Any) -> list[Mapping[str, Any]]:
+def parts_of(turn: object) -> list[Mapping[str, Any]]:
     """The parts of a turn's content that only Claude's files have."""
     content = turn.get("content") if isinstance(turn, Mapping) else None
     parts = content if isinstance(content, list) else []
@@ -63,14 +63,14 @@ def analysis(turn: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def thought_before(turn: Any, thoughts: Sequence[str], name: str) -> Any:
+def thought_before(turn: object, thoughts: Sequence[str], name: str) -> object:
     """The assistant's turn with the thoughts that stood before it."""
     if not isinstance(turn, Mapping) or turn.get("role") != "assistant" or turn.get("reasoning_content"):
         raise UnreadableError(f"{name} follows the channel 'analysis', and is not the answer to its thoughts")
     return {**turn, "reasoning_content": "\n".join(thoughts)}
 
 
-def without_channel(turn: Any, name: str) -> Any:
+def without_channel(turn: object, name: str) -> object:
     """The turn without the name of harmony's channel, where that says no more than its role."""
     if not isinstance(turn, Mapping) or "channel" not in turn:
         return turn
@@ -150,7 +150,8 @@ def geminis(value: object, what: str) -> list[dict[str, Any]]:
 
 def gemini_turns(rest: Mapping[str, Any], parts: Sequence[Any], name: str) -> list[dict[str, Any]]:
     """One turn of Gemini's: its texts, thoughts and calls together, each result a turn of its own."""
-    texts, thoughts, calls, made = [], [], [], []
+    texts, thoughts = list[str](), list[str]()
+    calls, made = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, part in enumerate(parts, 1):
         field = next((key for key in part if key not in TEXTS), "text") if isinstance(part, Mapping) else ""
         value = part.get(field) if isinstance(part, Mapping) else None
@@ -185,7 +186,7 @@ def declared(tools: object) -> object:
     return functions
 
 
-def lower_types(value: Any) -> Any:
+def lower_types(value: object) -> object:
     """A schema with its types in small letters: Gemini's files may hold `OBJECT` where JSON Schema says `object`."""
     if isinstance(value, list):
         return [lower_types(one) for one in value]

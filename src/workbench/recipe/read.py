@@ -30,6 +30,7 @@ from workbench.recipe.schema import Quantize, Recipe
 from workbench.recipe.typed_text import plainly, refuse_interpolated_prose
 from workbench.urls import refuse_credentials
 
+BUILDING = re.compile(r"(^|\.)_([^.]*_)?$")  # Hydra's words for building an object: `_target_` and its like
 VARIABLE_KEY = re.compile(r"(^|\.)key_variable$")
 # Capitals, and parted by `_` where it is long: what is no name may be the key itself.
 VARIABLE = re.compile(r"(?=.{1,64}$)(?=.{1,19}$|.*_)[A-Z_][A-Z0-9_]*")
@@ -84,10 +85,8 @@ def walk(node: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def refuse_dangerous(path: str, value: object, held: Mapping[str, str]) -> None:
     """No object from a dotted path, no resolver, no secret in a recipe; `held` are the environment's secrets."""
-    if path.rsplit(".", 1)[-1].startswith("_") and path.endswith("_"):
-        raise RequestError(
-            "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
-        )
+    if BUILDING.search(path):
+        raise bad_key(path, "")
     refuse_resolvers(path, path)
     refuse_resolvers(path, value)
     refuse_secrets(path, value, held)
@@ -124,11 +123,9 @@ def refuse_secrets(path: str, value: object, held: Mapping[str, str] | None = No
 def bad_key(path: str, message: str) -> RequestError:
     """The error for a key path that the schema does not know, or whose value has the wrong type."""
     keys = known_keys()
-    last = path.rpartition(".")[2]
-    if path.endswith("_") and last.startswith("_"):
-        return RequestError(
-            "a recipe builds no object from a dotted path", where=path, remedy="remove this key; choose by name instead"
-        )
+    if BUILDING.search(path):
+        what = "a recipe builds no object from a dotted path"
+        return RequestError(what, where=path, remedy="remove this key; choose by name instead")
     if path in keys:
         return RequestError(plainly(message), where=path, remedy=f"{keys[path]}")
     return RequestError(f"no such key {path!r}", where=path, remedy=meant_by(path, list(keys)))
