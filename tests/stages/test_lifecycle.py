@@ -183,6 +183,7 @@ def test_too_long_rows_are_dropped_aloud_where_the_recipe_says_so(
     assert "method.max_length" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_training_resumes_and_no_half_stage_is_in_the_manifest(
     project: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

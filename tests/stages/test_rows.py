@@ -79,6 +79,7 @@ def move_sources(folder: Path) -> None:
             (folder / name).rename(folder / "moved" / name)
 
 
+@pytest.mark.slow
 def test_a_life_with_two_formats_prepares_its_rows_once_and_needs_no_source_from_train_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

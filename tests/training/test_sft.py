@@ -231,10 +231,8 @@ def interrupted(base: Path, out: Path, signal_number: int) -> tuple[int, str]:
     return child.returncode, said + rest + errors
 
 
-@pytest.mark.parametrize(
-    "signal_number",
-    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGTERM))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_stopped(
     tiny_model: Path, tmp_path: Path, signal_number: signal.Signals
 ) -> None:
