@@ -156,3 +156,64 @@ def test_the_columns_that_an_error_proposes_leave_no_text_out(row: Any, lines: l
     with pytest.raises(RequestError) as caught:
         read(tmp_path, row)
     assert all(line in str(caught.value) for line in lines), str(caught.value)
+
+
+WORD = {"instruction": "Where is it?", "input": "A cat.", "output": "At home."}
+
+
+@pytest.mark.parametrize(
+    ("row", "good"),
+    [
+        ({"messages": [ASK, SAY], "label": True}, True),
+        ({"messages": [ASK, SAY], "label": False}, False),
+        (WORD | {"kto_tag": True}, True),
+        (WORD | {"kto_tag": False}, False),
+    ],
+)
+def test_a_bad_answer_is_never_learned_as_a_good_one_whatever_its_word_is_called(
+    row: dict[str, Any], good: bool, tmp_path: Path
+) -> None:
+    loaded = read(tmp_path, row)
+    assert (loaded.material, [e.good for e in loaded.examples]) == ("judged answers", [good])
+    assert [e.good for e in read(tmp_path, row, format="kto").examples] == [good]
+    assert len(read(tmp_path, row, format="chosen").examples) == good
+    assert not [note for note in loaded.notes if "not used" in note]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, SAY], "rejected_response": "Gone."},
+        {"instruction": "Where is it?", "input": "", "chosen": "At home.", "rejected": "Gone."},
+    ],
+)
+def test_a_rejected_answer_beside_the_wanted_one_makes_a_pair(row: dict[str, Any], tmp_path: Path) -> None:
+    loaded = read(tmp_path, row)
+    (example,) = loaded.examples
+    assert loaded.material == "pairs"
+    assert [m.content for m in example.messages] == ["Where is it?", "At home."]
+    assert [m.content for m in example.rejected] == ["Gone."]
+    assert read(tmp_path, row, format="preference").examples == loaded.examples
+
+
+@pytest.mark.parametrize("names", [("instruction", "output"), ("query", "response")])
+def test_the_turns_of_history_come_before_the_question(names: tuple[str, str], tmp_path: Path) -> None:
+    prompt, answer = names
+    row = {"system": "Be short.", prompt: "And now?", answer: "Gone.", "history": [["Where is it?", "At home."]]}
+    turns = [(m.role, m.content) for m in one(tmp_path, row).messages]
+    assert turns == [
+        ("system", "Be short."), ("user", "Where is it?"), ("assistant", "At home."),
+        ("user", "And now?"), ("assistant", "Gone."),
+    ]  # fmt: skip
+    assert "is no pair" in why(tmp_path, row | {"history": [["Where is it?"]]})
+
+
+def test_a_turn_s_loss_is_its_weight_and_another_s_mask_refuses_the_row(tmp_path: Path) -> None:
+    turns = [ASK, SAY | {"loss": False}, ASK, SAY | {"loss_scale": 0.5}]
+    assert [m.weight for m in one(tmp_path, {"messages": turns}).messages] == [None, 0.0, None, 0.5]
+    assert "'mask', which is not read" in why(tmp_path, {"messages": [ASK, SAY | {"mask": True}]})
+    assert "'tools', which is not read" in why(tmp_path, {"messages": [ASK | {"tools": [{"name": "f"}]}, SAY]})
+
+
+def test_thoughts_that_were_cut_off_are_no_answer(tmp_path: Path) -> None:
+    assert "never closes it" in why(tmp_path, {"messages": [ASK, SAY | {"content": "<think>It was tired, so"}]})

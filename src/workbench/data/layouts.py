@@ -34,17 +34,27 @@ from workbench.records import Example, Message, Role
 # What a layout's rows must have. Of two that fit equally many rows the first here is taken: the one that says more.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "openai_preference": ("input", "preferred_output", "non_preferred_output"),
+    "swift_preference": ("messages", "rejected_response"),
     "preference": ("chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
+    "swift_kto": ("messages", "label"),
+    "alpaca_kto": ("instruction", "output", "kto_tag"),
     "messages": ("messages",),
     "sharegpt": ("conversations",),
     "gemini": ("contents",),
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
+    "query_response": ("query", "response"),
 }
+# The layouts that one `data.format` covers, and the column with a person's word on the answer.
+FORMS = {
+    "preference": ("preference", "openai_preference", "swift_preference"), "kto": ("kto", "swift_kto", "alpaca_kto")
+}  # fmt: skip
+JUDGING = {"kto": "label", "swift_kto": "label", "alpaca_kto": "kto_tag"}
+TABLES = ("columns", "alpaca", "alpaca_kto", "query_response")  # a column each for prompt and answer
 # What can be learned of a layout's rows; of any other, its answers.
 ANSWERS, PAIRS, JUDGED, TEXT = "answers", "pairs", "judged answers", "text"
-MATERIAL = {"preference": PAIRS, "openai_preference": PAIRS, "kto": JUDGED, "text": TEXT}
+MATERIAL = dict.fromkeys(FORMS["preference"], PAIRS) | dict.fromkeys(FORMS["kto"], JUDGED) | {"text": TEXT}
 CHOSEN = "chosen"  # the format under which of pairs and judged answers the good ones are learned, and no other
 SLOT = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
 RENDERED = ("<|im_start|>", "<|start_header_id|>", "[INST]", "<start_of_turn>", "<|start|>", "### Response:")
@@ -117,9 +127,7 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
                 where="data.format",
                 remedy="remove them, or set data.format=columns",
             )
-        wanted = data.format
-        if wanted == "preference" and fits["openai_preference"] > fits[wanted]:
-            wanted = "openai_preference"
+        wanted = max(FORMS.get(data.format, (data.format,)), key=lambda form: (fits[form], form in census.whole))
         if rows and wanted not in census.whole:
             missing = " and ".join(LAYOUTS[wanted])
             raise RequestError(f"{wanted} rows have {missing}; {listing}", where="data.format", remedy="try auto")
@@ -136,8 +144,9 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
 
 
 def fits_layout(row: Mapping[str, Any], layout: str) -> bool:
-    """Whether a row has a layout's columns; of KTO's the label is true or false, else it is anybody's column."""
-    return all(key in row for key in LAYOUTS[layout]) and (layout != "kto" or isinstance(row["label"], bool))
+    """Whether a row has a layout's columns; a word on the answer is true or false, else it is anybody's column."""
+    word = JUDGING.get(layout)
+    return all(key in row for key in LAYOUTS[layout]) and (word is None or isinstance(row[word], bool))
 
 
 def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Columns) -> str:
@@ -216,13 +225,14 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
     if layout == "text":
         text = text_of(row.take(data.columns.answer or "text"), "the text")
         return Laid([Message("assistant", text)], weight=row_weight(row, layout, data))
-    if layout in ("preference", "openai_preference"):
+    if layout in FORMS["preference"]:
         laid = preferred(row, layout, data, left)
     else:
         turns = turns_of(row, layout, data, left)
-        good = judgement(row.take("label")) if layout == "kto" else None
+        word = JUDGING.get(layout)
+        good = None if word is None else judgement(row.take(word), word)
         laid = Laid(named_results(turns), good=good)
-    if layout not in ("columns", "alpaca", "openai_preference"):
+    if layout not in (*TABLES, "openai_preference"):
         given = row.take("tools", "functions")
         laid = replace(laid, tools=tools_of(declared(given) if layout == "gemini" else given))
     if layout != "columns" and laid.turns[0].role != "system":
@@ -236,7 +246,7 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
     """The turns of a row that has one answer."""
     columns = data.columns
     match layout:
-        case "messages":
+        case "messages" | "swift_kto":
             return conversation(row.take("messages"), "messages", left)
         case "sharegpt":
             return conversation(row.take("conversations"), "conversations", left)
@@ -245,18 +255,34 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
         case "prompt_completion" | "kto":
             prompt = either(row.take("prompt"), "user", "prompt", left)
             return prompt + either(row.take("completion"), "assistant", "completion", left)
-        case "alpaca":
-            if row.take("history"):
-                raise UnreadableError("alpaca's `history` is not read: lay the row out as messages")
-            prompt_text = text_of(row.take("instruction"), "instruction")
-            if (more := row.take("input")) is not None:
-                prompt_text += "\n\n" + text_of(more, "input")
+        case "alpaca" | "alpaca_kto":
             answer = written(row.take("output"), "answer (output)", left)
-            return [Message("user", prompt_text), assistant(answer)]
+            return [*earlier(row), *instructed(row), assistant(answer)]
+        case "query_response":
+            asked = Message("user", text_of(row.take("query"), "query"))
+            return [*earlier(row), asked, assistant(written(row.take("response"), "answer (response)", left))]
         case _:
             prompt_text = cell(row, data.prompt, columns.prompt, "prompt", left)
             answer = cell(row, data.answer, columns.answer, "answer", left)
             return [Message("user", prompt_text), assistant(answer)]
+
+
+def instructed(row: Fields) -> list[Message]:
+    """Alpaca's prompt: the instruction, and the input below it where there is one."""
+    text = text_of(row.take("instruction"), "instruction")
+    more = row.take("input")
+    return [Message("user", text if more is None else text + "\n\n" + text_of(more, "input"))]
+
+
+def earlier(row: Fields) -> list[Message]:
+    """The turns of `history`, a list of pairs of a question and its answer, which come before the row's own."""
+    turns = []
+    for number, pair in enumerate(row.take("history") or [], 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UnreadableError(f"entry {number} of history is no pair of a question and its answer")
+        question, answer = (text_of(text, f"entry {number} of history") for text in pair)
+        turns += [Message("user", question), assistant(answer)]
+    return turns
 
 
 def cell(row: Fields, template: str | None, column: str | None, what: str, left: Leftovers) -> str:
@@ -323,7 +349,7 @@ def with_hermes_tools(laid: Laid) -> Laid:
 
 def row_weight(row: Fields, layout: str, data: Data) -> float:
     """How much the row counts: by the recipe's column; in a layout of its own, by `weight`."""
-    column = data.columns.weight or (None if layout in ("columns", "text", "alpaca") else "weight")
+    column = data.columns.weight or (None if layout in (*TABLES, "text") else "weight")
     if column is None:
         return 1.0
     value = row.take(column)
@@ -351,9 +377,14 @@ def preferred(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
         left.add("input.", inner.unused())
         chosen = conversation(row.take("preferred_output"), "preferred_output", left)
         rejected = conversation(row.take("non_preferred_output"), "non_preferred_output", left)
+    elif layout == "swift_preference":
+        *prompt, answer = conversation(row.take("messages"), "messages", left)
+        chosen, rejected = [answer], either(row.take("rejected_response"), "assistant", "rejected_response", left)
     else:
         given = row.take(data.columns.prompt or "prompt", "question", "conversations")
         prompt = [] if given is None else either(given, "user", "prompt", left)
+        if given is None and row.values.get("instruction"):
+            prompt = [*earlier(row), *instructed(row)]
         chosen = either(row.take("chosen"), "assistant", "chosen", left)
         rejected = either(row.take("rejected"), "assistant", "rejected", left)
     if any(turn.role == "user" for turn in chosen):  # both are whole conversations
@@ -375,13 +406,13 @@ def common(a: Sequence[Message], b: Sequence[Message]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def judgement(value: object) -> bool:
+def judgement(value: object, column: str) -> bool:
     """A person's word on an answer: true or false, also as 1 and 0 or as a CSV writes it."""
     if isinstance(value, bool):
         return value
     words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     if str(value).strip().lower() not in words:
-        raise UnreadableError(f"label is {value!r}, neither true nor false")
+        raise UnreadableError(f"{column} is {value!r}, neither true nor false")
     return words[str(value).strip().lower()]
 
 

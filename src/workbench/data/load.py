@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from workbench.data.containers import Raw, read_rows
-from workbench.data.layouts import ANSWERS, CHOSEN, MATERIAL, Census
+from workbench.data.layouts import ANSWERS, CHOSEN, JUDGED, MATERIAL, Census
 from workbench.data.row_making import BadRow, Ids, Shard, Way
 from workbench.files import file_sha256, read_sealed, write_sealed, write_whole
 from workbench.recipe import Data
@@ -134,7 +134,11 @@ def loaded(examples: Sequence[Example], layout: str, shard: Shard, ids: Ids, way
     notes.insert(0, f"{len(examples):,} rows as {layout} from {name}")
     notes += told_of(shard, name, way.judged_by)
     if way.data.format == CHOSEN:
-        bad_ones = f"; {shard.judged_bad:,} rows whose answer was judged bad are left out" if layout == "kto" else ""
+        bad_ones = (
+            f"; {shard.judged_bad:,} rows whose answer was judged bad are left out"
+            if MATERIAL.get(layout) == JUDGED
+            else ""
+        )
         notes.append(f"data.format={CHOSEN}: the good answers of {name} are learned, no other{bad_ones}")
     if bad:
         share = f"{len(bad) / (len(examples) + len(bad)):.1%} of its {len(examples) + len(bad):,}"

@@ -222,10 +222,13 @@ def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> Non
         "good and leaves the others out",
         TEXT: "method.learn=[pretrain] reads it as it stands; to learn answers, name columns with prompts and answers",
     }
+    labelled = "choose a method that learns from them"
+    if JUDGED in learns:
+        labelled += "; where a label of 1 and 0 judges the answers, data.format=kto reads it so"
     raise RequestError(
         f"the rows are {loaded.material} ({loaded.format}), and this method learns from {' or '.join(learns)}",
         where=where,
-        remedy=remedies.get(loaded.material, "choose a method that learns from them"),
+        remedy=remedies.get(loaded.material, labelled),
     )
 
 

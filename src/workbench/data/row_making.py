@@ -157,6 +157,8 @@ def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
             fill(row, "completion")
         elif "instruction" in row:
             fill(row, "output")
+        elif "query" in row:
+            fill(row, "response")
         for turns in ("messages", "conversations"):
             conversation = row.get(turns)
             if isinstance(conversation, list) and conversation and isinstance(conversation[-1], dict):
@@ -164,10 +166,14 @@ def with_blanks(rows: Sequence[dict[str, Any]], data: Data) -> Data:
                 if ROLES.get(role.strip().lower()) != "assistant":
                     row[turns] = [*conversation, {"role": "assistant", "content": BLANK}]
         contents = row.get("contents")
-        last = contents[-1] if isinstance(contents, list) and contents else None
-        if isinstance(last, dict) and last.get("role") != "model":
+        if isinstance(contents, list) and contents and model_is_silent(contents[-1]):
             row["contents"] = [*contents, {"role": "model", "parts": [{"text": BLANK}]}]
     return data
+
+
+def model_is_silent(last: object) -> bool:
+    """Whether the last of Gemini's turns is not the model's."""
+    return isinstance(last, dict) and last.get("role") != "model"
 
 
 def fill(row: dict[str, Any], column: str) -> None:

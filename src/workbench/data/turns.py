@@ -29,7 +29,7 @@ CALLING = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # What a text-only model cannot be shown, and what would change which tokens are trained in a way that is not read.
 MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "file", "files")
-REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail")
+REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail", "mask", "masked", "tools")
 TEXT_PARTS = ("text", "input_text", "output_text")
 THOUGHT = re.compile(r"\A\s*(?:<think>(.*?)|(.*?)\n)</think>\s*", re.DOTALL)
 HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
@@ -127,6 +127,10 @@ def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left
     content = content_of(raw, called, left, may_be_empty=bool(calls) or (role == "tool" and isinstance(raw, str)))
     if role == "assistant":
         thoughts, content = parted(thoughts, content)
+        if content.lstrip().startswith("<think>") and "</think>" not in content:
+            raise UnreadableError(
+                f"{called} opens <think> and never closes it: thoughts that were cut off are no answer"
+            )
         if not calls and "<tool_call>" in content:
             calls, content = hermes_calls(content, what)
         if not content.strip() and not calls:
@@ -199,10 +203,14 @@ def written(value: object, what: str, left: Leftovers) -> str:
 
 
 def weight_of(fields: Fields, role: Role, what: str) -> float | None:
-    """A turn's own weight, from `weight` (0 or more) or `train` (true or false); None leaves it to the recipe."""
-    train, weight = fields.take("train"), number_or_none(fields.take("weight"), f"the weight of {what}")
+    """A turn's own weight, from `weight` (0 or more) or `train` (true or false); None leaves it to the recipe.
+
+    ms-swift calls them `loss_scale` and `loss`.
+    """
+    train = fields.take("train", "loss")
+    weight = number_or_none(fields.take("weight", "loss_scale"), f"the weight of {what}")
     if train is not None and not isinstance(train, bool):
-        raise UnreadableError(f"`train` of {what} is {kind(train)}, not true or false")
+        raise UnreadableError(f"`train` or `loss` of {what} is {kind(train)}, not true or false")
     if train is not None:
         weight = (1.0 if weight is None else weight) * train
     if weight and role != "assistant":

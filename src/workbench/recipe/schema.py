@@ -339,8 +339,8 @@ class Data:
         "auto",
         "how a row is laid out",
         choices=(
-            "auto", "messages", "prompt_completion", "alpaca", "sharegpt", "gemini", "columns", "preference", "kto",
-            "chosen", "text",
+            "auto", "messages", "prompt_completion", "alpaca", "sharegpt", "gemini", "query_response", "columns",
+            "preference", "kto", "chosen", "text",
         ),
     )  # fmt: skip
     columns: Columns = field(default_factory=Columns)
