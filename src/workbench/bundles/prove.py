@@ -12,7 +12,7 @@ from typing import Any
 from workbench.bundles.checks import Check
 from workbench.bundles.facts import Verified
 from workbench.bundles.parity import TOP, Parity, Reference, ServedRow, compare, measure, parity_checks, top_of
-from workbench.engines.device import device_of, keep_freed_memory
+from workbench.engines.device import device_of, keep_freed_memory, release_memory
 from workbench.engines.served import EXACT, available, engine_for, serve_bundle
 from workbench.engines.transformers import answers_of, load, prompt_tokens
 from workbench.errors import GateError, RequestError
@@ -178,10 +178,12 @@ def measure_here(
     measured = []
     for row in references:
         ids = prompt_tokens(tokenizer, row.messages, row.tools)
-        whole = torch.tensor([[*row.prompt_ids, *row.answer_ids]], device=place)
+        whole = torch.tensor([[*row.prompt_ids, *row.answer_ids]], device=model.device)
         with torch.no_grad():
             logits = model(input_ids=whole, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
         measured.append((tuple(ids), tuple(top_of(functional.log_softmax(logits.float(), dim=-1), top))))
     prompts, tools = [row.messages for row in references], [row.tools for row in references]
     answers = dict(answers_of(model, tokenizer, prompts, max_new_tokens, tools=tools))
+    del model
+    release_memory()
     return [ServedRow(ids, likely, answers[index]) for index, (ids, likely) in enumerate(measured)]

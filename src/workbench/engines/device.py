@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,13 @@ def device_of(wanted: str = "auto") -> str:
     import torch
 
     return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def name_of(device: str) -> str:
+    """A device in words: "CPU", or what the card is called."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if device == "cuda" else "CPU"
 
 
 def computed_in(dtype: str, device: str) -> str:
@@ -101,6 +109,26 @@ def release_freed_memory() -> None:
     trim = of_glibc("malloc_trim")
     if trim:
         trim(0)
+
+
+def release_memory() -> None:
+    """Give back what a model held, on the device and in the process, once nobody holds the model any more.
+
+    Each use of a model ends with it: what torch keeps for its next tensors, no other program on the card can have, and
+    neither vLLM nor a training's estimate sees it as free.
+    """
+    gc.collect()  # a model and its hooks hold each other
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    release_freed_memory()
+
+
+def free_on_card() -> int:
+    """Bytes of the CUDA device that torch can still give: the card's own, and what it keeps of freed tensors."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
 def of_glibc(name: str) -> Any:

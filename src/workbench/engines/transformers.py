@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from workbench.dialects import MARKS, opened_by, parted
 from workbench.engines.ask import Ask, likely, stop_ids
 from workbench.engines.decode import ATTENTION, Grammar, answer_ids, register_attention
-from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of, widen
+from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_memory, threads_of, widen
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Answer, Message, Tools, message_dicts
 
@@ -52,9 +53,12 @@ def transformers_engine(
     keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads_of(threads))
+    loaded: list[PreTrainedModel] = []  # let go of at the end, whoever still holds the function
     try:
         place = torch.device(device_of(device))
         model, tokenizer = load(model_dir, adapter_dir, place, chat_template)
+        loaded.append(model)
+        del model
 
         def ask(
             prompts: Sequence[Sequence[Message]],
@@ -62,12 +66,13 @@ def transformers_engine(
             schema: Mapping[str, Any] | None = None,
             tools: Sequence[Tools] | None = None,
         ) -> Iterator[tuple[int, Answer]]:
-            return answers_of(model, tokenizer, prompts, max_new_tokens, batch_tokens, schema, tools)
+            return answers_of(loaded[0], tokenizer, prompts, max_new_tokens, batch_tokens, schema, tools)
 
         yield ask
     finally:
         torch.set_num_threads(before)
-        release_freed_memory()
+        loaded.clear()
+        release_memory()
 
 
 def answers_of(
@@ -148,13 +153,13 @@ def load(
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # compressed-tensors has progress bars of its own
             model = AutoModelForCausalLM.from_pretrained(
-                model_dir, dtype="auto", local_files_only=True, use_safetensors=True
+                model_dir, dtype="auto", local_files_only=True, use_safetensors=True, **placed(model_dir, place)
             )
             if adapter_dir is None and place.type == "cpu":
                 run_in_int8(model)
             if getattr(model.config, "quantization_config", None) is not None:  # and it unpacks at the first forward
                 with torch.no_grad():
-                    model(input_ids=torch.zeros((1, 1), dtype=torch.long))
+                    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
     finally:
         logging.enable_progress_bar()
     if model.config._attn_implementation == "sdpa":  # a model that asks for another attention keeps it
@@ -167,4 +172,13 @@ def load(
     packed = "compressed-tensors" in str(getattr(model.config, "quantization_config", ""))  # computed as it says
     if computed_in("bfloat16", place.type) == "float32" and not packed:
         widen(model)
-    return model.to(place).eval(), tokenizer
+    if adapter_dir is not None or not placed(model_dir, place):  # four-bit weights are where they were loaded to
+        model = model.to(place)
+    return model.eval(), tokenizer
+
+
+def placed(model_dir: Path, place: torch.device) -> dict[str, Any]:
+    """How four-bit weights of bitsandbytes are loaded: onto their device at once, else they choose one themselves."""
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return {"device_map": {"": str(place)}} if method == "bitsandbytes" else {}

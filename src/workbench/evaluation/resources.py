@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import json
 import logging
 import sys
@@ -15,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.engines.device import release_memory
 from workbench.evaluation.answers import Asking, Prediction
 from workbench.files import write_whole
 
@@ -72,7 +71,7 @@ def watched(spent: Spent, path: Path, energy: bool) -> Iterator[None]:
     """Watch this machine while the block runs; the account is saved every few seconds and at the end."""
     before, stop = spent.seconds, threading.Event()
     path.parent.mkdir(parents=True, exist_ok=True)
-    release_freed_memory()
+    forget_the_arm_before()
     started = saved = time.monotonic()
 
     def look() -> None:
@@ -124,15 +123,11 @@ def memory_now() -> int:
     return total
 
 
-def release_freed_memory() -> None:
+def forget_the_arm_before() -> None:
     """Give back what the arm before has freed, or it would count as this one's."""
-    gc.collect()
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    release_memory()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

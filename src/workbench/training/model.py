@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.engines.device import keep_unpacked, nf4_config
+from workbench.engines.device import free_on_card, keep_unpacked, nf4_config
 from workbench.errors import RequestError, WorkbenchError
 from workbench.recipe import Method
 from workbench.sources import refuse_code
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def available_memory(device: str) -> int:
     """Free bytes on the device."""
     if device == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info()[0]
+        return free_on_card()
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         kibibytes = next(line.split()[1] for line in meminfo.read_text().splitlines() if "MemAvailable" in line)

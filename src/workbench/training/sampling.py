@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import torch
 
 from workbench.engines.ask import stop_ids
 from workbench.engines.decode import left_padded
-from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_freed_memory, threads_of
+from workbench.engines.device import computed_in, device_of, keep_freed_memory, release_memory, threads_of
 from workbench.files import append, write_whole
 from workbench.recipe import Method
 from workbench.records import digest
@@ -92,11 +91,7 @@ def student(
         yield draw
     finally:
         loaded.clear()
-        gc.collect()
-        if device == "cuda":
-            torch.cuda.empty_cache()
-        else:
-            release_freed_memory()
+        release_memory()
 
 
 def answers(

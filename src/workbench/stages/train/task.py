@@ -73,7 +73,7 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
     The last is written into `folder`, those before into `folder/before`; a kind that is there as it was written is not
     trained again. What a training held is given back before the next job is made.
     """
-    from workbench.training.student import release_memory
+    from workbench.engines.device import release_memory
 
     kinds, steps = learned(task.recipe.method), 0
     for number, kind in enumerate(kinds):
