@@ -57,6 +57,56 @@ def test_a_merged_model_agrees_with_its_adapter_and_carries_tokenizer_template_a
     assert not list((tmp_path / "model").glob("adapter*"))
 
 
+def test_two_models_are_compared_without_ever_holding_a_vocabulary_for_every_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    from workbench.compress import merge_adapter as module
+
+    words, positions = 5000, 700
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=words, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, final_logit_softcapping=2.0, tie_word_embeddings=True,
+    )  # fmt: skip
+    first, second = (Gemma2ForCausalLM(config).eval() for _ in range(2))
+    ids = torch.randint(words, (positions + 1,))
+    row = TokenRow("a", tuple(ids.tolist()), (False, *[True] * positions))
+    with torch.no_grad():
+        ours, theirs = (m(input_ids=ids[None]).logits[0, :-1].float().log_softmax(-1) for m in (first, second))
+    most, softmax = [], module.functional.log_softmax
+
+    def watched(logits: torch.Tensor, dim: int) -> torch.Tensor:
+        most.append(len(logits))
+        return softmax(logits, dim=dim)
+
+    monkeypatch.setattr(module.functional, "log_softmax", watched)
+    seen = [module.probed(model, [row]) for model in (first, second)]
+    del first, second
+    assert all(one.hidden[0].shape == (positions, 32) for one in seen), "kept are hidden states, no vocabulary"
+    told = module.agreement(*seen)
+    assert torch.is_grad_enabled(), "who compares can train afterwards"
+    assert max(most) <= module.ROWS_AT_ONCE < positions
+    assert told["kl"] == pytest.approx(float((ours.exp() * (ours - theirs)).sum(-1).mean()), rel=1e-5)
+    assert told["top_token_agreement"] == pytest.approx(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()))
+    assert torch.allclose(seen[0][0], ours, atol=1e-5), "through the head that caps its logits"
+
+
+def test_a_merge_is_made_on_the_card_where_its_memory_holds_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.compress import merge_adapter as module
+
+    size = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
+    monkeypatch.setattr(module, "device_of", lambda wanted: "cuda" if wanted == "auto" else wanted)
+    for free, place in ((10 * size, "cuda"), (2 * size, "cpu")):
+        monkeypatch.setattr(module, "free_on_card", lambda free=free: free)
+        assert module.merged_on(tiny_model, "auto") == place
+    assert module.merged_on(tiny_model, "cpu") == "cpu"
+
+
 def test_a_trained_stop_token_that_is_not_eos_is_pinned_for_engines(tiny_model: Path, tmp_path: Path) -> None:
     from workbench.compress.merge_adapter import merge
 

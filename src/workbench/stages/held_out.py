@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.bundles.parity import TOP, Reference, kl_on_shared, top_of
 from workbench.data.chat import load_tokenizer, render, render_all
@@ -20,6 +19,9 @@ from workbench.records import Message, TokenRow
 from workbench.runs import Run
 from workbench.stages.common import merged_model
 from workbench.stages.rows import part
+
+if TYPE_CHECKING:
+    from workbench.compress.merge_adapter import Seen
 
 PROBE_ROWS = 32  # validation rows that a format is held against the student on
 SERVED_TOP = 100  # alternatives a served engine is asked for at each position
@@ -38,10 +40,10 @@ def parted(row: TokenRow) -> tuple[list[int], list[int]]:
     return list(row.input_ids[:start]), list(row.input_ids[start:])
 
 
-def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Sequence[Any]) -> dict[str, Any]:
+def distance(recipe: Recipe, run: Run, folder: Path, engine: str, student: Seen) -> dict[str, Any]:
     """How far a quantized folder is from the student on the probe rows: mean KL in nats, agreement, flip rate.
 
-    `student` are the student's log-probabilities [N, V] a row. In llama.cpp the KL is over its SERVED_TOP likeliest
+    `student` is what the student sees on them. In llama.cpp the KL is over its SERVED_TOP likeliest
     tokens and one bucket for the rest, a lower bound of the whole.
     """
     from workbench.compress.merge_adapter import agreement, folder_logprobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from workbench.data.chat import recipe_tokenizer
+from workbench.engines.device import release_memory
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
@@ -41,7 +42,9 @@ def run(recipe: Recipe, run: Run) -> bool:
                 probe=probe,
                 dtype=recipe.model.dtype,
                 kind=recipe.method.kind,
+                device=recipe.launch.device,
             )
+            release_memory()
             facts = staging.facts
             if "merges" in facts:
                 distances = ", ".join(f"{name.replace('_', ' ')} {kl:.2g}" for name, kl in facts["merges"].items())

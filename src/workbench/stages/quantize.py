@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workbench.compress.preflight import write_format
 from workbench.engines.served import engine_for
@@ -14,6 +14,9 @@ from workbench.stages.common import is_done, merged_model, need, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.rows import part
 from workbench.terms.policy import read_duties, write_duties
+
+if TYPE_CHECKING:
+    from workbench.compress.merge_adapter import Seen
 
 
 def run(recipe: Recipe, run: Run) -> bool:
@@ -70,7 +73,7 @@ def log_calibration(recipe: Recipe, run: Run, name: str, texts: list[str]) -> No
     )
 
 
-def student_logprobs(recipe: Recipe, run: Run) -> list[Any]:
+def student_logprobs(recipe: Recipe, run: Run) -> Seen:
     """The student's log-probabilities on the probe rows, taken once for all formats."""
     from workbench.compress.merge_adapter import folder_logprobs
 
