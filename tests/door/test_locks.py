@@ -53,14 +53,16 @@ def test_every_package_that_the_project_asks_for_is_locked_within_its_range() ->
 
 def test_every_locked_package_has_a_hash_and_stands_in_one_file() -> None:
     together: list[str] = []
-    for name in ("all", "dev", "torch_cpu", "torch_cuda", "vllm_cpu"):
+    for name in ("all", "dev", "torch_cpu", "torch_cuda", "vllm_cpu", "vllm_cuda"):
         known = pins(name)
         assert known
         assert all(any(entry.startswith("--hash=sha256:") for entry in entries) for entries in known.values())
-        together += known if name not in ("vllm_cpu", "torch_cpu") else []
+        together += known if name not in ("vllm_cpu", "vllm_cuda", "torch_cpu") else []
     assert len(together) == len(set(together))
     wanted = [line for line in (LOCKS / "vllm_cpu.in").read_text().splitlines() if line and not line.startswith("#")]
     assert {canonicalize_name(line.split("==")[0]) for line in wanted} == set(pins("vllm_cpu") | pins("torch_cpu"))
+    assert pins("vllm_cuda")["vllm"][0] == pins("vllm_cpu")["vllm-cpu"][0], "one version, with a GPU or without"
+    assert pins("vllm_cuda")["transformers"][0] == pins("vllm_cpu")["transformers"][0]
     assert [pin.split("+")[0] for pin in pins("torch_cpu")["torch"][:1]] == pins("torch_cuda")["torch"][:1]
 
 

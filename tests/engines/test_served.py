@@ -16,10 +16,10 @@ import pytest
 from smollm2 import SHA256, SMALL
 from tiny_gguf import write_tiny_gguf
 from workbench.bundles.parity import Reference, compare, likeliest, measure, parity_checks, top_of
-from workbench.engines import vllm
+from workbench.engines import llamacpp, vllm
 from workbench.engines.ask import stop_ids
 from workbench.engines.child import program
-from workbench.engines.served import Served, available, chat, engine_for, forced, prompt_ids, serve_bundle
+from workbench.engines.served import Served, available, chat, computed_on, engine_for, forced, prompt_ids, serve_bundle
 from workbench.engines.transformers import load, transformers_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.records import Message, message_dicts
@@ -187,6 +187,55 @@ def test_an_adapter_s_options_name_its_base_rank_and_own_files(tmp_path: Path, t
     assert options[options.index("--lora-modules") + 1] == f"lora={adapter}"
     assert options[options.index("--chat-template") + 1] == str(adapter / "chat_template.jinja")
     assert "--tokenizer" not in options
+
+
+CARD = """#!/bin/sh
+# Stands in for an interpreter whose torch sees a card, three quarters of it taken, and whose vLLM ends at once.
+case "$*" in
+  *mem_get_info*) echo "20000000000 80000000000" ;;
+  *get_device_name*) echo "NVIDIA Stand-in" ;;
+  *) echo "started: $*"; exit 3 ;;
+esac
+"""
+
+
+def test_vllm_takes_the_share_of_the_card_that_is_free_and_the_report_names_the_card(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(CARD)
+    python.chmod(0o755)
+    with pytest.raises(WorkbenchError, match=r"--gpu-memory-utilization 0\.22") as told:
+        with vllm.serve(tiny_model, python=python):
+            pass
+    assert "--enforce-eager" not in str(told.value)
+    assert (vllm.memory_share(80, 80), vllm.memory_share(1, 80)) == (0.9, 0.01)
+    monkeypatch.setenv("VLLM_PYTHON", str(python))
+    monkeypatch.setattr(vllm, "available", lambda: None)
+    assert computed_on("vllm") == "NVIDIA Stand-in"
+    monkeypatch.setattr(vllm, "available", lambda: "not here")
+    assert computed_on("vllm") == ""
+
+
+def test_llama_cpp_s_cards_are_those_of_its_devices_that_are_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    assert computed_on("llamacpp") == "CPU", "as it was built here"
+    kinds = xllamacpp.ggml_backend_dev_type
+    devices = [{"description": "EPYC", "type": kinds.GGML_BACKEND_DEVICE_TYPE_CPU},
+               {"description": "NVIDIA H100", "type": kinds.GGML_BACKEND_DEVICE_TYPE_GPU}]  # fmt: skip
+    monkeypatch.setattr(xllamacpp, "get_device_info", lambda: devices)
+    assert llamacpp.cards_here() == ["NVIDIA H100"]
+
+
+@pytest.mark.parametrize(("card", "files"), [(False, ("vllm_cpu", "torch_cpu")), (True, ("vllm_cuda",))])
+def test_who_has_no_vllm_is_told_the_lock_file_of_this_machine(
+    card: bool, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_PYTHON", raising=False)
+    monkeypatch.setattr(vllm, "card_is_here", lambda: card)
+    line = vllm.available() or ""
+    assert all(f"-r {vllm.LOCKS / name}.txt" in line and (vllm.LOCKS / f"{name}.txt").is_file() for name in files)
+    assert line.count("-r ") == len(files)
 
 
 def alive(pid: int) -> bool:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from workbench.dialects import MARKS, opened_by, parted
 from workbench.engines.ask import Ask, likely_served
+from workbench.engines.child import call as call_child
 from workbench.engines.child import child, tail, wait_until
 from workbench.engines.device import threads_of
 from workbench.errors import RequestError, WorkbenchError
@@ -226,6 +228,7 @@ def serve_here(path: str, parallel: int, context: int, threads: int, port: int) 
     params.hostnames, params.port = ["127.0.0.1"], port
     params.n_parallel, params.n_ctx = parallel, context * parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers = -1  # every layer on the card, where llama.cpp was built for one
     params.fit_params = False  # a context cut to fit memory would cut prompts without a word
     params.cache_ram_mib = 0  # no second copy of old prompts in memory
     params.ui = False
@@ -236,6 +239,22 @@ def serve_here(path: str, parallel: int, context: int, threads: int, port: int) 
     write_whole(Path(ADDRESS), server.listening_address)
     while True:
         time.sleep(3600)
+
+
+@cache
+def cards() -> tuple[str, ...]:
+    """The cards that llama.cpp computes on; none where it was built for the CPU alone. Asked once, in a child process:
+    whoever asks holds memory of each card from then on.
+    """
+    return tuple(call_child("workbench.engines.llamacpp:cards_here", {}, what="llama.cpp's list of devices"))
+
+
+def cards_here() -> list[str]:
+    """In a child process: what llama.cpp calls the devices that are no CPU."""
+    import xllamacpp
+
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    return [str(device["description"]) for device in xllamacpp.get_device_info() if device["type"] != cpu]
 
 
 def request(url: str, body: dict[str, Any] | None = None, timeout_s: float = 600.0) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.engines import Ask, llamacpp, ollama, sglang, vllm
+from workbench.engines.device import device_of, name_of
 from workbench.engines.llamacpp import as_they_come, chat_body, read_chat, request, server_dicts
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.extras import install_line
@@ -64,6 +65,18 @@ def available(engine: str) -> str | None:
         case "ollama":
             return None if shutil.which("ollama") else "there is no `ollama` command on PATH: install Ollama"
     raise RequestError(f"unknown engine {engine!r}", where="engine", remedy=nearest(engine, ENGINES))
+
+
+def computed_on(engine: str, device: str = "auto") -> str:
+    """What an engine of this machine computes on, in words: "CPU", or the name of the card; "" where it is not here."""
+    match engine:
+        case "transformers":
+            return name_of(device_of(device))
+        case "llamacpp" if available(engine) is None:
+            return ", ".join(llamacpp.cards()) or "CPU"
+        case "vllm" if available(engine) is None:
+            return vllm.card_name(Path(os.environ[vllm.VARIABLE])) or "CPU"
+    return ""
 
 
 @contextmanager

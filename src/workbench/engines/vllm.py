@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engines.child import free_port, outside_environment, program, tail, wait_until
-from workbench.engines.device import threads_of
+from workbench.engines.device import release_memory, threads_of
 from workbench.engines.llamacpp import request
 from workbench.errors import RequestError
 
 VARIABLE = "VLLM_PYTHON"  # names the interpreter of that environment
-REQUIREMENTS = Path(__file__).parents[1] / "locks" / "vllm_cpu.txt"
+LOCKS = Path(__file__).parents[1] / "locks"
 START_TIMEOUT_S = 900.0  # reading a large model, and compiling it on a GPU, takes minutes
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 
@@ -38,16 +40,19 @@ def serve(
     The model is served under its folder's name. An adapter is served unmerged on `base`, or on the folder that its
     adapter_config.json names. `context` is the longest prompt and answer together, in tokens; port 0 is any free one.
     On a CPU it runs eagerly with `threads` threads and 1 GiB of keys and values (VLLM_CPU_KVCACHE_SPACE says
-    otherwise). WorkbenchError with the log's end when it does not come up.
+    otherwise); on a GPU it takes what is free there, see `memory_share`. WorkbenchError with the log's end when it
+    does not come up.
     """
     folder = folder.resolve()
+    release_memory()  # what this process keeps of the card for later is not there for the server
     on_cpu = not has_gpu(python)
+    share = [] if on_cpu else ["--gpu-memory-utilization", str(memory_share(*card_memory(python)))]
     number = port or free_port()
     # Not `vllm serve`: that command looks for a package named vllm, and the build for the CPU is named vllm-cpu.
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", *model_options(folder, base)]
     command += ["--host", "127.0.0.1", "--port", str(number)]
     command += ["--max-model-len", str(context), "--max-num-seqs", str(parallel)]
-    command += ["--disable-uvicorn-access-log", *(["--enforce-eager"] if on_cpu else [])]
+    command += ["--disable-uvicorn-access-log", *(["--enforce-eager"] if on_cpu else share)]
     environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"} | (cpu_environment(threads) if on_cpu else {})
     url = f"http://127.0.0.1:{number}"
     with program(command, environment) as (process, log):
@@ -104,15 +109,39 @@ def cpu_environment(threads: int | None) -> dict[str, str]:
     }
 
 
-@cache
 def has_gpu(python: Path) -> bool:
-    """Whether that environment's torch sees a GPU; asked once."""
-    code = "import torch; print(torch.cuda.is_available())"
+    """Whether that environment's torch sees a GPU."""
+    return bool(card_name(python))
+
+
+@cache
+def card_name(python: Path) -> str:
+    """The card that environment's torch sees, "" where it sees none; asked once."""
+    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=outside_environment())
     if done.returncode != 0:
         words = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise RequestError(f"its torch does not load: {words}", where=f"{VARIABLE}={python}", remedy=how_to())
-    return done.stdout.strip() == "True"
+    return done.stdout.strip()
+
+
+def card_memory(python: Path) -> tuple[int, int]:
+    """Free and total bytes of the card that environment's torch sees, now."""
+    code = "import torch; print(*torch.cuda.mem_get_info())"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=outside_environment())
+    if done.returncode != 0:
+        words = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise RequestError(f"its torch cannot ask the GPU: {words}", where=f"{VARIABLE}={python}", remedy=how_to())
+    free, total = map(int, done.stdout.split()[-2:])
+    return free, total
+
+
+def memory_share(free: int, total: int) -> float:
+    """The share of a card's memory that vLLM may take: all that is free but 3 % of the card, and never more than 90 %.
+
+    vLLM does not start where its share is more than what is free, as it is beside a desktop or another program.
+    """
+    return max(0.01, min(0.9, math.floor(100 * (free / total - 0.03)) / 100))
 
 
 @cache
@@ -147,11 +176,18 @@ def available() -> str | None:
 
 
 def how_to() -> str:
-    """How that environment is made, in one line."""
+    """How that environment is made, in one line, for the card or the CPU that is here."""
+    names = ("vllm_cuda",) if card_is_here() else ("vllm_cpu", "torch_cpu")
+    files = " ".join(f"-r {LOCKS / name}.txt" for name in names)
     return (
-        f"python3 -m venv ENV && ENV/bin/pip install --no-deps -r {REQUIREMENTS}, "
+        f"python3 -m venv ENV && ENV/bin/pip install --no-deps {files}, "
         f"then set {VARIABLE}=ENV/bin/python; configs/quantize/README.md has more"
     )
+
+
+def card_is_here() -> bool:
+    """Whether an NVIDIA card's driver is here: its command is found, whatever torch this environment has."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def serves(url: str, model: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.data.prepare import Splits
 from workbench.engines import Ask
+from workbench.engines.served import computed_on
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
@@ -90,6 +91,7 @@ def run(recipe: Recipe, run: Run) -> bool:
         arms = [arm for arm in arms if arm.name in collected.free]
         report = report_of(recipe, run, splits, items, collected, staging.folder, {STUDENT: own} if parts else None)
         report["engines"] = {arm.name: arm.served_by for arm in arms}
+        report["devices"] = devices_of(recipe, arms)
         if not (has_teacher(recipe) or has_open_teacher(recipe)):  # a route's teacher: nothing was learned from it
             report.pop("distillation", None)
         report |= distillation_of(recipe, run, report, collected, gold)
@@ -103,6 +105,12 @@ def run(recipe: Recipe, run: Run) -> bool:
         refuse_changed(recipe, run, questions)
         written(recipe, run, report, collected, splits, items, staging)
     return True
+
+
+def devices_of(recipe: Recipe, arms: Sequence[Arm]) -> dict[str, str]:
+    """What each arm's engine computes on here, where it is one of this machine: it may be built without its card."""
+    names = {arm.name: computed_on(arm.served_by, recipe.launch.device) for arm in arms}
+    return {arm: name for arm, name in names.items() if name}
 
 
 def answerable(splits: Splits, run: Run) -> list[Example]:
