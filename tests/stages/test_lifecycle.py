@@ -19,6 +19,7 @@ import pytest
 
 from workbench import files
 from workbench.__main__ import main
+from workbench.recipe import Recipe
 from workbench.runs import Run
 from workbench.runs import stage as open_stage
 from workbench.tracking.run_record import fold_stages, read_events
@@ -295,7 +296,7 @@ def test_what_a_stage_will_write_is_known_before_and_nothing_is_asked_for_what_i
     done: list[str], stage: str, least: int, project: Path
 ) -> None:
     from workbench.compose import composed
-    from workbench.recipe import Recipe, read
+    from workbench.recipe import read
     from workbench.runs import open_run
     from workbench.stages.disk_space import needed
 
@@ -346,3 +347,32 @@ def test_a_torn_line_among_the_events_is_left_out_of_the_training_curve_aloud(
         run.event("metric", stage="train", name="train/loss", value=1.0, step=2)
         assert training_curve(run) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     assert "1 torn lines" in capfd.readouterr().err
+
+
+def test_a_longer_run_of_the_same_recipe_says_how_to_go_on_from_the_one_that_is_trained(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(recipe: Recipe, run: Run) -> bool:
+        with open_stage(run, "train", run.digest) as staging:
+            (staging.folder / "adapter").write_text("weights")
+            staging.facts, staging.artefacts = {"steps": recipe.method.max_steps}, ["adapter"]
+        return True
+
+    monkeypatch.setattr("workbench.stages.lifecycle.stage_function", lambda name: trained)
+    words = ["train", "recipe=./mine.yaml", "until=train"]
+    for more in ([], ["method.max_steps=10"], ["method.max_steps=10", "seed=5"]):
+        assert main([*words, *more]) == 0
+    texts = {}
+    for path in project.glob("experiments/mine/*/events.jsonl"):
+        events = map(json.loads, path.read_text().splitlines())
+        texts[path.parent.name] = [event["text"] for event in events if event["kind"] == "said"]
+    assert len(texts) == 3
+    (digest,) = [name for name, lines in texts.items() if lines]
+    assert len(texts[digest]) == 2, "a run with another seed is no longer one of any other"
+    before, command = texts[digest]
+    shorter = before.split()[2]
+    assert f"the run {shorter} is the same but for its length (4 steps): this one begins anew" in before
+    assert shorter in texts.keys() - {digest}
+    assert f"model.adapter=dir:experiments/mine/{shorter}" in command
+    assert "recipe=./mine.yaml" in command
+    assert command.endswith("method.max_steps=6"), "what is left of the ten"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -9,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from workbench import errors, extras
 from workbench.command import SWEEP, command, next_command, typed_value
@@ -47,6 +50,7 @@ def run(recipe: Recipe, only: str | None = None) -> int:
     with open_run(experiments, recipe.name, run_id, to_dict(recipe), fresh=recipe.fresh) as run:
         SCREEN.print(f"[bold]{recipe.name}[/bold] {run.folder}", soft_wrap=True)
         tell_other_contents(run, contents)
+        tell_to_prolong(recipe, run, contents)
         hold_contents(run, contents)
         if SWEEP.get():
             run.event("sweep", name=SWEEP.get())
@@ -126,6 +130,48 @@ def tell_other_contents(run: Run, contents: Mapping[str, str]) -> None:
     if "contents" not in run.manifest():
         for source, runs in other_contents(run, contents).items():
             say(run, "run", f"{source} holds other bytes than in the run {', '.join(runs)}: this is another run")
+
+
+LENGTH = {"method.max_steps", "method.epochs"}
+
+
+def tell_to_prolong(recipe: Recipe, run: Run, contents: Mapping[str, str]) -> None:
+    """Say, of a new run, which trained ones are the same but for their length, and how to go on from the last of them.
+
+    More steps are another course of the learning rate from the first step on, so they begin anew.
+    """
+    if "contents" in run.manifest():
+        return
+    wanted, shorter = flat(to_dict(recipe)), dict[str, Run]()
+    for path in sorted(run.folder.parent.glob("*/run.json"), key=lambda path: path.stat().st_mtime):
+        other = Run(path.parent, run.recipe_name, path.parent.name)
+        with suppress(OSError, ValueError):
+            values = flat(yaml.safe_load((other.folder / "recipe.yaml").read_text(encoding="utf-8")))
+            made = {key for key in flat(weights_of(recipe)) if wanted.get(key) != values.get(key)}
+            if made and made <= LENGTH and other.done("train") and other.manifest().get("contents") == dict(contents):
+                shorter[other.digest] = other
+    for other in list(shorter.values())[-1:]:
+        steps = (other.done("train") or {}).get("facts", {}).get("steps", 0)
+        folder = f"dir:{shown(other.folder)}"
+        words = [f"model.adapter={folder}"]
+        if recipe.method.kind == "full":
+            words = [f"model.source={folder}/train/model", "model.sha256=null"]
+        if recipe.method.max_steps and recipe.method.max_steps > steps:
+            words.append(f"method.max_steps={recipe.method.max_steps - steps}")
+        say(
+            run, "run", f"the run {other.digest} is the same but for its length ({steps} steps): this one begins anew, "
+            "for the learning rate takes another course. To go on from its weights instead:",
+        )  # fmt: skip
+        say(run, "run", next_command("train", recipe.name, *words))
+
+
+def flat(values: Mapping[str, Any], inside: str = "") -> dict[str, str]:
+    """Every value by its key path, as text."""
+    texts: dict[str, str] = {}
+    for key, value in values.items():
+        within = isinstance(value, Mapping)
+        texts |= flat(value, f"{inside}{key}.") if within else {inside + key: json.dumps(value, default=list)}
+    return texts
 
 
 def refuse_changed(recipe: Recipe, run: Run, contents: Mapping[str, str]) -> None:
