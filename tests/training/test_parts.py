@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from workbench.errors import WorkbenchError
 from workbench.recipe import Method, Model
 from workbench.records import TokenRow
-from workbench.training.batches import by_length, collate, plan_batches, total_steps
+from workbench.training.batches import Cut, by_length, collate, plan_of, total_steps
 from workbench.training.checkpoints import checkpoints_in, damage, last_sound, write_checkpoint
 from workbench.training.memory import estimate_memory, fit
 from workbench.training.optimizer import MasterAdamW
@@ -20,31 +20,31 @@ from workbench.training.student import fingerprint, fingerprints, prove_moved
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 60), st.sampled_from([(8, 8), (8, 2), (4, 1)]), st.integers(1, 40), st.integers(0, 3))
-def test_every_pass_shows_each_row_once_whatever_the_micro_batch(
-    count: int, sizes: tuple[int, int], steps: int, seed: int
+@given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 40), st.integers(0, 3))
+def test_every_pass_shows_each_row_once_and_a_step_has_its_rows_whatever_the_cut(
+    count: int, batch: int, steps: int, seed: int
 ) -> None:
-    batch, micro = sizes
-    lengths = [(7 * i) % 31 + 1 for i in range(count)]
-    plan = plan_batches(lengths, batch, micro, steps, seed)
-    assert len(plan) == steps * batch // micro
-    shown = [row for part in plan for row in part]
-    passes, seen = divmod(len(shown), count), [shown.count(row) for row in range(count)]
-    assert sum(seen) == steps * batch
-    # Windows sort rows, so only whole windows hold whole passes: every row is within one of the others.
-    assert max(seen) - min(seen) <= 1
-    assert min(seen) >= passes[0]
-    whole = plan_batches(lengths, batch, batch, steps, seed)
-    assert [row for part in whole for row in part] == shown
+    how, lengths = Method(batch_size=batch, epochs=1e6, max_steps=steps), [(7 * i) % 31 + 1 for i in range(count)]
+    plan = plan_of(lengths, how, seed, Cut(batch, 40))
+    other = plan_of(lengths, how, seed, Cut(1, 7, packed=True))
+    assert plan.steps == other.steps == steps
+    shown = [sorted(row for part in plan.of_step(step) for row in part) for step in range(1, steps + 1)]
+    assert shown == [sorted(row for part in other.of_step(step) for row in part) for step in range(1, steps + 1)]
+    assert all(len(step) == batch for step in shown)
+    order = [row for step in plan.rows for row in step]
+    for start in range(0, len(order) - count + 1, count):
+        assert sorted(order[start : start + count]) == list(range(count)), "a pass is a permutation"
 
 
 def test_the_plan_pads_little_and_depends_on_the_seed_alone() -> None:
     lengths = [20 + (i * 37) % 400 for i in range(1000)]
-    plan = plan_batches(lengths, 8, 8, 125, 5)
-    assert plan == plan_batches(lengths, 8, 8, 125, 5)
-    assert plan != plan_batches(lengths, 8, 8, 125, 6)
-    padded = sum(len(part) * max(lengths[row] for row in part) for part in plan)
-    assert padded / sum(lengths) < 1.1
+    how = Method(batch_size=8)
+    plan = plan_of(lengths, how, 5, Cut(8, 10**6))
+    assert plan == plan_of(lengths, how, 5, Cut(8, 10**6))
+    assert plan.rows != plan_of(lengths, how, 6, Cut(8, 10**6)).rows
+    parts = [part for step in range(1, plan.steps + 1) for part in plan.of_step(step)]
+    padded = sum(len(part) * max(lengths[row] for row in part) for part in parts)
+    assert padded / sum(lengths) < 1.12
 
 
 def test_evaluation_batches_hold_every_row_within_their_tokens() -> None:

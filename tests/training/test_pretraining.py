@@ -18,11 +18,9 @@ from workbench.recipe import Data
 from workbench.records import Example, Message
 from workbench.training.documents import (
     Document,
-    isolates,
     on_documents,
     packed,
     pieces,
-    positions,
     row_of,
 )
 from workbench.training.job import HeldOut, Job
@@ -70,52 +68,16 @@ def test_every_token_but_a_document_s_first_is_predicted_exactly_once_whatever_t
     assert len(packed(pieces(texts(40), 64), 64)) <= 1.15 * full / 64, "little room is left over"
 
 
-def test_a_packed_document_has_the_hidden_states_and_gradients_that_it_has_alone(tiny_model: Path) -> None:
-    made = [document.ids for document in texts(5)]
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa")
-    assert isolates(model, 200, "cpu") == (True, "")
-    whole = torch.tensor([sum(made, ())])
-    states = model.base_model(
-        input_ids=whole, position_ids=positions([list(map(len, made))], whole.shape[1]), use_cache=False
-    ).last_hidden_state[0]
-    states.pow(2).sum().backward()
-    together = {name: p.grad.clone() for name, p in model.named_parameters()}
-    model.zero_grad()
-    for ids, part in zip(made, states.split(list(map(len, made))), strict=True):
-        alone = model.base_model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
-        torch.testing.assert_close(part, alone, rtol=1e-5, atol=1e-5)
-        alone.pow(2).sum().backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
-
-
-def test_a_model_with_a_running_state_is_given_one_document_a_row_and_says_so(tmp_path: Path, tiny_model: Path) -> None:
-    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
-
-    folder = tmp_path / "mamba"
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4, pad_token_id=2)
-    MambaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    together, why = isolates(model, 200, "cpu")
-    assert not together
-    assert "what stands before a document" in why
-
-
 def test_where_documents_cannot_be_packed_the_loss_is_the_same(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.training import documents as training
-
     values, lines = [], []
     for name in ("packed", "alone"):
         events: list[dict[str, Any]] = []
         go(tiny_model, tmp_path / name, events, max_steps=3)
         values.append([e["value"] for e in events if e.get("name") in ("train/loss", "validation/loss")])
-        lines.append(any("are not packed" in e.get("text", "") for e in events))
-        monkeypatch.setattr(training, "isolates", lambda *_: (False, "it is so"))
+        lines.append(any("not packed: it is so" in e.get("text", "") for e in events))
+        monkeypatch.setattr("workbench.training.student.unpackable", lambda *_: "it is so")
     assert lines == [False, True]
     assert values[0] == pytest.approx(values[1], abs=1e-4)
 

@@ -21,7 +21,9 @@ from teacher_project import Project, project, questions
 from token_rows import method, rows
 from workbench.errors import GateError, RequestError, WorkbenchError
 from workbench.recipe import Launch
+from workbench.training.batches import Cut, Plan
 from workbench.training.development import Development
+from workbench.training.fitting import share
 from workbench.training.handover import read_job, write_job
 from workbench.training.job import Job, request_of
 from workbench.training.loop import train
@@ -193,11 +195,14 @@ def own_rows(folder: Path) -> Project:
 
 
 def test_every_row_of_a_step_is_one_process_s_own() -> None:
-    cuts = [[5, 3, 8], [1, 9, 2], [7]]
-    for size in range(1, 9):
-        shares = [World(rank, size).share(cuts) for rank in range(size)]
-        assert sorted(row for share in shares for cut in share for row in cut) == [1, 2, 3, 5, 7, 8, 9]
-        assert max(len(cut) for share in shares for cut in share) <= 3
+    lengths = [7, 30, 12, 9, 40, 22, 5, 31, 18, 26]
+    for packed in (False, True):
+        plan = Plan(lengths, [[5, 3, 8, 1, 9, 2, 7]], Cut(3, 64, packed))
+        for size in range(1, 9):
+            shares = [share(plan, 1, World(rank, size)) for rank in range(size)]
+            assert sorted(row for cuts in shares for cut in cuts for row in cut) == [1, 2, 3, 5, 7, 8, 9]
+            assert max(len(cut) for cuts in shares for cut in cuts) <= 3
+            assert max(sum(lengths[row] for row in cut) for cuts in shares for cut in cuts) <= 64
 
 
 def test_a_job_read_from_its_files_is_of_the_same_request(tiny_model: Path, tmp_path: Path) -> None:

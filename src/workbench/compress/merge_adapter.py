@@ -204,7 +204,7 @@ class Seen:
 class StandIn(torch.nn.Module):
     """Stands in a model where its layers were, and gives the hidden states that it was handed."""
 
-    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutputWithPast:
+    def forward(self, inputs_embeds: torch.Tensor, **_: object) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 

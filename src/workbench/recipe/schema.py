@@ -397,7 +397,17 @@ class Method:
     epochs: float = key(1.0, "passes over the rows", above=0)
     max_steps: int | None = key(None, "stop after so many optimizer steps", unit="steps", at_least=1)
     batch_size: int = key(8, "rows an optimizer step", unit="rows", at_least=1)
-    micro_batch_size: int | None = key(None, "rows a forward pass; null: as many as fit", unit="rows", at_least=1)
+    micro_batch_size: int | None = key(None, "most rows a forward pass; null: as many as fit", unit="rows", at_least=1)
+    micro_batch_tokens: int | None = key(
+        None, "most tokens a forward pass, but for a longer row; null: as many as fit", unit="tokens", at_least=16,
+        makes_weights=False,
+    )  # fmt: skip
+    packing: str = key(
+        "auto",
+        "rows packed without padding, each read as if alone; auto: where the model keeps them apart; on refuses one "
+        "that does not",
+        choices=("auto", "on", "off"), makes_weights=False,
+    )  # fmt: skip
     max_length: int = key(1024, "the longest row that is trained on", unit="tokens", at_least=16)
     too_long: str = key(
         "refuse", "a row past max_length: refuse the recipe, or drop it, aloud", choices=("refuse", "drop")

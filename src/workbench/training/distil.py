@@ -18,6 +18,7 @@ from workbench.errors import RequestError
 from workbench.recipe import Teach
 from workbench.records import TokenRow
 from workbench.stored_tokens import Both
+from workbench.training.attention import read
 from workbench.training.batches import CHUNKS, LABELS, PLAIN, TOKENS, Batch, by_length, collate, on_device
 from workbench.training.job import Job, Loss, Moment, Student
 from workbench.training.losses import (
@@ -31,6 +32,7 @@ from workbench.training.losses import (
     divergence_of,
     forward_kl,
     log_softmax,
+    masked,
     mixed,
     plain_loss,
     routed_loss,
@@ -72,7 +74,7 @@ def answers(job: Job, student: Student) -> Loss:
 
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
         targets = job.targets if moment[0] == "step" else {}
-        made = [collate([(number, rows[number]) for number in cut], student.pad, targets) for cut in cuts]
+        made = [collate([(n, rows[n]) for n in cut], student.pad, targets, student.packs) for cut in cuts]
         items = [sum(counted(rows[number]) for number in cut) for cut in cuts]
         # The router's loss is a mean over a batch: of a step it is the mean of its micro-batches' means.
         scale = router * sum(items) / len(made) if moment[0] == "step" else 0.0
@@ -86,8 +88,8 @@ def answers(job: Job, student: Student) -> Loss:
             divergence, vocabulary = divergence_of(teach), student.vocabulary
             return distillation_loss(decoder, batch, teach, divergence, plain=plain, vocabulary=vocabulary)
         if plain:
-            return answer_loss(decoder, batch["input_ids"], batch["labels"])
-        return plain_loss(decoder, batch["input_ids"], batch["labels"], batch["attention_mask"])
+            return answer_loss(decoder, batch["input_ids"], batch["labels"], batch.get("documents"))
+        return plain_loss(decoder, batch["input_ids"], batch["labels"], batch["attention_mask"], batch.get("documents"))
 
     looks = by_length([len(row.input_ids) for row in job.validation], student.batch_tokens)
     return Loss(batches, summed_loss, [[len(job.rows) + number for number in cut] for cut in looks])
@@ -123,11 +125,9 @@ class Head:
     likely: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def plain_head(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None
-) -> Head:
+def plain_head(model: PreTrainedModel, inputs: Mapping[str, Any], mask: torch.Tensor, vocabulary: int | None) -> Head:
     """Through the backbone and a linear head: nothing of size positions × vocabulary outlives its chunk."""
-    hidden = model.base_model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1][mask]
+    hidden = read(model.base_model, inputs["input_ids"], inputs.get("documents")).last_hidden_state[:, :-1][mask]
     head = model.get_output_embeddings()
     weight, bias = head.weight, getattr(head, "bias", None)
     return Head(
@@ -138,11 +138,10 @@ def plain_head(
     )
 
 
-def own_head(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], mask: torch.Tensor, vocabulary: int | None
-) -> Head:
+def own_head(model: PreTrainedModel, inputs: Mapping[str, Any], mask: torch.Tensor, vocabulary: int | None) -> Head:
     """Through the model's own forward, whole logits."""
-    out = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+    documents = inputs.get("documents")
+    out = read(model, inputs["input_ids"], documents, **masked(inputs["attention_mask"], documents))
     logits = out.logits[:, :-1][mask][:, :vocabulary].float()
     return Head(
         lambda at, rows, scale: LogitRows.apply(logits[at], weighted(rows, scale)),
@@ -162,9 +161,7 @@ def distillation_loss(
     """The batch's summed loss, as the head of this file says. `inputs` come from `batches.collate`."""
     mask, target = trained_positions(inputs["labels"])
     head = (plain_head if plain else own_head)(model, inputs, mask, vocabulary)
-    scale = inputs["weights"][:, None].expand(mask.shape)[mask]
-    if "scales" in inputs:
-        scale = scale * inputs["scales"]
+    scale = inputs["weights"]
     part, w, t = inputs["targets"], teach.weight, teach.temperature
     kind = part["kind"]
     total = target.new_zeros((), dtype=torch.float32)
@@ -184,8 +181,7 @@ def distillation_loss(
         total = total - (1 - w) * (likely * scale[at]).sum() + w * kept
     at = (kind == LABELS).nonzero()[:, 0]
     if len(at):
-        of_sequence = inputs["labels"].new_tensor(range(len(mask)))[:, None].expand(mask.shape)[mask][at]
-        _, of_label = of_sequence.unique(return_inverse=True)
+        _, of_label = inputs["sequences"][at].unique(return_inverse=True)
         student = summed(head.likely(at, target[at]), of_label, part["labels"].numel()).view_as(part["labels"])
         own_answer = student.gather(1, part["own"][:, None])[:, 0]
         soft = label_loss(

@@ -1,9 +1,8 @@
 """Continued pretraining: whole documents are learned, several packed into one row, each as if it stood alone.
 
-A row's documents are told apart by their positions, which begin anew with each, and by attention that does not pass
-their borders: transformers does both for rows without a mask. Not every model follows (one with a running state does
-not), so it is tried on the model itself before the first step, and where one document feels another, none are packed.
-Rows that judge hold one document each, whose loss is what it would be alone in any case.
+A row is as many documents as fill it, and counts as one row of a step. How models keep them apart is attention.py's;
+where it does not (one with a running state), each document is read as a row of its own. Rows that judge hold one
+document each.
 """
 
 from __future__ import annotations
@@ -12,21 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from workbench.records import TokenRow, digest
+from workbench.training.attention import read
 from workbench.training.batches import Batch, by_length, collate, on_device
 from workbench.training.distil import token_logprobs
 from workbench.training.job import HeldOut, Job, Loss, Moment, Student
 from workbench.training.losses import trained_positions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-ALONE = 1e-5  # of the largest value: what a document's hidden states may differ from those it has alone, in float32
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,7 @@ def on_documents(job: Job, documents: Sequence[Document], validation: Sequence[D
         validation=judging,
         development=None,
         loss=loss,
+        reads_packed=True,
         made_of=job.made_of + digest(parts),
     )
 
@@ -111,18 +106,12 @@ def documents_loss(job: Job, student: Student, parts: Sequence[Sequence[int]], o
     rows, first = [*job.rows, *job.validation], len(job.rows)
     lengths = [*parts, *([len(row.input_ids)] for row in job.validation)]
     looks = [[first + n for n in cut] for cut in by_length(list(map(sum, lengths[first:])), student.batch_tokens)]
-    together, why = isolates(student.decoder, len(student.tokenizer), student.device)
-    if not together and any(len(part) > 1 for part in parts):
-        job.event("said", text=f"documents are not packed: in this model {why}. Each is read as a row of its own")
 
     def batches(cuts: Sequence[Sequence[int]], moment: Moment) -> list[Batch]:
         made = []
         for cut in cuts:
-            read = [(number, rows[number], lengths[number]) for number in cut]
-            if not together:
-                read = [(n, piece, [len(piece.input_ids)]) for n, row, part in read for piece in unpacked(row, part)]
-            batch = collate([(number, row) for number, row, _ in read], student.pad)
-            batch["position_ids"] = positions([part for _, _, part in read], batch["input_ids"].shape[1])
+            pieces = [(number, piece) for number in cut for piece in unpacked(rows[number], lengths[number])]
+            batch = collate(pieces, student.pad, packed=student.packs)
             made.append(on_device(batch, student.device, int(batch["trained"].sum())))
         return made
 
@@ -146,49 +135,13 @@ def documents_loss(job: Job, student: Student, parts: Sequence[Sequence[int]], o
     return Loss(batches, summed, looks, dict, held_out)
 
 
-def positions(lengths: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """Each token's place in its own piece, (rows, width); the padding at a row's end is one more piece."""
-    made = torch.zeros(len(lengths), width, dtype=torch.long)
-    for row, parts in enumerate(lengths):
-        whole = [*parts, width - sum(parts)]
-        made[row] = torch.cat([torch.arange(part) for part in whole])
-    return made
-
-
 def token_losses(student: Student, batch: Batch) -> torch.Tensor:
     """−log π of every trained token, (N,) float32."""
-    decoder, ids, at = student.decoder, batch["input_ids"], batch["position_ids"]
+    decoder, ids, documents = student.decoder, batch["input_ids"], batch.get("documents")
     mask, target = trained_positions(batch["labels"])
     if student.plain:
-        hidden = decoder.base_model(input_ids=ids, position_ids=at, use_cache=False).last_hidden_state[:, :-1][mask]
+        hidden = read(decoder.base_model, ids, documents).last_hidden_state[:, :-1][mask]
         head = decoder.get_output_embeddings()
         return -token_logprobs(hidden, head.weight, getattr(head, "bias", None), target, vocabulary=student.vocabulary)
-    logits = decoder(input_ids=ids, position_ids=at, use_cache=False).logits[:, :-1][mask][:, : student.vocabulary]
+    logits = read(decoder, ids, documents).logits[:, :-1][mask][:, : student.vocabulary]
     return F.cross_entropy(logits.float(), target, reduction="none")
-
-
-def isolates(decoder: PreTrainedModel, words: int, device: str) -> tuple[bool, str]:
-    """Whether a document in a packed row is read as if it stood alone, tried on this model; and why not, or "".
-
-    Another text in front of it must leave its hidden states the very same, bit for bit, and they must be those that it
-    has alone but for rounding.
-    """
-    generator = torch.Generator().manual_seed(0)
-    before, other, document = (torch.randint(words, (n,), generator=generator) for n in (23, 23, 31))
-    at = positions([[23, 31]], 54).to(device)
-
-    def read(ids: Sequence[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            whole = torch.cat(list(ids))[None].to(device)
-            return decoder.base_model(input_ids=whole, position_ids=places, use_cache=False).last_hidden_state[0, -31:]
-
-    one, two = read([before, document], at), read([other, document], at)
-    if not torch.equal(one, two):
-        return False, "what stands before a document in its row changes how it is read"
-    alone = read([document], at[:, 23:])
-    most = (
-        ALONE if alone.dtype == torch.float32 else 2.0**-6
-    )  # bf16 keeps 8 bits, and rounds otherwise in another shape
-    if (one - alone).abs().max() > most * alone.abs().max():
-        return False, "a document in a packed row is read otherwise than alone"
-    return True, ""

@@ -87,7 +87,7 @@ def paired(job: Job, student: Student) -> Paired:
     def collated(cut: Sequence[int]) -> Batch:
         batch = collate([(number, rows[number]) for number in cut], student.pad, job.targets)
         batch.pop("targets")
-        batch["weights"] = batch["weights"][::2]
+        batch["weights"] = torch.tensor([rows[number].weight for number in cut])
         batch["trained"] += torch.tensor([sum(rejected[number].trained[1:]) for number in cut])
         return on_device(batch, student.device, sum(rows[number].weight for number in cut))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.training.development import Development
     from workbench.training.world import World
 
+ORDER = "a sample a step"  # how a seed becomes the rows of each step: a checkpoint of another order is not gone on from
 Event = Callable[..., None]
 Moment = tuple[str, int]  # ("step", steps that are done) or ("validation", the first row's number)
 
@@ -51,7 +52,8 @@ class Student:
     `model` has the adapter around it, `decoder` is the causal model inside. `plain` says whether its logits are hidden
     states times the head's weight; `vocabulary` is the first row of its head that no token has, None where there is
     none. `batch_tokens` bounds the padded tokens read at once without gradients; `request` names all that the weights
-    will have been made from. `dtype` is what its weights are here, `job.dtype` what they are written in.
+    will have been made from. `dtype` is what its weights are here, `job.dtype` what they are written in. `packs` says
+    whether rows are packed: its attention keeps the documents of one sequence apart, see attention.py.
     """
 
     model: PreTrainedModel
@@ -63,6 +65,7 @@ class Student:
     batch_tokens: int
     request: str
     dtype: str
+    packs: bool = False
 
     @property
     def pad(self) -> int:
@@ -108,9 +111,10 @@ class Job:
 
     `targets` are a teacher's word on rows, by their ids. `development` are gold rows on which the student is scored at
     every evaluation. `start` is the adapter to go on from, in a chain of kinds. `loss` makes the kind's loss; None is
-    that of answers, see distil.py. `made_of` names what the weights depend on and no other field holds; `facts` go into
-    the summary as they are, and so does what `compared` makes of the loss's held-out measure before and after.
-    `world` is which of several processes this is, None where it trains alone, and `screen` what is shown as it goes.
+    that of answers, see distil.py, and another one says by `reads_packed` that it takes packed rows. `made_of` names
+    what the weights depend on and no other field holds; `facts` go into the summary as they are, and so does what
+    `compared` makes of the loss's held-out measure before and after. `world` is which of several processes this is,
+    None where it trains alone, and `screen` what is shown as it goes.
     """
 
     base: Path
@@ -132,16 +136,18 @@ class Job:
     compared: Callable[[HeldOut, HeldOut], Mapping[str, Any]] | None = None
     world: World | None = None
     screen: Shown | None = None
+    reads_packed: bool = False
 
 
 def request_of(job: Job, dtype: str) -> str:
     """Digest of all that weights computed in `dtype` are made from: only by the same is a checkpoint gone on from."""
     method = job.method
     makes = {f.name: getattr(method, f.name) for f in fields(method) if f.metadata.get("makes_weights", True)}
-    makes.pop("micro_batch_size", None)  # how a step is cut does not change it
+    for name in ("micro_batch_size", "micro_batch_tokens", "packing"):
+        makes.pop(name, None)  # how a step is cut does not change it
     teach = {f.name: getattr(method.teach, f.name) for f in fields(method.teach) if f.metadata["makes_weights"]}
     beside = job.made_of + (targets_digest(job.targets) if job.targets else "") + (str(job.start) if job.start else "")
-    values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": dtype, "beside": beside}
+    values = {"method": makes | {"teach": teach}, "seed": job.seed, "dtype": dtype, "beside": beside, "order": ORDER}
     if isinstance(job.rows, StoredTokens):
         return digest(values | {"rows": job.rows.digest})
     return digest(values | {"rows": [asdict(row) | {"where": ""} for row in job.rows]})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import set_seed
 
-from workbench.engines.device import device_of, keep_at_most
+from workbench.engines.device import device_of, free_on_card, keep_at_most
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import read_sealed, write_sealed, write_whole
 from workbench.records import TokenRow
@@ -23,7 +23,9 @@ from workbench.training import checkpoints
 from workbench.training.batches import Plan, evaluation_steps
 from workbench.training.development import Point, best_of, noted, refuse_hacking, samples
 from workbench.training.distil import answers
-from workbench.training.job import HeldOut, Job, Loss, Moment, Student
+from workbench.training.fitting import backward, facts_of, keep_cut, keep_pace, probes
+from workbench.training.fitting import measured as measured_plan
+from workbench.training.job import HeldOut, Job, Loss, Student
 from workbench.training.neftune import noise_for
 from workbench.training.optimizer import optimizer_for, schedule_for
 from workbench.training.progress import Progressed, Watch, stopping
@@ -43,7 +45,6 @@ from workbench.training.student import (
     load_weights,
     narrow,
     peak_memory,
-    plan_that_fits,
     prove_moved,
     write_weights,
 )
@@ -71,8 +72,7 @@ def train(job: Job) -> dict[str, Any]:
     job.out.mkdir(parents=True, exist_ok=True)
     with computing(device, job.threads), stopping() as stop:
         # Load: the plan of every micro-batch, the student, what the kind loses, and how weights are moved.
-        plan = world.same(plan_that_fits(job, device))
-        student = load_student(job, device, plan)
+        student, plan = load_student(job, device)
         model, before = student.model, fingerprints(student.model)
         loss, in_shards = (job.loss or answers)(job, student), is_sharded(method.kind, world)
         if in_shards:
@@ -83,6 +83,10 @@ def train(job: Job) -> dict[str, Any]:
         start, noise = measured(job, student, loss), noise_for(student, method.neftune, job.seed)
         optimizer = optimizer_for(model, method, student.dtype)
         schedule = schedule_for(optimizer, method, plan.steps)
+        if probes(job, student, plan):
+            plan = measured_plan(job, student, loss, plan, noise, free_on_card)
+        if world.first:
+            keep_cut(job, plan)
         set_seed(job.seed + world.rank)
         done, progressed = resumed(job, student, optimizer, schedule)
         event("said", text=opening_line(job, student, plan))
@@ -101,38 +105,26 @@ def train(job: Job) -> dict[str, Any]:
                 if tired(progressed, method.patience):
                     step -= 1
                     break
-                # Forward, backward. A micro-batch's sum is divided by the count of the whole step, so that how a step
-                # is cut changes nothing: not its micro-batches, nor the processes that share them.
-                begun, cuts, losses = time.monotonic(), world.share(plan.of_step(step)), []
-                batches = loss.batches(cuts, ("step", step - 1))
-                behind = world.most(len(cuts)) - len(cuts) if in_shards else 0
-                counts = [sum(batch[name] for batch in batches) for name in ("items", "tokens", "trained_tokens")]
-                items, tokens, trained_tokens = world.summed(*counts)
-                for batch in batches:
-                    with noise(step):
-                        part = loss.summed(batch) / (items or 1)
-                    part.backward()
-                    losses.append(part.detach())
-                keep_pace(loss, behind, plan.of_step(step)[:1], ("step", step - 1))
-                parts = torch.stack(losses).tolist() if losses else []
-                (whole,) = world.summed(sum(parts))
-                for cut, value in zip(cuts, parts, strict=True):
-                    refuse_non_finite("loss", value, step, [job.rows[row] for row in cut])
+                # Forward, backward: this process's share of the step, as much of it at once as fits.
+                begun = time.monotonic()
+                plan, taken = backward(job, student, loss, plan, step, noise)
+                for batch, value in zip(taken.batches, taken.parts, strict=True):
+                    refuse_non_finite("loss", value, step, [job.rows[row] for row in batch["rows"].tolist()])
 
                 # Step.
                 if not in_shards:
                     world.add_up(trained)
                 norm = clipped(trained, method.max_grad_norm)
-                refuse_non_finite("gradient", norm, step, [job.rows[row] for cut in cuts for row in cut])
+                refuse_non_finite("gradient", norm, step, [job.rows[row] for row in plan.rows[step - 1]])
                 rate = schedule.get_last_lr()[0]
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
 
                 # Look, save, and end where a signal asks for it.
-                values = {"loss": whole, "grad_norm": norm, "learning_rate": rate} | loss.metrics()
+                values = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate} | loss.metrics()
                 values["memory_gb"] = peak_memory(device) / 1e9
-                watch.stepped(step, values, int(tokens), int(trained_tokens), time.monotonic() - begun)
+                watch.stepped(step, values, taken.tokens, taken.trained_tokens, time.monotonic() - begun)
                 if step in evaluate_at:
                     look(job, student, loss, watch, step)
                 late = world.first and time.monotonic() - saved > pause
@@ -188,17 +180,6 @@ def measured(job: Job, student: Student, loss: Loss) -> HeldOut | None:
     start = loss.held_out()
     write_sealed(path, {"of": student.request, "start": asdict(start)})
     return start
-
-
-def keep_pace(loss: Loss, behind: int, cuts: Sequence[Sequence[int]], moment: Moment) -> None:
-    """Pass forward, and backward where that is asked, so often more: shards are gathered by all processes at once.
-
-    What is passed is a batch that another process counts, and counts nothing here.
-    """
-    for batch in loss.batches(cuts, moment) * behind if behind else ():
-        nothing = loss.summed(batch) * 0.0
-        if torch.is_grad_enabled():
-            nothing.backward()
 
 
 def tired(progressed: Progressed, patience: int | None) -> bool:
@@ -355,9 +336,11 @@ def opening_line(job: Job, student: Student, plan: Plan) -> str:
     again = ", activations recomputed" if plan.recomputed else ""
     head = "" if student.plain else ", loss through the model's own head"
     wider = "" if student.dtype == job.dtype else f", in {student.dtype}: this CPU does not compute {job.dtype}"
+    sums = [sum(plan.lengths[row] for row in rows) for rows in plan.rows]
+    at_once = f"{'packed' if plan.cut.packed else 'padded'} into at most {min(plan.cut.tokens, max(sums)):,} tokens"
     return (
         f"{job.method.kind}: {trained:,} of {whole:,} parameters train, {plan.steps} steps of {job.method.batch_size} "
-        f"rows ({job.method.batch_size // plan.micro} × {plan.micro}){again}{head}{wider}"
+        f"rows, {at_once} at once{again}{head}{wider}"
     )
 
 
@@ -372,8 +355,7 @@ def write_summary(
         "epochs": round(steps * method.batch_size / len(job.rows), 3),
         "rows": len(job.rows),
         "batch_size": method.batch_size,
-        "micro_batch_size": plan.micro,
-        "checkpointing": plan.recomputed,
+        **facts_of(plan),
         "total_tokens": progressed.tokens,
         "trained_tokens": progressed.trained_tokens,
         "seconds": round(progressed.seconds, 3),

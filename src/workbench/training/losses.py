@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from workbench.recipe import Teach
+from workbench.training.attention import Documents, read
 
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
@@ -153,25 +154,32 @@ def trained_positions(labels_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return mask, labels_BT[:, 1:][mask]
 
 
-def answer_loss(model: PreTrainedModel, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-    """Summed loss of the trained tokens, through the backbone and a plain linear head.
-
-    Rows are padded on the right, so causal attention alone keeps padding away from every real token: no mask is
-    passed, which lets attention skip the upper triangle.
-    """
-    hidden = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+def answer_loss(
+    model: PreTrainedModel, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, documents: Documents | None = None
+) -> torch.Tensor:
+    """Summed loss of the trained tokens, through the backbone and a plain linear head; `documents` of packed rows."""
+    hidden = read(model.base_model, input_ids_BT, documents).last_hidden_state
     mask, target = trained_positions(labels_BT)
     head = model.get_output_embeddings()
     return HeadLoss.apply(hidden[:, :-1][mask], head.weight, getattr(head, "bias", None), target)
 
 
 def plain_loss(
-    model: PreTrainedModel, input_ids_BT: torch.Tensor, labels_BT: torch.Tensor, mask_BT: torch.Tensor
+    model: PreTrainedModel,
+    input_ids_BT: torch.Tensor,
+    labels_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    documents: Documents | None = None,
 ) -> torch.Tensor:
     """The same sum through the model's own forward: for heads that soft-cap or scale their logits."""
-    logits = model(input_ids=input_ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    logits = read(model, input_ids_BT, documents, **masked(mask_BT, documents)).logits
     mask, target = trained_positions(labels_BT)
     return F.cross_entropy(logits[:, :-1][mask].float(), target, reduction="sum")
+
+
+def masked(mask_BT: torch.Tensor, documents: Documents | None) -> dict[str, torch.Tensor]:
+    """The mask of a padded batch, as a keyword; a packed one has no padding."""
+    return {"attention_mask": mask_BT} if documents is None else {}
 
 
 def router_coefficient(model: PreTrainedModel) -> float:
@@ -189,8 +197,9 @@ def routed_loss(model: PreTrainedModel, batch: Mapping[str, Any], *, plain: bool
     ids, labels, caught = batch["input_ids"], batch["labels"], []
     hook = model.base_model.register_forward_hook(lambda _module, _args, output: caught.append(output[0]))
     try:
-        out = model(
-            input_ids=ids, attention_mask=batch["attention_mask"], use_cache=False, output_router_logits=True,
+        documents = batch.get("documents")
+        out = read(
+            model, ids, documents, **masked(batch["attention_mask"], documents), output_router_logits=True,
             logits_to_keep=1 if plain else 0,
         )  # fmt: skip
     finally:

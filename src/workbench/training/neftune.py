@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from workbench.records import digest
+from workbench.training.attention import READING
 from workbench.training.job import Student
 
 
@@ -29,13 +31,19 @@ def noise_for(student: Student, alpha: float, seed: int) -> Callable[[int], Abst
         if not now:
             return None
         noise_BTH = torch.zeros_like(embedded_BTH)
-        for row, ids in enumerate(inputs[0].tolist()):
+        documents = READING.get()
+        places = [(row, 0, ids) for row, ids in enumerate(inputs[0].tolist())]
+        if documents is not None:  # each of a packed sequence is a row of its own
+            parts = zip(documents.lengths, inputs[0][0].split(documents.lengths), strict=True)
+            ends = accumulate(documents.lengths)
+            places = [(0, end - length, part.tolist()) for end, (length, part) in zip(ends, parts, strict=True)]
+        for row, start, ids in places:
             length = len(ids)
             while length and ids[length - 1] == student.pad:
                 length -= 1
             noise = row_noise(ids[:length], own_end, embedded_BTH.shape[-1], alpha, f"{seed} {now[0]}")
             noise = noise[: len(ids)]
-            noise_BTH[row, : len(noise)] = noise.to(noise_BTH)
+            noise_BTH[row, start : start + len(noise)] = noise.to(noise_BTH)
         return embedded_BTH + noise_BTH
 
     student.decoder.get_input_embeddings().register_forward_hook(noisy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,16 +14,16 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from workbench.engines.device import computed_in, keep_freed_memory, release_freed_memory, threads_of
-from workbench.errors import WorkbenchError
+from workbench.engines.device import computed_in, keep_freed_memory, threads_of
+from workbench.errors import RequestError, WorkbenchError
 from workbench.stored_tokens import lengths_of
-from workbench.training.batches import Plan, plan_of
+from workbench.training.attention import unpackable
+from workbench.training.batches import Plan
+from workbench.training.fitting import plan_that_fits
 from workbench.training.job import Job, Student, request_of
 from workbench.training.losses import head_is_plain
-from workbench.training.memory import fit
 from workbench.training.model import available_memory, load_model
 from workbench.training.shards import is_sharded, put_weights, whole_tensor
-from workbench.training.targets import sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,27 +31,12 @@ if TYPE_CHECKING:
 START = "pissa_start"  # PEFT takes the part of the name before the first sign that is no letter for how it began
 
 
-def plan_that_fits(job: Job, device: str) -> Plan:
-    """The plan with as many rows at once as memory takes, activations recomputed only where it must be."""
-    lengths = read = lengths_of(job.rows)
-    if job.targets:
-        read = [sum(len(part.input_ids) for part in sequences(row, job.targets.get(row.id))) for row in job.rows]
+def load_student(job: Job, device: str) -> tuple[Student, Plan]:
+    """The base model with its adapter, where the weights of the kind before are in it already, on the device.
 
-    def padded_tokens(micro: int) -> int:
-        cuts = plan_of(lengths, job.method, job.seed, micro).cuts
-        return max(len(cut) * max(read[row] for row in cut) for cut in cuts)
-
-    dtype = computed_in(job.dtype, device)
-    free = available_memory(device)
-    micro, recomputed = fit(job.base, job.method, dtype, padded_tokens, free, device=device, longest=max(read))
-    each = max(1, job.method.batch_size // (job.world.size if job.world else 1))  # the rows of a process
-    micro = max(n for n in range(1, min(micro, each) + 1) if job.method.batch_size % n == 0)
-    return plan_of(lengths, job.method, job.seed, micro, recomputed)
-
-
-def load_student(job: Job, device: str, plan: Plan) -> Student:
-    """The base model with its adapter, where the weights of the kind before are in it already, on the device."""
-    longest = max(lengths_of(job.rows))
+    And the plan that fits there: whether rows are packed hangs on the model.
+    """
+    longest, free = max(lengths_of(job.rows)), available_memory(device)
     tokenizer = AutoTokenizer.from_pretrained(job.base, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -66,19 +50,38 @@ def load_student(job: Job, device: str, plan: Plan) -> Student:
     in_shards = job.world is not None and is_sharded(job.method.kind, job.world)
     if job.method.kind != "qlora" and not in_shards:
         model.to(device)
+    decoder = model if job.method.kind == "full" else model.get_base_model()
+    decoder.eval()
+    packs = packed(job, decoder, len(tokenizer), longest)
+    plan = plan_that_fits(job, device, packs, free)
     if plan.recomputed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if job.method.kind != "full":
             model.enable_input_require_grads()
-    decoder = model if job.method.kind == "full" else model.get_base_model()
-    decoder.eval()
     plain = head_is_plain(decoder, torch.tensor([job.rows[0].input_ids[:256]], device=model.device))
     words = len(tokenizer)
-    return Student(
+    student = Student(
         model, decoder, tokenizer, device, plain,
         vocabulary=words if words < decoder.get_output_embeddings().weight.shape[0] else None,
-        batch_tokens=max(2 * plan.micro * longest, 2048), request=request_of(job, dtype), dtype=dtype,
+        batch_tokens=max(2 * min(plan.cut.tokens, plan.cut.rows * longest), 2048), request=request_of(job, dtype),
+        dtype=dtype, packs=packs,
     )  # fmt: skip
+    return student, plan
+
+
+def packed(job: Job, decoder: PreTrainedModel, words: int, longest: int) -> bool:
+    """Whether rows are packed, as `method.packing` says; why a model's are not is said, or with `on` an error."""
+    wanted = job.method.packing
+    if wanted == "off":
+        return False
+    why = "this kind of training reads its rows beside each other"
+    if job.loss is None or job.reads_packed:
+        why = unpackable(decoder, words, longest)
+        if why and wanted == "auto":
+            job.event("said", text=f"rows are not packed: {why}. Each is read as a row of its own")
+    if why and wanted == "on":
+        raise RequestError(f"rows cannot be packed: {why}", where="method.packing", remedy="method.packing=auto")
+    return not why
 
 
 @contextmanager
@@ -87,6 +90,8 @@ def computing(device: str, threads: int | None) -> Iterator[None]:
     torch.set_num_threads(threads_of(threads))
     if device == "cpu":
         keep_freed_memory()
+    else:
+        torch.cuda.reset_peak_memory_stats()  # of this training alone, whatever the process has held before
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
@@ -102,14 +107,6 @@ def peak_memory(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def release_memory() -> None:
-    """Give back what a training held, on the device and in the process."""
-    gc.collect()  # a model and its hooks hold each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    release_freed_memory()
 
 
 # A trained model's weights: read, written, and proven to have moved while no tensor of the base did.

@@ -31,14 +31,6 @@ class World:
         """Whether this is the process that writes and tells."""
         return self.rank == 0
 
-    def share(self, cuts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """This process's rows of a step, in micro-batches no larger than the step's: every `size`-th row of all."""
-        if self.size == 1:
-            return [list(cut) for cut in cuts]
-        rows = [row for cut in cuts for row in cut][self.rank :: self.size]
-        most = max(map(len, cuts), default=1)
-        return [rows[start : start + most] for start in range(0, len(rows), most)]
-
     def summed(self, *values: float) -> list[float]:
         """Each value's sum over the processes; every process gets the same."""
         if self.size == 1:
