@@ -18,9 +18,7 @@ CORES = len(os.sched_getaffinity(0))
 POLICIES: dict[str, dict[str, str]] = {
     "as it comes": {},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=20000": {"GOMP_SPINCOUNT": "20000"},
-    "KMP_BLOCKTIME=0": {"KMP_BLOCKTIME": "0"},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "passive, one thread fewer": {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(max(1, CORES - 1))},
 }
 
