@@ -33,7 +33,7 @@ def workbench(*words: str, folder: Path | None = None) -> subprocess.CompletedPr
         (["method.rank=lots"], "method.rank", "Integer"),
         (["method.rank=0"], "method.rank", "at least 1"),
         (["method.kind=lora2"], "method.kind", "'lora'"),
-        (["method.micro_batch_size=3"], "method.micro_batch_size", "divisor"),
+        (["method.micro_batch_tokens=3"], "method.micro_batch_tokens", "at least 16"),
         (["method.optimizer=adamw_8bit", "method.kind=full"], "method.optimizer", "method.optimizer=adamw"),
         (["quantize=[w8a9]"], "w8a9", "w8a8"),
         (["data.train=nowhere.jsonl"], "data.train=nowhere.jsonl", "no such file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workbench.training.batches import Cut, collate, rows_of_steps
 from workbench.training.job import Job
 from workbench.training.loop import train
 from workbench.training.losses import answer_loss
+from workbench.training.student import packed as whether_packed
 
 LENGTHS = (31, 5, 64, 17, 40, 9, 33)
 SMALL: dict[str, Any] = {
@@ -215,7 +217,8 @@ def go(base: Path, out: Path, events: list[dict[str, Any]] | None = None, stop_a
         if fields.get("name") == "train/loss" and fields["step"] > stop_at:
             raise EOFError("killed")
 
-    how = method(**{"max_steps": 4, "evaluations": 1, "sample_answers": 0, "learning_rate": 2e-3, **changes})
+    usual = {"packing": "on", "max_steps": 4, "evaluations": 1, "sample_answers": 0, "learning_rate": 2e-3}
+    how = method(**{**usual, **changes})
     job = Job(base, how, rows(40), out, validation=rows(8, start=100), seed=3, dtype="float32", device="cpu",
               threads=1, event=event)  # fmt: skip
     return train(job)
@@ -244,11 +247,18 @@ def test_packing_is_refused_by_name_where_it_is_asked_for_and_left_aloud_where_i
 ) -> None:
     monkeypatch.setattr("workbench.training.student.unpackable", lambda *_: "it has a running state")
     with pytest.raises(RequestError, match="rows cannot be packed: it has a running state"):
-        go(tiny_model, tmp_path / "on", packing="on")
-    events: list[dict[str, Any]] = []
-    summary = go(tiny_model, tmp_path / "auto", events, max_steps=2, warmup_share=0.0)
-    assert not summary["packed"]
-    assert any("rows are not packed: it has a running state" in e.get("text", "") for e in events)
+        go(tiny_model, tmp_path)
+    lines: list[str] = []
+    job = Job(tiny_model, method(), rows(8), tmp_path, event=lambda kind, text: lines.append(text))
+    assert not whether_packed(job, tiny("Llama"), "cuda", 200, 64)
+    assert lines == ["rows are not packed: it has a running state. Each is read as a row of its own"]
+
+
+def test_on_a_cpu_auto_packs_the_documents_of_a_row_and_no_whole_rows(tmp_path: Path) -> None:
+    job = Job(tmp_path, method(), rows(8), tmp_path)
+    assert not whether_packed(job, tiny("Llama"), "cpu", 200, 64)
+    assert whether_packed(replace(job, reads_packed=True), tiny("Llama"), "cpu", 200, 64)
+    assert whether_packed(job, tiny("Llama"), "cuda", 200, 64)
 
 
 # Where memory ends.

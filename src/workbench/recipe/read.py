@@ -300,13 +300,6 @@ def check_sense(recipe: Recipe) -> None:
             if server
             else "take it out, and let the database's own client know it (PGPASSWORD, ~/.pgpass, ~/.my.cnf)",
         )
-    micro = recipe.method.micro_batch_size
-    if micro and recipe.method.batch_size % micro:
-        raise RequestError(
-            f"{micro} does not divide method.batch_size={recipe.method.batch_size}",
-            where="method.micro_batch_size",
-            remedy="choose a divisor, or leave it null",
-        )
     if (recipe.method.optimizer, recipe.method.kind, recipe.model.dtype) == ("adamw_8bit", "full", "bfloat16"):
         raise RequestError(
             "adamw_8bit keeps no float32 copy of a 16-bit model's weights, and most steps of full fine-tuning are too "

@@ -404,8 +404,7 @@ class Method:
     )  # fmt: skip
     packing: str = key(
         "auto",
-        "rows packed without padding, each read as if alone; auto: where the model keeps them apart; on refuses one "
-        "that does not",
+        "rows packed, each read as if alone; auto: on a card, if the model keeps them apart; on refuses others",
         choices=("auto", "on", "off"), makes_weights=False,
     )  # fmt: skip
     max_length: int = key(1024, "the longest row that is trained on", unit="tokens", at_least=16)

@@ -54,7 +54,8 @@ def plan_that_fits(job: Job, device: str, packed: bool, free: int) -> Plan:
         most = max(sum(step[:micro]) if packed else len(step[:micro]) * step[0] for step in by_step)
         return min(most, max(method.micro_batch_tokens, max(lengths))) if method.micro_batch_tokens else most
 
-    micro, recomputed = fit(job.base, method, computed_in(job.dtype, device), tokens, free)
+    dtype = computed_in(job.dtype, device)
+    micro, recomputed = fit(job.base, method, dtype, tokens, free, device=device, longest=max(lengths))
     cut = Cut(method.micro_batch_size or method.batch_size, method.micro_batch_tokens or tokens(micro), packed)
     cut, recomputed = (job.world or World()).same((cut, recomputed))
     return replace(whole, cut=cut, recomputed=recomputed)

@@ -52,7 +52,7 @@ def load_student(job: Job, device: str) -> tuple[Student, Plan]:
         model.to(device)
     decoder = model if job.method.kind == "full" else model.get_base_model()
     decoder.eval()
-    packs = packed(job, decoder, len(tokenizer), longest)
+    packs = packed(job, decoder, device, len(tokenizer), longest)
     plan = plan_that_fits(job, device, packs, free)
     if plan.recomputed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -69,10 +69,13 @@ def load_student(job: Job, device: str) -> tuple[Student, Plan]:
     return student, plan
 
 
-def packed(job: Job, decoder: PreTrainedModel, words: int, longest: int) -> bool:
-    """Whether rows are packed, as `method.packing` says; why a model's are not is said, or with `on` an error."""
+def packed(job: Job, decoder: PreTrainedModel, device: str, words: int, longest: int) -> bool:
+    """Whether rows are packed, as `method.packing` says; why a model's are not is said, or with `on` an error.
+
+    With `auto` on a CPU only the documents of a row are: there no gain was measured for whole rows.
+    """
     wanted = job.method.packing
-    if wanted == "off":
+    if wanted == "off" or (wanted == "auto" and device == "cpu" and not job.reads_packed):
         return False
     why = "this kind of training reads its rows beside each other"
     if job.loss is None or job.reads_packed:
