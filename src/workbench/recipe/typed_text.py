@@ -68,12 +68,23 @@ def refuse_retyped_word(key: str, word: str) -> None:
 
 
 def refuse(where: str, key: str, typed: str, what: str, remedy: str = "") -> typing.NoReturn:
-    """The refusal with the form that keeps the text."""
+    """The refusal with the words that the key takes, or the form that keeps the text."""
+    words = choices_of(key)
     raise RequestError(
         f"{key or 'here'} takes {what}, and {typed or 'nothing'} would be read as {reading(typed)}",
         where=where,
-        remedy=remedy or f'quote it: "{typed}"',
+        remedy=f"choose one of: {', '.join(words)}" if words else remedy or f'quote it: "{typed}"',
     )
+
+
+def choices_of(key: str) -> tuple[str, ...]:
+    """The words that a key takes, where the schema names them all."""
+    *sections, last = key.split(".")
+    kind: object = Recipe
+    for step in sections:
+        kind = kinds_of(kind).get(step) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+    own = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return next((tuple(each.metadata.get("choices") or ()) for each in own if each.name == last), ())
 
 
 def reading(typed: str) -> str:
