@@ -74,7 +74,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]], present: Sequence[str], path: 
     values = {column: [text_of(row.get(column)) for row in rows] for column in present}
     mean = {column: sum(map(len, texts)) / len(texts) for column, texts in values.items()}
     distinct = {column: len(set(texts)) for column, texts in values.items()}
-    prompt, answer = guess(present)
+    prompt, answer, _ = guess(present)
     named = [word for word in ("answer", "label", "output", "response", "completion", "target", "category")
              if word in answer.lower()]  # fmt: skip
     if not named:  # no name tells: the answer repeats itself, and the text is long
