@@ -10,6 +10,10 @@ import pytest
 
 from teacher_project import Project, project, questions
 from teacher_server import teacher_server
+from workbench.errors import RequestError
+from workbench.recipe import Teacher
+from workbench.records import ToolCall
+from workbench.stages.reviewed import review_in
 
 LABELS = {"labels": ["yes", "no"]}
 
@@ -73,3 +77,22 @@ def test_a_review_that_cannot_be_taken_is_named_by_its_row(tmp_path: Path, row: 
         assert done.returncode == 2, done.stderr
         assert why in done.stderr
         assert "teacher.review" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "calls",
+    ["say", {"name": "say"}, 7, ["say"], [{"arguments": "{}"}], [{"name": 7}], [{"name": "say", "arguments": 7}],
+     [{"name": "say", "arguments": [1]}], [{"name": "say", "id": 7}], [None]], ids=str,
+)  # fmt: skip
+def test_calls_that_a_person_wrote_otherwise_than_the_labels_are_named_by_their_row(calls: Any) -> None:
+    row = {"id": "row-1", "answer": "", "by": "A", "at": "2026-11-28", "tool_calls": calls}
+    with pytest.raises(RequestError, match="f:3: tool_calls are not as in labels"):
+        review_in("f:3", row, Teacher())
+
+
+def test_a_signature_is_one_line_and_arguments_may_be_an_object() -> None:
+    calls = [{"name": "say", "arguments": {"word": "yes"}, "id": None}]
+    row = {"id": "row-1", "answer": "", "by": "A\n# B", "at": "2026-11-28", "tool_calls": calls}
+    review = review_in("f:3", row, Teacher())
+    assert review.by == "A # B"
+    assert review.tool_calls == (ToolCall("say", '{"word": "yes"}', ""),)

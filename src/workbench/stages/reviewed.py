@@ -83,19 +83,28 @@ def review_in(where: str, row: Mapping[str, Any], teacher: Teacher) -> Review:
         raise RequestError(f"{where}: a review needs an id and an answer that is a text or null", where=KEY)
     try:
         day = datetime.fromisoformat(str(row.get("at") or "").strip())
-        made = tuple(ToolCall(call["name"], call.get("arguments", "{}"), call.get("id", "")) for call in calls)
+        made = tuple(map(call_in, calls))
     except ValueError:
         raise RequestError(
             f"{where}: `at` is no day: {row.get('at')!r}", where=KEY, remedy="write it as 2026-11-28"
         ) from None
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         raise RequestError(f"{where}: tool_calls are not as in labels.jsonl", where=KEY) from None
     if answer is not None and not made and not teacher.rationale:
         try:
             answer = parse(teacher, answer).answer
         except MalformedError as error:
             raise RequestError(f"{where}: {error}", where=KEY, remedy="give the answer as the teacher has to") from None
-    return Review(row["id"], answer, str(row["by"]).strip(), day.isoformat(), made)
+    return Review(row["id"], answer, " ".join(str(row["by"]).split()), day.isoformat(), made)
+
+
+def call_in(call: Mapping[str, Any]) -> ToolCall:
+    """One call as labels.jsonl has it; arguments that are an object become its text. TypeError for others."""
+    arguments = call.get("arguments", "{}")
+    parts = (call["name"], json.dumps(arguments) if isinstance(arguments, dict) else arguments, call.get("id") or "")
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError
+    return ToolCall(*parts)
 
 
 def signers(reviews: Iterable[Review]) -> str:
