@@ -64,9 +64,11 @@ def test_a_sweep_with_a_trial_that_fails_ends_with_its_code(swept: Any) -> None:
     assert [(trial["code"], trial["value"] is None) for trial in trials] == [(2, True), (0, False)]
 
 
-@pytest.mark.parametrize("sweeper", ["basic", "optuna"])
-@pytest.mark.parametrize("words", [["1e-4", "1e-5,1e-2"], ["1e-5,1e-2", "1e-4"], ["1e-5,1e-4", "1e-3,1e-2"]])
-def test_a_key_that_is_swept_over_is_named_once(words: list[str], sweeper: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sweeper", "words"),
+    [("optuna", ["1e-4", "interval(1e-5,1e-2)"]), ("optuna", ["1e-5,1e-4", "1e-3"]), ("basic", ["1e-4", "1e-3,1e-2"])],
+)
+def test_a_key_that_is_swept_over_is_named_once(sweeper: str, words: list[str], tmp_path: Path) -> None:
     if sweeper == "optuna":
         pytest.importorskip("optuna")
     made = project(tmp_path, questions(4), "", api="none", family="")
@@ -79,10 +81,9 @@ def test_a_key_that_is_swept_over_is_named_once(words: list[str], sweeper: str, 
 
 @pytest.mark.parametrize(
     "words",
-    [["method.rank=range(1,1000000000)"], ["method.learning_rate=range(0.0,1.0,0.000001)"], ["seed=range(9e9,0,-1)"],
-     ["method.rank=shuffle(range(1,100000))"], ["method.rank=range(1,1000)", "seed=range(1,1000)"]],
+    [["method.rank=range(1,1000000000)"], ["seed=range(9e9,0,-1)"], ["method.rank=range(1,999)", "seed=range(1,999)"]],
     ids=str,
-)  # fmt: skip
+)
 def test_a_sweep_without_an_end_is_refused_before_it_is_written_down(words: list[str], tmp_path: Path) -> None:
     made = project(tmp_path, questions(4), "", api="none", family="")
     done = made.run("plan", "recipe=./mine.yaml", *words, "-m")
