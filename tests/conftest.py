@@ -65,6 +65,9 @@ class FedAtTheEnd:
             feed_the_end(self.recipe, self.run)
             self.before = self.size()
 
+    def leave(self) -> None:
+        self.end()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def fed_in_this_process() -> Iterator[None]:

@@ -17,9 +17,11 @@ import pytest
 from hole_server import HOW, hole_server
 from tracking_runs import SHIPPED, HandMade, new_experiments, whole_run
 from workbench.__main__ import main
-from workbench.recipe import Tracking
+from workbench.recipe import Recipe, Tracking
 from workbench.runs import Run
 from workbench.runs import stage as open_stage
+from workbench.stages import feeding
+from workbench.stages.lifecycle import fed_tracking
 from workbench.tracking import GIVEN_UP, AwayError, catch_up, register, store_uri
 from workbench.tracking import bounds as tracking_bounds
 from workbench.tracking.run_record import points, read_events
@@ -144,6 +146,24 @@ def test_a_life_ends_without_its_aliases_where_no_server_answers_and_register_al
     assert '"registered": false' in capfd.readouterr().out
     assert main(["register", "recipe=./mine.yaml"]) == 1
     assert "does not answer" in capfd.readouterr().err
+
+
+def test_after_a_signal_a_slow_store_is_not_waited_for_and_is_fed_all_the_same(
+    tmp_path: Path, own_feeder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends SIGTERM kills soon after; what feeds MLflow is a process of its own, and ends by itself."""
+    code = f"import sys, time; sys.stdin.read(); time.sleep(2); open({str(tmp_path / 'fed')!r}, 'w')"
+    real = subprocess.Popen
+    monkeypatch.setattr(feeding.subprocess, "Popen", lambda _, **how: real([sys.executable, "-c", code], **how))
+    monkeypatch.setattr(feeding, "STOPPED_S", 0.1)
+    run = Run(tmp_path / "experiments" / "mine" / "12345678", "mine", "12345678")
+    with pytest.raises(KeyboardInterrupt), fed_tracking(Recipe(), run):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "fed").exists(), "the command has ended before"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "fed").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_curve_is_in_mlflow_while_the_stage_is_still_at_work(

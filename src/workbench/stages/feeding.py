@@ -29,6 +29,7 @@ from workbench.tracking import GIVEN_UP, follow, is_server, store_uri
 
 # What the end of a command waits for: a server that answers gets the last of it now, one that is slow gets it later.
 SERVER_S, FILE_S, AWAY_S = 15.0, 120.0, 4.0
+STOPPED_S = 15.0  # after a signal: who sends one may give 30 seconds, and then kills
 NICE = 5  # beside training it comes second
 
 
@@ -88,22 +89,28 @@ class Feed:
             return
         self.ended = True
         try:
-            self.wait_for_it()
+            self.wait_for_it(FILE_S)
             if self.process.returncode and not self.away:  # something has killed it
                 self.start()
-                self.wait_for_it()
+                self.wait_for_it(FILE_S)
         finally:
             self.process.kill()
             self.process.wait()
             self.listener.join(1.0)
 
-    def wait_for_it(self) -> None:
-        """Let it hear that the run has ended, and wait as long as its store may take."""
+    def leave(self) -> None:
+        """`end` after a signal: it is waited for a little, and else goes on alone until MLflow says KILLED."""
+        if not self.ended:
+            self.ended = True
+            self.wait_for_it(STOPPED_S)
+
+    def wait_for_it(self, most: float) -> None:
+        """Let it hear that the run has ended, and wait as long as its store may take, or so many seconds."""
         assert self.process.stdin
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         try:
-            self.process.wait(AWAY_S if self.away else SERVER_S if is_server(self.uri) else FILE_S)
+            self.process.wait(min(most, AWAY_S if self.away else SERVER_S if is_server(self.uri) else FILE_S))
         except subprocess.TimeoutExpired:
             if not self.away:
                 SCREEN.print("  MLflow is slow: it gets the rest later (`python -m workbench ui`)", markup=False)

@@ -239,13 +239,17 @@ def stage_module(name: str) -> ModuleType:
 def fed_tracking(recipe: Recipe, run: Run) -> Iterator[Callable[[], None]]:
     """Have MLflow fed while the run is at work, by a process of its own; gives the function that ends that.
 
-    It ends here at the latest, also when a stage is stopped by Ctrl-C or SIGTERM: MLflow says KILLED then, not RUNNING
-    for ever. Whoever cannot wait for it stops once more.
+    It ends here at the latest. When a stage is stopped by Ctrl-C or SIGTERM, MLflow says KILLED, not RUNNING for ever:
+    the command waits a little for it. Whoever cannot wait stops once more.
     """
     feed = feed_tracking(recipe, run)
     end = feed.end if feed else lambda: None
     try:
         yield end
+    except KeyboardInterrupt:
+        if feed:
+            feed.leave()
+        raise
     finally:
         end()
 
