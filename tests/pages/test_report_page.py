@@ -256,6 +256,7 @@ def test_a_real_browser_shows_it_without_an_error_a_request_or_a_sideways_scroll
         assert there["boxes"] > 1000
         assert there["touching"] == [], "no two boxes overlap"
         assert there["cut"] == [], "nothing is cut"
+        assert there["near"] == [], "no card stands on another"
     methods = [event.get("method") for event in browser.events]
     asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
     assert asked

@@ -1,8 +1,9 @@
 """What a page in a browser shows that touches or is cut: for tests of pages. No test lives here.
 
 `BOXES` is a JavaScript expression: `{"boxes": how many pieces of text are to be seen, "touching": pairs of them that
-overlap, "cut": those that reach beyond what clips them, or beyond the page}`. What may be scrolled is not cut, and an
-answer's first line ends in an ellipsis on purpose.
+overlap, "cut": those that reach beyond what clips them, or beyond the page, "near": cards that stand one on another
+without room between them}`. What may be scrolled is not cut, but for paper; an answer's first line ends in an ellipsis
+on purpose.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ BOXES = """(() => {
   const shown = (e) => e.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true });
   const within = (a, b) => ({ left: Math.max(a.left, b.left), right: Math.min(a.right, b.right),
     top: Math.max(a.top, b.top), bottom: Math.min(a.bottom, b.bottom) });
+  const paper = matchMedia('print').matches;
   const boxes = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let n = walk.nextNode(); n; n = walk.nextNode()) {
@@ -24,7 +26,7 @@ BOXES = """(() => {
       const clips = e.ownerSVGElement === undefined && s.overflowX !== 'visible';
       if (clips && e !== document.documentElement && e !== document.body) {
         const r = e.getBoundingClientRect();
-        if (/auto|scroll/.test(s.overflowX)) scrolls = true;
+        if (/auto|scroll/.test(s.overflowX)) scrolls = !paper;
         clip = within(clip, r);
       }
     }
@@ -52,5 +54,14 @@ BOXES = """(() => {
       if (both.right - both.left > 1.5 && both.bottom - both.top > 5) touching.push(a.words + ' | ' + b.words);
     }
   }
-  return { boxes: boxes.length, touching, cut };
+  const near = [];
+  const cards = [...document.querySelectorAll('.panel')].filter(shown);
+  const name = (card) => card.textContent.trim().slice(0, 30);
+  for (const one of cards) for (const other of cards) {
+    const [a, b] = [one, other].map((card) => card.getBoundingClientRect());
+    const above = Math.min(a.right, b.right) - Math.max(a.left, b.left) > 20;
+    const gap = b.top - a.bottom;
+    if (one !== other && above && gap > -1 && gap < 8) near.push(name(one) + ' | ' + name(other));
+  }
+  return { boxes: boxes.length, touching, cut, near };
 })()"""

@@ -124,7 +124,9 @@ def test_an_override_and_its_reason_are_tags(run: HandMade, report: dict[str, An
     assert reason in tags["mlflow.note.content"]
 
 
-def test_the_description_has_the_verdict_first_and_the_next_commands_last(run: HandMade) -> None:
+def test_the_description_has_the_verdict_first_and_the_next_commands_last(
+    run: HandMade, report: dict[str, Any]
+) -> None:
     (run.folder / "evaluate/report.json").rename(run.folder / "later.json")
     note = feed(run)[0].data.tags["mlflow.note.content"]
     assert note.splitlines()[0] == "**No verdict yet**: nothing has been evaluated."
@@ -133,7 +135,13 @@ def test_the_description_has_the_verdict_first_and_the_next_commands_last(run: H
     run.event("next", commands=["", "next:", "  python -m workbench ui"])
     note = feed(run)[0].data.tags["mlflow.note.content"]
     assert note.startswith("**Gate: passed**, ")
-    assert "| student |" in note
+    head, _, *arms = [line for line in note.splitlines() if line.startswith("|")]
+    assert head.split("|")[2].strip() == report["primary"]
+    assert 3 <= head.count("|") <= 6, "MLflow's page is no wider than this"
+    (student,) = [line for line in arms if line.startswith("| student |")]
+    cell = report["arms"]["student"][report["primary"]]
+    shares = [f"{100 * cell[end]:.1f}" for end in ("value", "ci_low", "ci_high")]
+    assert student.split("|")[2].strip() == "{} % ({} to {})".format(*shares)
     assert "next:" not in note
     assert note.splitlines()[-2:] == ["python -m workbench ui", "```"]
 

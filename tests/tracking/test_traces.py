@@ -18,7 +18,14 @@ from workbench.tracking.store import connect
 
 ROWS = [
     {"id": "7", "prompt": "Which licence?", "answer": "BSD", "expected": "MIT", "scores": {"exact_match": 0.0}},
-    {"id": "8", "prompt": "And this?", "answer": "MIT", "expected": "MIT", "scores": {"exact_match": 1.0, "f1": 0.5}},
+    {
+        "id": "8",
+        "prompt": "And this?",
+        "answer": "MIT",
+        "expected": "MIT",
+        "scores": {"exact_match": 1.0, "f1": 0.5},
+        "seconds": 0.25,
+    },
 ]
 
 
@@ -69,6 +76,7 @@ def test_each_answer_is_a_trace_of_the_run_with_the_right_answer_and_the_scorer_
     assert {a.name: (a.expectation or a.feedback).value for a in right.info.assessments} == {
         "expected_response": "MIT", "exact_match": True, "f1": 0.5}  # fmt: skip
     assert {a.source.source_type for a in wrong.info.assessments} == {"CODE"}
+    assert right.info.execution_duration == 250, "milliseconds, as it was measured"
 
 
 def test_feeding_again_doubles_no_trace_and_loses_no_word_of_a_person(experiments: Path) -> None:

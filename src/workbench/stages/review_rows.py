@@ -22,7 +22,7 @@ def write_answers(evaluate: Evaluate, items: Sequence[Example], predictions: Seq
     first = metric_names(evaluate)[0]
     rows: list[dict[str, Any]] = [
         {"id": p.id, "prompt": prompts.get(p.id, ""), "answer": p.answer, "expected": p.expected,
-         "scores": score(evaluate, p.expected, p.answer)}
+         "scores": score(evaluate, p.expected, p.answer), "seconds": round(p.seconds, 6)}
         for p in predictions
     ]  # fmt: skip
     worst_first = sorted(rows, key=lambda row: row["scores"].get(first, 0.0))[:MOST]

@@ -143,6 +143,23 @@ def gate_tags(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def told_metrics(report: Mapping[str, Any]) -> list[str]:
+    """The shares that the description has room for, the one that decides first: a wider table pushes values away."""
+    kinds = {name: about.get("kind") for name, about in report.get("metrics", {}).items()}
+    measured = dict.fromkeys(metric for row in report.get("arms", {}).values() for metric in row)
+    first = [report["primary"]] if report.get("primary") in measured else []
+    return [*first, *(name for name in measured if kinds.get(name) == "share" and name not in first)][:MOST_COLUMNS]
+
+
+def share_text(cell: object) -> str:
+    """`68.5 % (64.0 to 73.0)` of a share; another figure as it stands."""
+    value, low, high = ends(cell)
+    if value is None or not 0 <= value <= 1:
+        return interval_text(cell)
+    text = f"{100 * value:.1f} %"
+    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def report_note(
     report: Mapping[str, Any], name: str = "", commands: Sequence[str] = (), *, reasons: bool = True
 ) -> str:
@@ -160,11 +177,12 @@ def report_note(
         rows += ["", f"Overridden by a person: {gate.get('override')}"]
     failed = [f"- {c.get('name')}: {c.get('why')}" for c in gate.get("checks", []) if not c.get("passed")]
     rows += ["", *failed] if failed and reasons else []
-    metrics = list(dict.fromkeys(metric for row in arms.values() for metric in row))
+    metrics = told_metrics(report)
     if arms:
         rows += ["", "| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for arm, row in arms.items():
-        rows.append(f"| {arm} | " + " | ".join(interval_text(row.get(metric, {})) for metric in metrics) + " |")
+        cells = (share_text(row.get(metric, {})) for metric in metrics)
+        rows.append(f"| {arm} | " + " | ".join(cells) + " |")
     wanted = [command.strip() for command in commands if command.strip() not in ("", "next:")]
     if not wanted and name:
         wanted = [f"python -m workbench train recipe={name}"]
@@ -173,6 +191,7 @@ def report_note(
 
 # The evaluation in MLflow: its figures as metrics, tables and pictures of the parent run, the gate's word as tags.
 
+MOST_COLUMNS = 4  # of the description's table
 # What shows figures of arms and nothing of a row.
 PLAIN_TABLES = ("evaluate/arms.json", "evaluate/comparisons.json")
 PICTURES = (".svg", ".png")  # as they are drawn, and as an earlier version drew them

@@ -50,6 +50,7 @@ class Item:
     answer: str
     expected: str | None
     scores: Mapping[str, float]
+    ms: int = 1  # that the answer took; the least that a span can, where nobody has measured it
 
 
 def items_of(fed: Fed, folder: Path, stage: str, out: Outbound) -> list[Item]:
@@ -61,7 +62,8 @@ def items_of(fed: Fed, folder: Path, stage: str, out: Outbound) -> list[Item]:
         key = digest(line["id"], 16)
         trace = f"tr-{digest([fed.run, stage, key, sent], 32)}"
         wanted = None if line.get("expected") is None else sent[2]
-        items.append(Item(key, trace, stage, sent[0], sent[1], wanted, line.get("scores") or {}))
+        ms = max(1, round(1000 * float(line.get("seconds") or 0)))
+        items.append(Item(key, trace, stage, sent[0], sent[1], wanted, line.get("scores") or {}, ms))
     return items
 
 
@@ -132,7 +134,7 @@ def span_of(item: Item, at_ms: int) -> Span:
     }
     return Span.from_dict({
         "trace_id": item.trace, "span_id": digest(item.trace, 16), "parent_span_id": None, "name": item.stage,
-        "start_time_unix_nano": start, "end_time_unix_nano": start + 1_000_000,
+        "start_time_unix_nano": start, "end_time_unix_nano": start + item.ms * 1_000_000,
         "status": {"code": "OK", "message": ""}, "events": [],
         "attributes": {name: json.dumps(value) for name, value in attributes.items()},
     })  # fmt: skip
@@ -158,7 +160,7 @@ def trace_info(item: Item, experiment_id: str, run_id: str, at_ms: int) -> Trace
         state=TraceState.OK,
         request_preview=run_record.text_of(item.prompt, PREVIEW),
         response_preview=run_record.text_of(item.answer, PREVIEW),
-        execution_duration=1,
+        execution_duration=item.ms,
         trace_metadata={"mlflow.sourceRun": run_id},
         tags={"mlflow.traceName": item.stage, ROW: item.key, STAGE: item.stage},
         assessments=assessments,
