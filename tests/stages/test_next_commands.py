@@ -93,12 +93,13 @@ def test_a_registered_student_is_talked_to_by_its_alias_and_an_arm_by_its_name(l
         assert told in err
 
 
-def test_a_made_format_is_talked_to_in_the_engine_that_serves_it(life: Life) -> None:
-    name, digest = life.run.parts[-2:]
-    with stage(Run(life.run, name, digest), "quantize/gguf_f16", "as converted") as staging:
-        write_tiny_gguf(life.run / "merge" / "model", staging.folder / "mine.gguf")
+def test_a_made_format_is_talked_to_in_the_engine_that_serves_it(life: Life, tmp_path: Path) -> None:
+    made = Life(Path(shutil.copytree(life.folder, tmp_path / "made")), "", "")
+    name, digest = made.run.parts[-2:]
+    with stage(Run(made.run, name, digest), "quantize/gguf_f16", "as converted") as staging:
+        write_tiny_gguf(made.run / "merge" / "model", staging.folder / "mine.gguf")
     words = ["chat", *TYPED, "quantize=[gguf_f16]", "arm=gguf_f16", "max_new_tokens=4", "output=json"]
-    code, out, err = typed_in(life.folder, *words, stdin="hello\n/new\nhello\n")
+    code, out, err = typed_in(made.folder, *words, stdin="hello\n/new\nhello\n")
     assert code == 0, err
     first, again = map(json.loads, out.splitlines())
     assert first["who"] == "gguf_f16"
