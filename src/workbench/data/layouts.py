@@ -259,8 +259,8 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
             answer = written(row.take("output"), "answer (output)", left)
             return [*earlier(row), *instructed(row), assistant(answer)]
         case "query_response":
-            asked = Message("user", text_of(row.take("query"), "query"))
-            return [*earlier(row), asked, assistant(written(row.take("response"), "answer (response)", left))]
+            question = Message("user", text_of(row.take("query"), "query"))
+            return [*earlier(row), question, assistant(written(row.take("response"), "answer (response)", left))]
         case _:
             prompt_text = cell(row, data.prompt, columns.prompt, "prompt", left)
             answer = cell(row, data.answer, columns.answer, "answer", left)
