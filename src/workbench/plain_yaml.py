@@ -29,8 +29,12 @@ def read_yaml(text: str) -> Any:
     Raises YAMLSizeError where it would not end in time or fit into memory, yaml.YAMLError and ValueError where it
     cannot be read.
     """
-    measured_node(text)
-    return yaml.safe_load(text)
+    loader = yaml.SafeLoader(text)
+    try:
+        node = measured(loader)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def read_yaml_file(path: Path) -> dict[str, Any]:
@@ -48,10 +52,10 @@ def yaml_text(path: Path) -> str:
     return text
 
 
-def measured_node(text: str) -> yaml.Node | None:
-    """The nodes of a YAML text, none made into a value yet. YAMLSizeError where they stand for too much."""
+def measured(loader: yaml.SafeLoader) -> yaml.Node | None:
+    """The nodes of its text, none made into a value yet. YAMLSizeError where they stand for too much."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node: yaml.Node | None = loader.get_single_node()
     except RecursionError:
         raise YAMLSizeError("it is nested too deep") from None
     if node is not None:

@@ -6,7 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,9 @@ from workbench.compose import checked, find_recipe
 from workbench.deciding.capacity import CLOSE, capacity
 from workbench.engines.arrivals import alone, under_load
 from workbench.engines.served import serve_bundle
-from workbench.records import Message
+from workbench.records import Answer, Example, Message
+from workbench.stages.evaluate.arms import Arm
+from workbench.stages.evaluate.one_asker import is_served, waits_of
 from workbench.views.load_test import measured
 
 
@@ -78,6 +84,45 @@ def test_arrivals_do_not_wait_for_answers_and_a_wait_begins_at_the_arrival() -> 
 def test_who_has_no_answer_in_time_counts_as_waiting_for_ever() -> None:
     waits = under_load(OneAtATime(0.2), 100.0, 0.1, seed=1, patience=0.3)
     assert waits.p95 == float("inf")
+
+
+def test_one_asker_alone_is_asked_for_so_long_and_five_times_at_least() -> None:
+    assert alone(OneAtATime(0.02), 20, within=0.001).askers == 5
+    assert 5 <= alone(OneAtATime(0.02), 20, within=0.15).askers < 12
+
+
+class Engine:
+    """Says the same to every prompt, so many seconds later; `prompts` are those it was asked."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.prompts = seconds, []  # type: tuple[float, list[str]]
+
+    def __call__(self, prompts: Any, longest: int, schema: Any = None, tools: Any = None) -> Iterator[Any]:
+        for place, prompt in enumerate(prompts):
+            self.prompts.append(prompt[-1].content)
+            time.sleep(self.seconds)
+            yield place, Answer("yes", "stop", 3, 1, 0.0, first_token=self.seconds / 2)
+
+
+def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weights(tmp_path: Path) -> None:
+    items = [Example(f"r{i}", (Message("user", f"text {i}"), Message("assistant", "yes"))) for i in range(3)]
+    arm = Arm("gguf_q8_0", "a1", 1, "llamacpp", nullcontext)
+    places, engine = (tmp_path / "new", tmp_path / "old"), Engine(0.01)
+    assert waits_of(arm, engine, items, 8, places, False) == {}, "nobody wanted it, and nothing is asked"
+    assert engine.prompts == []
+    first = waits_of(arm, engine, items, 8, places, True)
+    assert 0.01 <= first["latency_p50"] <= first["latency_p95"]
+    assert first["first_token_p50"] == pytest.approx(0.005)
+    assert len(set(engine.prompts)) == len(engine.prompts) == 21, "no text twice: an engine remembers"
+    asked = len(engine.prompts)
+    for again in ((tmp_path / "newer", places[0]), places):  # kept beside the answers, and taken over with them
+        assert waits_of(arm, engine, items, 8, again, False) == first
+    assert len(engine.prompts) == asked
+    other = replace(arm, digest="b2")
+    assert waits_of(other, engine, items, 8, places, False) == {}
+    assert waits_of(other, Engine(0.03), items, 8, places, True)["latency_p50"] > 2 * first["latency_p50"]
+    for served_by, name in (("transformers", "student"), ("openai", "teacher"), ("llamacpp", "teacher")):
+        assert not is_served(replace(arm, name=name, served_by=served_by))
 
 
 @pytest.mark.slow

@@ -205,8 +205,17 @@ def test_an_arm_over_budget_is_refused_alone_and_a_format_within_it_ships() -> N
     assert [verdict({**report, "gate": found}, name) for name in ("student", "gguf_q8_0")] == ["refused", "ships"]
     nothing = judged(report, Gate(max_bytes=1e7), ["gguf_q8_0"])
     assert (nothing["passed"], nothing["shipped"]) == (False, [])
+
+
+def test_dollars_are_judged_at_your_volume_where_it_is_known_and_the_check_says_which() -> None:
     costly = refusal(judged(good(), Gate(max_usd_per_1000=0.01)))
     assert (costly["name"], costly["value"], costly["limit"]) == ("cost", 0.05, 0.01)
+    assert "for 1,000 requests at saturation $0.05" in costly["why"]
+    report = good()
+    report["arms"]["student"]["usd_per_1000_at_volume"] = {"value": 2.0, "ci_low": None, "ci_high": None}
+    mostly_idle = refusal(judged(report, Gate(max_usd_per_1000=0.1)))
+    assert (mostly_idle["value"], mostly_idle["arm"]) == (2.0, "student")
+    assert "at your volume $2.00" in mostly_idle["why"]
 
 
 def test_latency_is_the_wait_that_95_of_100_stay_within() -> None:

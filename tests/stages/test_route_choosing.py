@@ -144,7 +144,7 @@ def kept_of(pairs: Pairs, threshold: float) -> Sequence[bool]:
 def test_what_is_told_on_the_test_adds_up() -> None:
     pairs = pairs_of(500)
     kept = kept_of(pairs, -0.1)
-    found = tell(pairs, kept, "cascade", 0.95, 1000, 1, usd=(0.001, 0.01))
+    found = tell(pairs, kept, "cascade", 0.95, 1000, 1, usd=(0.001, 0.01), waits=[0.1])
     share = float(np.mean(kept))
     assert found["escalated"]["value"] == pytest.approx(1 - share, abs=1e-6)
     assert found["usd_per_1000"]["cascade"]["value"] == pytest.approx(1 + 10 * (1 - share), abs=1e-5)
@@ -160,6 +160,7 @@ def test_what_is_told_on_the_test_adds_up() -> None:
     assert found["seconds"] == {"p50": pytest.approx(0.1), "p95": pytest.approx(0.2)}, "what leaves has waited twice"
     before = tell(pairs, kept, "before", 0.95, 1000, 1, usd=(0.001, 0.01))
     assert before["usd_per_1000"]["cascade"]["value"] == pytest.approx(share + 10 * (1 - share), abs=1e-5)
+    assert before["seconds"] == {}, "answers made together are nobody's wait"
 
 
 def test_a_random_mix_is_seldom_taken_for_a_route() -> None:

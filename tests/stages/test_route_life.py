@@ -211,6 +211,24 @@ def test_the_plan_says_what_a_promise_needs_and_what_asking_would_cost(project: 
     assert "answers of gpt-route to 240 validation rows, and for `evaluate` to 160 test rows" in words
 
 
+def test_a_hybrid_costs_what_the_route_was_told_on_the_test_and_nothing_of_a_refused_one(project: Path) -> None:
+    def inputs(*words: str) -> dict[str, Any]:
+        code, shown, said = run(project, "cost", "cost=cpu_2_cores", "output=json", *words)
+        assert code == 0, said
+        return {each["name"]: each for each in json.loads(shown)["inputs"]}
+
+    told, test = inputs(), report_of(project)["test"]
+    for name in ("escalated", "harm"):
+        figures = [told[name][end] for end in ("value", "low", "high")]
+        assert figures == [test[name][end] for end in ("value", "ci_low", "ci_high")]
+        assert told[name]["kind"] == "measured"
+        assert "the route (cascade by logprob) on 160 test rows" in told[name]["source"]
+    assert inputs("cost.hybrid=before")["escalated"]["kind"] == "assumed", "it was told of another order of asking"
+    assert inputs("cost.harm=0.01")["harm"]["value"] == 0.01, "your own word wins"
+    assert run(project, "route", "route.most_harm=0.01")[0] == 3
+    assert inputs()["escalated"]["kind"] == "assumed"
+
+
 def test_the_evaluation_ends_with_what_could_stay_at_home_and_the_command_that_proves_it(made: Path) -> None:
     folder = only_run(made) / "evaluate"
     home = json.loads((folder / "report.json").read_text())["home"]

@@ -61,7 +61,8 @@ def finished_run(project: Path, **load: Any) -> Path:
         "teacher": {"exact_match": {"value": 0.9, "ci_low": 0.86, "ci_high": 0.93},
                     "tokens_in_per_answer": {"value": 210.0} | cell, "tokens_per_answer": {"value": 33.0} | cell},
         "student": {"exact_match": {"value": 0.8, "ci_low": 0.75, "ci_high": 0.84}},
-        "gguf_q8_0": {"exact_match": {"value": 0.79, "ci_low": 0.74, "ci_high": 0.83}},
+        "gguf_q8_0": {"exact_match": {"value": 0.79, "ci_low": 0.74, "ci_high": 0.83},
+                      "kwh_per_1000": {"value": 0.011} | cell},
     }  # fmt: skip
     ledger = {"calls": 110, "outcomes": {"ok": 100, "error": 10}, "tokens_in": 22_000, "tokens_cached": 5_500,
               "tokens_out": 4_400, "tokens_reasoning": 1_100, "usd": 3.25}  # fmt: skip
@@ -109,6 +110,21 @@ def test_every_number_has_a_value_a_range_a_source_and_a_kind(
     assert set(NUMBERS) >= {each["name"] for each in result["inputs"]}
 
 
+def test_energy_is_told_in_kilowatt_hours_and_its_co2_only_where_the_power_is_known(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = cost(capsys, "cost.requests_a_month=1e6", "cost.kwh_per_1000_api=0.2")
+    assert plain["energy"] == {"api": {"kwh_a_month": pytest.approx(200)}}, "at home it was not measured"
+    words = ("cost.kwh_per_1000_self=0.05", "cost.escalated=0.25", "cost.grams_per_kwh=400")
+    told = cost(capsys, "cost.requests_a_month=1e6", "cost.kwh_per_1000_api=0.2", *words)["energy"]
+    assert {way: each["kwh_a_month"] for way, each in told.items()} == pytest.approx(
+        {"api": 200.0, "self": 50.0, "hybrid": 50.0 + 0.25 * 200.0}
+    )
+    assert told["self"]["kg_co2_a_month"] == pytest.approx(20.0)
+    before = cost(capsys, "cost.requests_a_month=1e6", "cost.kwh_per_1000_api=0.2", *words, "cost.hybrid=before")
+    assert before["energy"]["hybrid"]["kwh_a_month"] == pytest.approx(0.75 * 50.0 + 0.25 * 200.0)
+
+
 def test_a_finished_run_gives_its_own_figures_and_gets_the_page(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,8 +133,9 @@ def test_a_finished_run_gives_its_own_figures_and_gets_the_page(
     inputs = by_name(result)
     assert {name for name, each in inputs.items() if each["kind"] == "measured"} == {
         "labels_usd", "retry_factor", "tokens_in", "tokens_cached", "tokens_thought", "tokens_out", "evaluation_usd",
-        "error_api", "error_self",
+        "error_api", "error_self", "kwh_per_1000_self",
     }  # fmt: skip
+    assert inputs["kwh_per_1000_self"]["value"] == 0.011
     assert inputs["labels_usd"]["value"] == 3.25
     assert inputs["retry_factor"]["value"] == pytest.approx(1.1)
     assert inputs["tokens_in"]["value"] == 210.0  # the teacher's on the test rows, before the ledger's mean
@@ -198,4 +215,4 @@ def test_it_answers_at_once(project: Path) -> None:
     seconds, done = cpu_seconds(sys.executable, "-m", "workbench", "cost", "recipe=./mine.yaml", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "torch" not in done.stderr
-    assert seconds < 8 * start(), "at once: see yardstick.py"
+    assert seconds < 6 * start(), "at once: see yardstick.py"

@@ -114,3 +114,29 @@ def test_a_prompts_file_that_is_not_there_is_named_by_its_place(folder: Path) ->
     data = asking(folder)
     with pytest.raises(RequestError, match=r"nowhere\.jsonl"):
         gather(data, ["file:a.jsonl", "file:nowhere.jsonl"], None, 17)
+
+
+def test_what_the_teacher_is_asked_is_priced_once_and_the_figures_are_the_sections_own(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.views import plan as view
+
+    teacher = "{api: openai, model: gpt-test, key_variable: TEACHER_KEY, route: mistral_api, family: mistral,"
+    teacher += " budget_usd: 5, price: {input_mtok: 1.0, output_mtok: 4.0}}"
+    with (folder / "mine.yaml").open("a") as recipe:
+        recipe.write(f"teacher: {teacher}\n")
+    asked, plain = [], view.estimate
+
+    def counted(*question: Any) -> Any:
+        asked.append(question)
+        return plain(*question)
+
+    monkeypatch.setattr(view, "estimate", counted)
+    code, shown, said = plan(capfd)
+    assert code == 0, said
+    assert len(asked) == 1
+    numbers, section = json.loads(shown)["numbers"], json.loads(shown)["teacher"]
+    assert numbers["teacher_calls"] == 30
+    assert (
+        f"likely {numbers['teacher_likely_usd']:.4f}, at most {numbers['teacher_most_usd']:.4f} USD" in section["cost"]
+    )

@@ -13,7 +13,7 @@ from workbench.deciding.chances import DRAWS, probabilities, tornado
 from workbench.deciding.inputs import Input, stale, values_of
 from workbench.deciding.rules import WHY_RULES_DISAGREE, Rule, factor, finding
 from workbench.deciding.staircase import FROM, TO, intervals, stretches
-from workbench.deciding.ways import API, HOURS, HYBRID, SELF, WAYS, machine_usd, parts_of, serving_of, ways_of
+from workbench.deciding.ways import API, HOURS, HYBRID, SELF, WAYS, kwh_of, machine_usd, parts_of, serving_of, ways_of
 from workbench.recipe.costs import Cost
 
 POINTS = 121  # of the curve, evenly over the logarithm of the volume
@@ -56,6 +56,7 @@ def costed(cost: Cost, inputs: Mapping[str, Input], seed: int, today: date) -> d
             )
             for name in (SELF, HYBRID)
         },
+        "energy": energy(values, cost.hybrid),
         "intervals": [asdict(piece) for piece in pieces],
         "stretches": [
             {"low": low, "high": high, "ways": list(names), "turns": turns}
@@ -77,6 +78,16 @@ def costed(cost: Cost, inputs: Mapping[str, Input], seed: int, today: date) -> d
         result["rule"] = asdict(finding(cost.finds, cost.claim, rule))
         result["notes"].append(WHY_RULES_DISAGREE.format(factor=factor()))
     return result
+
+
+def energy(values: Mapping[str, float], hybrid: str) -> dict[str, dict[str, float]]:
+    """Way → `kwh_a_month`, and `kg_co2_a_month` where it is said what a kilowatt-hour emits."""
+    grams = values.get("grams_per_kwh")
+    told = kwh_of(values, hybrid, values["requests_a_month"])
+    return {
+        way: {"kwh_a_month": kwh} | ({} if grams is None else {"kg_co2_a_month": kwh * grams / 1000})
+        for way, kwh in told.items()
+    }
 
 
 def notes(inputs: Mapping[str, Input], old: set[str]) -> list[str]:

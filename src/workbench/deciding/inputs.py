@@ -73,6 +73,13 @@ ASSUMED: dict[str, Known] = {
     "kilowatts": Known(1.0, 0.5, 1.5, "a server with one accelerator"),
     "pue": Known(1.4, 1.1, 1.6, "a common data centre"),
     "usd_per_kwh": Known(0.15, 0.08, 0.30, "industrial power"),
+    "kwh_per_1000_api": Known(
+        0.24,
+        0.03,
+        3.0,
+        "Google's median text prompt of Gemini, 0.24 Wh (the-decoder.com); other models tell none",
+        "2025-08-21",
+    ),
     "redundancy": exactly(1, "one machine more, so that one may fail"),
     "peak_factor": Known(3, 1.5, 6, "the busiest hour over the mean"),
     "storage_usd": Known(20, 5, 100, "a bundle, its logs and backups"),
@@ -98,7 +105,7 @@ RENTED: dict[str, Known] = {
         0.0816, 0.04, 0.17, "two vCPUs, on demand: AWS m7g.large, us-east-1 (factualminds.com)", "2026-06-17", "table"
     ),
     "cuda": Known(
-        2.50, 1.99, 6.88, "one H100: specialised clouds $2.50, AWS p5 $6.88 (mercatus-ai.com; AWS)",
+        2.50, 1.99, 6.88, "one H100: specialised clouds $2.50 (mercatus-ai.com), AWS on demand $6.88 (compux.net)",
         "2026-05-31", "table",
     ),
 }  # fmt: skip

@@ -106,6 +106,16 @@ def home_parts(v: Mapping[str, Number]) -> dict[str, Number]:
     }
 
 
+def kwh_of(v: Mapping[str, float], hybrid: str, requests: float) -> dict[str, float]:
+    """Way → kilowatt-hours a month of the answers; without the ways of which an answer's energy is not known."""
+    api, own = v["kwh_per_1000_api"], v.get("kwh_per_1000_self")
+    kwh = {API: api * requests / 1000}
+    if own is not None:
+        share = 1.0 if hybrid == "cascade" else 1.0 - v["escalated"]
+        kwh |= {SELF: own * requests / 1000, HYBRID: (share * own + v["escalated"] * api) * requests / 1000}
+    return kwh
+
+
 def parts_of(v: Mapping[str, float], hybrid: str, requests: float) -> dict[str, dict[str, float]]:
     """Way → what its dollars go to at a volume; the parts of each way add up to its cost."""
     ways, answer, error = ways_of(v, hybrid), answer_usd(v) * requests, v["usd_per_error"] * requests

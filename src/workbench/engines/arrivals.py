@@ -5,23 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from workbench.records import Message
 
 AskRow = Callable[[int], float | None]  # asks the row of this number; seconds to the first token, where it is known
 MOST_AT_ONCE = 256  # requests in flight; who comes later waits here, and that counts too
 NEAR = 95  # of 100
+LEAST = 5  # requests that a summary of one asker's waits rests on at least
 
 
 @dataclass(frozen=True)
 class Waits:
-    """What askers waited for a whole answer, from their arrival on: how many they were, the median, and 95 of 100."""
+    """What askers waited for a whole answer, from their arrival on: how many they were, the median, and 95 of 100.
+
+    `each` are the waits of an asker who was alone.
+    """
 
     askers: int
     p50: float
     p95: float
     first_token_p50: float | None = None
+    each: tuple[float, ...] = ()
 
 
 def waits_of(seconds: Sequence[float], first: Sequence[float | None] = ()) -> Waits:
@@ -35,15 +42,26 @@ def waits_of(seconds: Sequence[float], first: Sequence[float | None] = ()) -> Wa
     )
 
 
-def alone(ask: AskRow, rows: int) -> Waits:
-    """Ask so many rows one after the other, the first one twice: it warms the engine up and is not counted."""
+def alone(ask: AskRow, rows: int, within: float = float("inf")) -> Waits:
+    """Ask so many rows one after the other, after one that warms the engine up and is not counted.
+
+    `within` so many seconds it ends with the rows that were asked by then, five at least.
+    """
     ask(0)
-    seconds, first = [], []
+    seconds: list[float] = []
+    first: list[float | None] = []
     for row in range(1, rows + 1):
+        if len(seconds) >= LEAST and sum(seconds) > within:
+            break
         started = time.perf_counter()
         first.append(ask(row))
         seconds.append(time.perf_counter() - started)
-    return waits_of(seconds, first)
+    return replace(waits_of(seconds, first), each=tuple(seconds))
+
+
+def marked(messages: Sequence[Message], number: int) -> list[Message]:
+    """The turns with a number before the last one's text: no engine answers it from what it remembers of the row."""
+    return [*messages[:-1], replace(messages[-1], content=f"({number}) {messages[-1].content}")]
 
 
 def under_load(ask: AskRow, rate: float, seconds: float, seed: int, patience: float) -> Waits:

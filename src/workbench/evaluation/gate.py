@@ -353,20 +353,25 @@ def needed(row: Mapping[str, Any], limit: float, remedy: str) -> str:
 # The gate's checks of what a model costs and what it must not do: time, size, money, forgetting, refusals, duties.
 
 BASE = "base"
+SATURATED, AT_VOLUME = "usd_per_1000", "usd_per_1000_at_volume"  # the second where a volume is named
 
 
 def resources(report: Report, gate: Gate, arm: str) -> list[Check]:
     """Latency as served, size and cost of one arm; where no limit is set only the student's are told.
 
+    Dollars are those at your volume where it is known: a machine costs the same whether it is asked or not.
+
     The wall time of a batch is no latency: where nothing was measured as served, a limit of it is not met.
     """
     figures = report["arms"].get(arm, {})
+    volume = figures.get(AT_VOLUME, {}).get("value") is not None
     limits = (
         ("latency", "latency_p95", "seconds", gate.max_seconds, "answers 95 of 100 times within",
          "wait as served (one asker's, not a batch's) was", "take a smaller or a quantized model, or another engine"),
         ("size", "bytes", "bytes", gate.max_bytes, "weighs", "size was",
          "take a format with fewer bits, or a smaller model"),
-        ("cost", "usd_per_1000", "usd", gate.max_usd_per_1000, "takes for 1,000 requests", "cost was",
+        ("cost", AT_VOLUME if volume else SATURATED, "usd", gate.max_usd_per_1000,
+         f"takes for 1,000 requests {'at your volume' if volume else 'at saturation'}", "cost was",
          "take a smaller or a quantized model, or ask more at once (evaluate.parallel)"),
     )  # fmt: skip
     checks = []

@@ -45,8 +45,17 @@ KINDS = {  # metric: kind, better, meaning
         "lower",
         "work an answer: wall time in this arm's own engine over the answers made in it",
     ),
-    "latency_p50": ("seconds", "lower", "as served: what one asker waits for a whole answer, the median"),
-    "latency_p95": ("seconds", "lower", "as served: what one asker waits for a whole answer, 95 of 100 times at most"),
+    "latency_p50": (
+        "seconds",
+        "lower",
+        "as served: what one asker, alone in the engine, waits for a whole answer, the median",
+    ),
+    "latency_p95": (
+        "seconds",
+        "lower",
+        "as served: what one asker, alone in the engine, waits for a whole answer, 95 of 100 times at most",
+    ),
+    "first_token_p50": ("seconds", "lower", "as served: until the first token of one asker's answer, the median"),
     "batch_seconds_p50": (
         "seconds",
         "lower",
@@ -67,6 +76,11 @@ KINDS = {  # metric: kind, better, meaning
         "lower",
         "dollars for 1,000 answers: as billed, or the machine's at saturation",
     ),
+    "usd_per_1000_at_volume": (
+        "usd",
+        "lower",
+        "dollars for 1,000 answers at your volume (cost.requests_a_month): whole machines, paid by the month",
+    ),
 }
 TITLES = {
     "bytes": "size",
@@ -74,6 +88,7 @@ TITLES = {
     "seconds_per_answer": "seconds / answer",
     "latency_p50": "latency p50",
     "latency_p95": "latency p95",
+    "first_token_p50": "first token p50",
     "batch_seconds_p50": "seconds / batch p50",
     "batch_seconds_p95": "seconds / batch p95",
     "batch_first_token_p50": "prompts read p50",
@@ -83,6 +98,7 @@ TITLES = {
     "answers_per_second": "answers / second",
     "kwh_per_1000": "energy / 1,000",
     "usd_per_1000": "dollars / 1,000",
+    "usd_per_1000_at_volume": "dollars / 1,000 at your volume",
     "ece": "ECE",
     "brier": "Brier score",
     "chrf": "chrF",

@@ -13,9 +13,9 @@ from workbench.pages import charts
 from workbench.pages.charts import Spot, reliability, scatter
 
 RESOURCES = (
-    "seconds_per_answer", "latency_p50", "latency_p95", "batch_seconds_p50", "batch_seconds_p95",
-    "batch_first_token_p50", "answers_per_second", "tokens_in_per_answer",
-    "tokens_per_answer", "bytes", "peak_memory_bytes", "kwh_per_1000", "usd_per_1000",
+    "seconds_per_answer", "latency_p50", "latency_p95", "first_token_p50", "batch_seconds_p50",
+    "batch_seconds_p95", "batch_first_token_p50", "answers_per_second", "tokens_in_per_answer", "tokens_per_answer",
+    "bytes", "peak_memory_bytes", "kwh_per_1000", "usd_per_1000", "usd_per_1000_at_volume",
 )  # fmt: skip
 COSTS = ("seconds_per_answer", "bytes", "usd_per_1000")  # what quality is drawn against
 MOST_CHECKS = 8  # in one list

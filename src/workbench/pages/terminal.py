@@ -20,7 +20,7 @@ LOG_WIDTH = 116  # characters of a line where there is no terminal: the table of
 ROOM_FOR_ENDS, ROOM_FOR_MORE, CELL = 100, 60, 15  # characters
 HIDDEN = (  # in report.json and report.html
     "cut_short", "field_share", "tokens_per_answer", "tokens_in_per_answer", "latency_p50", "latency_p95",
-    "batch_seconds_p50", "batch_seconds_p95", "batch_first_token_p50", "answers_per_second",
+    "first_token_p50", "batch_seconds_p50", "batch_seconds_p95", "batch_first_token_p50", "answers_per_second",
     "peak_memory_bytes", "kwh_per_1000",
 )  # fmt: skip
 

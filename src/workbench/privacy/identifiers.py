@@ -10,12 +10,8 @@ import importlib
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
-# An identifier is not part of a longer word, number, decimal or hyphenated code; `_` and `,` do part them.
-START, END = r"(?<![A-Za-z0-9+])(?<![0-9][.\-])", r"(?![A-Za-z0-9])(?![.\-][0-9])"
-
-WORD = r"(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))"  # where a word begins, also in userPhone; its end is (?![a-z])
+from workbench.privacy.form import END, START, WORD, Find, Pattern
 
 NEAR_BEFORE, NEAR_BEHIND = 48, 28  # how far a label may stand from its number, in characters
 
@@ -24,28 +20,6 @@ KINDS = (
     "SECRET", "URL", "EMAIL", "IBAN", "WALLET", "SSN", "ID", "PASSPORT", "CARD", "ACCOUNT", "DEVICE", "IP", "BIRTHDATE",
     "PHONE",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Find:
-    """A stretch of a text that is personal data or a secret of this kind: characters `start` to `end`."""
-
-    kind: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """One form of identifier: what it looks like, the check it must pass, the label that must stand near it.
-
-    A group named `value` is the identifier where the pattern holds more than that.
-    """
-
-    kind: str
-    regex: re.Pattern[str]
-    check: Callable[[str], object] = bool
-    label: re.Pattern[str] | None = None
 
 
 def standard(module: str) -> Callable[[str], object]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from workbench.privacy import identifiers, secrets
-from workbench.privacy.identifiers import KINDS, NATIONAL, NEAR_BEFORE, NEAR_BEHIND, Find, Pattern, phones
+from workbench.privacy.form import Find, Pattern
+from workbench.privacy.identifiers import KINDS, NATIONAL, NEAR_BEFORE, NEAR_BEHIND, phones
 
 # As written here, and as a model may give it back: in small letters, with blanks inside, escaped for Markdown.
 PLACEHOLDER = re.compile(

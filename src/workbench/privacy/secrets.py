@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from workbench.privacy.identifiers import WORD, Pattern
+from workbench.privacy.form import WORD, Pattern
 from workbench.urls import without_passwords
 
 # What secrets look like: keys with a maker's prefix, key blocks, tokens, and values that a label calls a password.

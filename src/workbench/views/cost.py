@@ -14,7 +14,6 @@ from workbench.deciding.costing import costed
 from workbench.deciding.inputs import inputs_of
 from workbench.files import write_whole
 from workbench.pages import cost_words as words
-from workbench.pages.cost_page import write_cost_page
 from workbench.pages.terminal import print_json, results
 from workbench.recipe import Recipe
 from workbench.runs import Run
@@ -65,6 +64,8 @@ def write(result: Mapping[str, Any], own: Run | None) -> dict[str, str]:
     """The files in the run's folder, and where they lie; nothing without a run."""
     if own is None:
         return {}
+    from workbench.pages.cost_page import write_cost_page  # with Jinja, which no table needs
+
     folder = own.folder / FOLDER
     folder.mkdir(exist_ok=True)
     write_whole(folder / "cost.json", json.dumps(result, ensure_ascii=False, indent=1))
@@ -85,6 +86,7 @@ def show(screen: Console, result: Mapping[str, Any]) -> None:
         screen.print(f"  {words.volume(line['low'])} to {words.volume(line['high'])} a month: {words.stretch(line)}")
     for name in ("self", "hybrid"):
         screen.print(f"{name}: {words.serving(result, name)}")
+    screen.print("energy: " + "; ".join(f"{words.NAMES[name]} {words.energy(result, name)}" for name in words.NAMES))
     screen.print(tornado_table(result))
     screen.print(inputs_table(result))
     for note in result["notes"]:

@@ -12,7 +12,7 @@ from workbench.deciding.inputs import RENTED, Kind, Known, exactly
 from workbench.errors import RequestError
 from workbench.evaluation.metrics import STUDENT, describe
 from workbench.files import read_json
-from workbench.recipe import Recipe, sources_of, weights_of
+from workbench.recipe import Recipe, Teacher, routed_to, sources_of, weights_of
 from workbench.recipe.costs import Cost
 from workbench.runs import Run, find_run, run_digest
 from workbench.sources import content_digests, is_missing
@@ -38,22 +38,25 @@ def known_costs(recipe: Recipe, run: Run | None) -> dict[str, Known]:
     known = api_price(recipe) | {"usd_per_hour": RENTED[recipe.cost.device]}
     if recipe.launch.usd_per_hour is not None:
         known["usd_per_hour"] = exactly(recipe.launch.usd_per_hour, "launch.usd_per_hour", kind="yours")
-    if has_api(recipe):
-        known["batch_discount"] = exactly(recipe.teacher.batch_discount, "teacher.batch_discount", kind="yours")
-        budget = recipe.teacher.budget_usd or 0.0
+    api = api_of(recipe)
+    if api is not None:
+        known["batch_discount"] = exactly(api.batch_discount, "the teacher's batch_discount", kind="yours")
+    if api is not None and api is recipe.teacher:
+        budget = api.budget_usd or 0.0
         known["labels_usd"] = Known(
             budget / 2, 0.0, budget, "half of teacher.budget_usd; `plan` estimates, the run measures"
         )
     if run is None:
         return known
     hour = known["usd_per_hour"].value if recipe.cost.usd_per_hour is None else recipe.cost.usd_per_hour
-    return known | of_stages(run, hour) | of_labels(run) | of_report(recipe, run) | of_load(recipe.cost, run)
+    measured = of_stages(run, hour) | of_labels(run) | of_report(recipe, run) | of_load(recipe.cost, run)
+    return known | measured | of_route(recipe.cost, run)
 
 
-def has_api(recipe: Recipe) -> bool:
-    """Whether the recipe's teacher is one that is paid by the token."""
-    teacher = recipe.teacher
-    return teacher.api not in ("none", "local_gguf") and not teacher.inside
+def api_of(recipe: Recipe) -> Teacher | None:
+    """The teacher that is paid by the token: the route's, else the one that is learned from; None: there is none."""
+    teacher = routed_to(recipe)
+    return None if teacher is None or teacher.api == "local_gguf" or teacher.inside else teacher
 
 
 # The API's price: the recipe's own, else the table's.
@@ -61,22 +64,21 @@ def has_api(recipe: Recipe) -> bool:
 
 def api_price(recipe: Recipe) -> dict[str, Known]:
     """Prices a million tokens of input, cached input and output; RequestError naming a model that nobody knows."""
-    cost, price = recipe.cost, recipe.teacher.price
+    cost, teacher = recipe.cost, api_of(recipe)
     given = {name for name in PRICED if getattr(cost, name) is not None}
     if {"input_mtok", "output_mtok"} <= given:
         return {} if "cached_mtok" in given else {"cached_mtok": exactly(cost.input_mtok or 0.0, "as cost.input_mtok")}
-    if cost.api is None and has_api(recipe) and price.input_mtok is not None and price.output_mtok is not None:
-        cached = price.input_mtok if price.cached_mtok is None else price.cached_mtok
-        prices = (price.input_mtok, cached, price.output_mtok)
-        kind: Kind = "table" if price.as_of else "yours"
-        return {
-            name: exactly(value, f"teacher.price of {recipe.teacher.model}", price.as_of, kind)
-            for name, value in zip(PRICED, prices)
-        }
-    model = cost.api or (recipe.teacher.model if has_api(recipe) else STANDS_FOR)
-    provider = recipe.teacher.price_provider if cost.api is None and has_api(recipe) else None
-    assumed = cost.api is None and not has_api(recipe)
-    return table_price(model, provider, assumed)
+    if cost.api is not None or teacher is None:
+        return table_price(cost.api or STANDS_FOR, None, assumed=cost.api is None)
+    price = teacher.price
+    if price.input_mtok is None or price.output_mtok is None:
+        return table_price(teacher.model, teacher.price_provider, assumed=False)
+    cached = price.input_mtok if price.cached_mtok is None else price.cached_mtok
+    kind: Kind = "table" if price.as_of else "yours"
+    return {
+        name: exactly(value, f"the price of {teacher.model} in the recipe", price.as_of, kind)
+        for name, value in zip(PRICED, (price.input_mtok, cached, price.output_mtok))
+    }
 
 
 def table_price(model: str, provider: str | None, assumed: bool) -> dict[str, Known]:
@@ -161,6 +163,10 @@ def of_report(recipe: Recipe, run: Run) -> dict[str, Known]:
         cell = arms.get(asked_arm, {}).get(column)
         if cell and cell["value"] is not None:
             known[name] = exactly(float(cell["value"]), f"{asked_arm} on the test rows, report.json", when, "measured")
+    energy = arms.get(served, {}).get("kwh_per_1000")
+    if energy and energy["value"] is not None and recipe.cost.device == "cpu":
+        why = f"{served} on the test rows by codecarbon, the whole machine, report.json"
+        known["kwh_per_1000_self"] = exactly(float(energy["value"]), why, when, "measured")
     for name, arm in {"error_api": "teacher", "error_self": served}.items():
         cell = arms.get(arm, {}).get(metric)
         if cell and describe(metric)["kind"] == "share":
@@ -188,6 +194,28 @@ def of_load(cost: Cost, run: Run) -> dict[str, Known]:
         return {}
     where = f"p95 within {load['slo_seconds']:g} s, {load['bundle']} in {load['engine']}, {load['hardware']}, load.json"
     return {"answers_per_second": Known(rate, load["low"], load["high"], where, load["made"][:10], "measured")}
+
+
+def of_route(cost: Cost, run: Run) -> dict[str, Known]:
+    """What leaves the student, and the harm of what stays, as the run's route was told on the test.
+
+    Nothing of a route that was refused, or that asks in another order than `cost.hybrid`.
+    """
+    entry = run.done("route")
+    path = run.folder / "route" / "report.json"
+    if entry is None or not path.is_file():
+        return {}
+    report = read_json(path)
+    test, chosen = report["test"], report["chosen"]
+    if not report["passed"] or chosen["kind"] != cost.hybrid:
+        return {}
+    why = f"the route ({chosen['kind']} by {chosen['score']}) on {test['n']:,} test rows, route/report.json"
+    known = {}
+    for name in ("escalated", "harm"):
+        cell = test[name]
+        low, high = (cell["value"] if cell[end] is None else cell[end] for end in ("ci_low", "ci_high"))
+        known[name] = Known(cell["value"], low, high, why, day(entry), "measured")
+    return known
 
 
 def day(entry: Mapping[str, Any]) -> str:

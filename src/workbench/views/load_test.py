@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from workbench.bundles.parity import Reference, read_parity
 from workbench.bundles.prove import HERE, choose_engine, limits_of, verified_in
 from workbench.command import next_command
 from workbench.deciding.capacity import capacity
-from workbench.engines.arrivals import alone, under_load
+from workbench.engines.arrivals import alone, marked, under_load
 from workbench.engines.served import Served, chat, engine_for, serve_bundle
 from workbench.errors import RequestError
 from workbench.files import write_whole
 from workbench.recipe import Recipe
-from workbench.records import Message
 from workbench.runs import Run
 from workbench.screen import SafeConsole
 from workbench.views.known_costs import LOAD
@@ -94,7 +93,8 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
 
     def p95_at(rate: float) -> float:
         seen = under_load(ask, rate, cost.load_seconds, recipe.seed + len(levels), patience=2 * cost.slo_seconds)
-        levels.append({"rate": rate} | {k: v if v != float("inf") else None for k, v in asdict(seen).items()})
+        told = {name: value if value != float("inf") else None for name, value in asdict(seen).items()}
+        levels.append({"rate": rate} | {name: value for name, value in told.items() if name != "each"})
         wait = f"{seen.p95:.2f} s" if seen.p95 != float("inf") else "longer than anybody would"
         SCREEN.print(f"  {rate:.2f} a second: 95 of 100 wait {wait}", markup=False)
         return seen.p95
@@ -108,8 +108,3 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
         "alone": asdict(single),
         "levels": levels,
     }
-
-
-def marked(messages: Sequence[Message], number: int) -> list[Message]:
-    """The turns with a number before the last one's text."""
-    return [*messages[:-1], replace(messages[-1], content=f"({number}) {messages[-1].content}")]

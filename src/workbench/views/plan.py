@@ -104,6 +104,7 @@ def run(recipe: Recipe) -> int:
     dropped = len(lessons) - len(tokens)
     learned_rows = round(rows_learned(recipe, splits, questions) * len(tokens) / len(lessons))
     ahead = foreseen(recipe, tokens, learned_rows, base)
+    cost = cost_of(recipe, questions) if questions else None
     sections: dict[str, Any] = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base) | of_hub,
@@ -117,15 +118,15 @@ def run(recipe: Recipe) -> int:
         "bundles": about_bundles(recipe),
         **({"route": about_route(recipe, splits)} if routed_to(recipe) else {}),
         "disk": about_disk(recipe, base),
-        "teacher": about_teacher(recipe, questions)
-        if questions
+        "teacher": about_teacher(recipe, questions, cost)
+        if questions and cost
         else {"calls": 0, "cost": "0 USD: no teacher is asked"},
         **({"open teacher": about_weights(teacher)} if teacher.weights else {}),
     }
     if recipe.output == "json":
         sections = {
             "recipe": recipe.name,
-            "numbers": numbers(recipe, splits, questions, learned_rows, tokens, base, ahead),
+            "numbers": numbers(recipe, splits, cost, learned_rows, tokens, base, ahead),
         } | sections
     show(f"plan of {recipe.name}", sections, recipe.output)
     for verdict in verdicts:
@@ -137,7 +138,7 @@ def run(recipe: Recipe) -> int:
 def numbers(
     recipe: Recipe,
     splits: Splits,
-    questions: Asked | None,
+    cost: Estimate | None,
     rows: int,
     tokens: Sequence[int],
     base: Path | None,
@@ -145,7 +146,6 @@ def numbers(
 ) -> dict[str, int | float | None]:
     """The plan's figures for a program: each key ends in its unit, null is what is not known before."""
     method = recipe.method
-    cost = cost_of(recipe, questions) if questions else None
     return {
         "train_rows": len(splits.train),
         "validation_rows": len(splits.validation),
@@ -184,6 +184,7 @@ def plan_documents(recipe: Recipe) -> int:
     with_fields = replace(recipe, teacher=asking(recipe.teacher))
     base = base_here(recipe.model)
     recipe, of_hub = with_sizes(recipe, base)
+    asked = Asked(examples, Splits([], [], [], [], [], []), [], [])
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base) | of_hub,
@@ -191,7 +192,7 @@ def plan_documents(recipe: Recipe) -> int:
         "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
                       "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
         "bundles": about_bundles(recipe),
-        "teacher": about_teacher(with_fields, Asked(examples, Splits([], [], [], [], [], []), [], [])),
+        "teacher": about_teacher(with_fields, asked, cost_of(with_fields, asked)),
     }  # fmt: skip
     show(f"plan of {recipe.name}", sections, recipe.output)
     return 0
@@ -234,10 +235,9 @@ def blank_filled(example: Example) -> Example:
     return replace(example, messages=(*example.prompt, Message("assistant", answer)))
 
 
-def about_teacher(recipe: Recipe, questions: Asked) -> dict[str, Any]:
+def about_teacher(recipe: Recipe, questions: Asked, cost: Estimate) -> dict[str, Any]:
     """Calls, dollars, terms and privacy; a refusal here is the refusal that `label` would give."""
     teacher = recipe.teacher
-    cost = cost_of(recipe, questions)
     verdict = policy.judge(teacher)
     way = require_way(teacher, recipe.data.privacy, look_up=False)
     wall = "none" if teacher.budget_usd is None else f"{teacher.budget_usd:g} USD"

@@ -227,7 +227,8 @@ def fingerprint_of(recipe: Recipe, run: Run, incumbent: Incumbent, gold: Gold | 
             "scorer": scorers.version(evaluate),
             "usd_per_hour": recipe.launch.usd_per_hour,
             "gate": asdict(recipe.gate),
-        },
+        }
+        | ({} if recipe.cost.requests_a_month is None else {"volume": recipe.cost.requests_a_month}),
         16,
     )
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from workbench.bundles.prove import HERE, choose_engine
 from workbench.data.prepare import Splits
-from workbench.engines import Ask
-from workbench.engines.served import computed_on
+from workbench.deciding.ways import SECONDS as MONTH_S
+from workbench.deciding.ways import serving_of
+from workbench.engines.ask import Ask
+from workbench.engines.served import computed_on, served_engine
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation import behaviours
 from workbench.evaluation.answers import Prediction, ask_arm, broken, schema_of, shown, write_predictions
@@ -29,7 +34,7 @@ from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
-from workbench.stages.common import is_done, log_datasets, need, say
+from workbench.stages.common import is_done, log_datasets, merged_model, need, say
 from workbench.stages.evaluate import folds
 from workbench.stages.evaluate.arms import (
     FETCHED,
@@ -47,11 +52,13 @@ from workbench.stages.evaluate.arms import (
 from workbench.stages.evaluate.at_home import at_home
 from workbench.stages.evaluate.evidence import duties_of, evidence, hand_over
 from workbench.stages.evaluate.judge_answers import judged
+from workbench.stages.evaluate.one_asker import is_served, waits_of
 from workbench.stages.review_rows import write_answers
 from workbench.stages.rows import keep_questions, question_contents, question_file, rows
 
 # One that cannot be asked is left out aloud: the run's own verdict stands without.
 OPTIONAL = ("teacher", GOLD, "champion")
+AT_SATURATION = "usd_per_1000"
 FIGURES, PROMPTS = "figures", "prompts.json"
 # Metrics as training tells them, and as they are drawn.
 CURVE = {"train/loss": "loss", "validation/loss": "eval_loss"}
@@ -164,7 +171,22 @@ def answers_of(
             absent[arm.name] = error.what
             collected.free.pop(arm.name, None)
             say(run, "evaluate", f"{arm.name} is left out: {error}")
+    if (served := as_vllm_serves(recipe, run)) is not None:
+        with opened(served) as ask:
+            tell_waits(recipe, run, served, ask, items, folder / "predictions", False, collected)
+    for arm in arms:
+        if arm.name in collected.facts and arm.name not in FREE_ONLY:
+            collected.facts[arm.name] |= at_volume(recipe, collected.facts[arm.name])
     return collected
+
+
+def at_volume(recipe: Recipe, figures: Mapping[str, float]) -> dict[str, float]:
+    """An arm's dollars at your volume, where that, the machine's price and what it answers a second are known."""
+    hour, requests, rate = recipe.launch.usd_per_hour, recipe.cost.requests_a_month, figures.get("answers_per_second")
+    if hour is None or requests is None or rate is None or AT_SATURATION not in figures:
+        return {}
+    machines = max(1.0, math.ceil(requests / (rate * MONTH_S)))
+    return {"usd_per_1000_at_volume": serving_of(hour, rate, requests, machines).usd_per_1000_at_your_volume}
 
 
 def report_of(
@@ -383,6 +405,8 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Pa
             say(run, "evaluate", f"{name}: in {lost} of {len(free)} answers thoughts ate up {limit}: raise it")
         account = read_spent(spent, spent_before)
         collected.facts[name] = facts_of(arm.bytes, account, free, recipe.launch.usd_per_hour)
+        if is_served(arm):
+            tell_waits(recipe, run, arm, ask, questions.items, folder, spent.is_file(), collected)
         if questions.schema and name not in FREE_ONLY:
             again = broken(questions.schema, free)
             whole = list(free)
@@ -400,6 +424,28 @@ def ask_all(recipe: Recipe, run: Run, arm: Arm, questions: Questions, folder: Pa
             ):  # fmt: skip
                 if rows:
                     into[name] = answers(ask, rows, [e.prompt for e in rows], ANSWER_TOKENS, suffix)
+
+
+def tell_waits(
+    recipe: Recipe, run: Run, arm: Arm, ask: Ask, items: Sequence[Example], folder: Path, started: bool,
+    collected: Collected,
+) -> None:  # fmt: skip
+    """What one asker waits, into the arm's figures: where the engine is `started` anyway, or a limit is set."""
+    wanted = started or recipe.gate.max_seconds is not None
+    waits = waits_of(arm, ask, items, recipe.evaluate.max_new_tokens, (folder, kept(run)), wanted)
+    collected.facts[arm.name] |= waits
+    if waits:
+        p50, p95 = waits["latency_p50"], waits["latency_p95"]
+        say(run, "evaluate", f"{arm.name}: one asker waits {p50:.2f} s, 95 of 100 times at most {p95:.2f} s")
+
+
+def as_vllm_serves(recipe: Recipe, run: Run) -> Arm | None:
+    """The student in the engine that will serve it; None where that is not here, or no limit wants to know."""
+    folder = merged_model(run)
+    if recipe.gate.max_seconds is None or choose_engine(folder, recipe.model.dtype) == HERE:
+        return None
+    engine = partial(served_engine, folder, "vllm", parallel=1, threads=recipe.launch.threads)
+    return Arm(STUDENT, run.output_digest("merge"), 0, "vllm", engine)
 
 
 def kept(run: Run) -> Path:

@@ -35,6 +35,7 @@ from workbench.stages.common import is_done, need, say
 from workbench.stages.evaluate.arms import Arm, arms_of, teacher_arm
 from workbench.stages.evaluate.evaluate import answerable
 from workbench.stages.evaluate.evaluate import opened as opened_arm
+from workbench.stages.evaluate.one_asker import measured_waits
 from workbench.stages.route.choosing import (
     BEFORE,
     CASCADE,
@@ -182,8 +183,7 @@ def fingerprint_of(recipe: Recipe, run: Run, identity: Mapping[str, str]) -> str
 
 def usd_per_error(recipe: Recipe) -> float:
     """Dollars of a wrong answer, 0 where nobody has said."""
-    cost = getattr(recipe, "cost", None)
-    return float(getattr(cost, "usd_per_error", None) or 0.0)
+    return recipe.cost.usd_per_error or 0.0
 
 
 def decided(
@@ -363,7 +363,7 @@ def told_on_test(
     kept = [threshold is not None and score >= threshold for score in scores]
     figures = tell(
         pairs, kept, chosen.kind, level, recipe.evaluate.resamples, recipe.seed, report.get("slices") or (),
-        (prices.home, prices.away),
+        (prices.home, prices.away), measured_waits(files[arm.name].parent, arm.name),
     )  # fmt: skip
     apart = auroc(scores, [bool(right) for right in pairs.home_right])
     figures |= {

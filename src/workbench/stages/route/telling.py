@@ -26,11 +26,12 @@ CASCADE_ARM, MIX = "cascade", "random_mix"
 def tell(
     pairs: Pairs, kept_n: Sequence[bool], kind: str, confidence: float, resamples: int, seed: int,
     slices: Sequence[Mapping[str, Any]] = (), usd: tuple[float | None, float | None] = (None, None),
+    waits: Sequence[float] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Escalated share, harm, who is right how often, the differences that count, dollars, seconds and the slices.
 
     The random mix keeps the cascade's share by chance; its lead is resampled with that share, by whole clusters.
-    `usd` are the prices of one answer at home and away.
+    `usd` are the prices of one answer at home and away, `waits` the seconds that one asker waited at home, alone.
     """
     kept = np.array(kept_n, dtype=np.float64)
     home, away = pairs.home_right, pairs.away_right
@@ -67,7 +68,7 @@ def tell(
             "teacher_vs_student": lead(away - home, away_b - home_b),
         },
         "usd_per_1000": dollars(kept, kind, usd, clusters, confidence, resamples, seed),
-        "seconds": seconds(pairs, kept, kind),
+        "seconds": seconds(pairs, kept, kind, waits, seed),
         "slices": [part for entry in slices if (part := slice_of(entry, pairs, kept, harm, confidence))],
     }  # fmt: skip
 
@@ -97,19 +98,20 @@ def dollars(
     }
 
 
-def seconds(pairs: Pairs, kept: Floats, kind: str) -> dict[str, float]:
-    """The median and the 95th of 100 of an answer's seconds, as they were answered here; empty where some are unknown.
+def seconds(pairs: Pairs, kept: Floats, kind: str, waits: Sequence[float], seed: int) -> dict[str, float]:
+    """The median and the 95th of 100 of what one asker waits; empty where either side's wait was not measured.
 
-    What leaves a cascade waits for the student first.
+    The teacher's wait is that of its own request, the student's is drawn from `waits`: its answers to the test were
+    made together, and are nobody's wait. What leaves a cascade has waited for the student first.
     """
-    own, theirs = ([p.latency for p in part] for part in (pairs.home, pairs.away))
-    if any(h is None or (not k and a is None) for h, a, k in zip(own, theirs, kept, strict=True)):
+    theirs = [p.latency for p in pairs.away]
+    if not waits or any(not k and a is None for a, k in zip(theirs, kept, strict=True)):
         return {}
-    waits = [
-        (h or 0.0) * (kind == CASCADE or bool(k)) + (0.0 if k else a or 0.0)
-        for h, a, k in zip(own, theirs, kept, strict=True)
+    own = np.random.default_rng(seed).choice(np.asarray(waits, dtype=float), len(theirs))
+    whole = [
+        h * (kind == CASCADE or bool(k)) + (0.0 if k else a or 0.0) for h, a, k in zip(own, theirs, kept, strict=True)
     ]
-    return {"p50": float(np.quantile(waits, 0.5)), "p95": float(np.quantile(waits, 0.95))}
+    return {"p50": float(np.quantile(whole, 0.5)), "p95": float(np.quantile(whole, 0.95))}
 
 
 def slice_of(

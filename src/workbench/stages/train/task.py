@@ -16,7 +16,6 @@ from workbench.recipe.methods import learned
 from workbench.records import Example, TokenRow, digest
 from workbench.runs import Run, kept_data
 from workbench.stages.common import PREPARED, base_model
-from workbench.stages.rows import many_rows
 from workbench.stored_tokens import StoredTokens, lengths_of, stored_tokens, take_over, trained_in
 from workbench.training.job import Job
 
@@ -173,6 +172,8 @@ def many_rendered(recipe: Recipe, run: Run, base: Path) -> StoredTokens | None:
     """
     if has_teacher(recipe) or not all(kind.name in ("sft", "text") for kind in learned(recipe.method)):
         return None
+    from workbench.stages.rows import many_rows  # with all that asks a teacher: a recipe is read without
+
     examples = many_rows(run)
     if examples is None or not examples[0].prompt:
         return None
