@@ -22,6 +22,7 @@ from workbench.engines.arrivals import alone, under_load
 from workbench.engines.served import serve_bundle
 from workbench.records import Answer, Example, Message
 from workbench.stages.evaluate.arms import Arm
+from workbench.stages.evaluate.evaluate import at_volume
 from workbench.stages.evaluate.one_asker import is_served, waits_of
 from workbench.views.load_test import measured
 
@@ -123,6 +124,19 @@ def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weight
     assert waits_of(other, Engine(0.03), items, 8, places, True)["latency_p50"] > 2 * first["latency_p50"]
     for served_by, name in (("transformers", "student"), ("openai", "teacher"), ("llamacpp", "teacher")):
         assert not is_served(replace(arm, name=name, served_by=served_by))
+
+
+def test_dollars_at_your_volume_are_those_of_whole_machines_paid_by_the_month() -> None:
+    recipe = checked(find_recipe("legal_lora"), ["launch.usd_per_hour=2", "cost.requests_a_month=1e5"])
+    figures = {"answers_per_second": 4.0, "usd_per_1000": 1000 * 2 / 3600 / 4}
+    assert at_volume(recipe, figures) == {"usd_per_1000_at_volume": pytest.approx(2 * 730 / 100)}
+    month = 4.0 * 730 * 3600  # answers of one machine
+    for load, machines in ((1.0, 1), (0.1, 1), (1.5, 2)):
+        at = replace(recipe, cost=replace(recipe.cost, requests_a_month=load * month))
+        assert at_volume(at, figures)["usd_per_1000_at_volume"] == pytest.approx(
+            figures["usd_per_1000"] * machines / load
+        )
+    assert at_volume(replace(recipe, cost=replace(recipe.cost, requests_a_month=None)), figures) == {}
 
 
 @pytest.mark.slow

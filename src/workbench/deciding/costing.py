@@ -83,10 +83,10 @@ def costed(cost: Cost, inputs: Mapping[str, Input], seed: int, today: date) -> d
 def energy(values: Mapping[str, float], hybrid: str) -> dict[str, dict[str, float]]:
     """Way → `kwh_a_month`, and `kg_co2_a_month` where it is said what a kilowatt-hour emits."""
     grams = values.get("grams_per_kwh")
-    told = kwh_of(values, hybrid, values["requests_a_month"])
+    month = kwh_of(values, hybrid, values["requests_a_month"])
     return {
         way: {"kwh_a_month": kwh} | ({} if grams is None else {"kg_co2_a_month": kwh * grams / 1000})
-        for way, kwh in told.items()
+        for way, kwh in month.items()
     }
 
 

@@ -97,10 +97,10 @@ def serving(result: Mapping[str, Any], name: str = "self") -> str:
 
 
 def energy(result: Mapping[str, Any], name: str) -> str:
-    """`240 kWh a month`, with its CO2 where that is known; that it was not measured where it was not."""
+    """`240 kWh a month`, with its CO2 where that is known; that nobody measured an answer at home where it is so."""
     own = result["energy"].get(name)
     if own is None:
-        return "energy of an answer at home: not measured"
+        return "not measured at home"
     co2 = f", {plain(own['kg_co2_a_month'])} kg of CO2" if "kg_co2_a_month" in own else ""
     return f"{plain(own['kwh_a_month'])} kWh a month{co2}"
 

@@ -93,8 +93,8 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
 
     def p95_at(rate: float) -> float:
         seen = under_load(ask, rate, cost.load_seconds, recipe.seed + len(levels), patience=2 * cost.slo_seconds)
-        told = {name: value if value != float("inf") else None for name, value in asdict(seen).items()}
-        levels.append({"rate": rate} | {name: value for name, value in told.items() if name != "each"})
+        level = {name: value if value != float("inf") else None for name, value in asdict(seen).items()}
+        levels.append({"rate": rate} | {name: value for name, value in level.items() if name != "each"})
         wait = f"{seen.p95:.2f} s" if seen.p95 != float("inf") else "longer than anybody would"
         SCREEN.print(f"  {rate:.2f} a second: 95 of 100 wait {wait}", markup=False)
         return seen.p95

@@ -184,7 +184,7 @@ def plan_documents(recipe: Recipe) -> int:
     with_fields = replace(recipe, teacher=asking(recipe.teacher))
     base = base_here(recipe.model)
     recipe, of_hub = with_sizes(recipe, base)
-    asked = Asked(examples, Splits([], [], [], [], [], []), [], [])
+    wanted = Asked(examples, Splits([], [], [], [], [], []), [], [])
     sections = {
         "run": about_run(recipe),
         "model": about_model(recipe.model, base) | of_hub,
@@ -192,7 +192,7 @@ def plan_documents(recipe: Recipe) -> int:
         "documents": {"documents": recipe.teacher.documents, "passages": "; ".join(notes),
                       "rows": f"at most {len(prompts):,}, parted by document; known once the teacher has made them"},
         "bundles": about_bundles(recipe),
-        "teacher": about_teacher(with_fields, asked, cost_of(with_fields, asked)),
+        "teacher": about_teacher(with_fields, wanted, cost_of(with_fields, wanted)),
     }  # fmt: skip
     show(f"plan of {recipe.name}", sections, recipe.output)
     return 0
