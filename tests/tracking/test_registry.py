@@ -82,10 +82,12 @@ def test_registering_again_changes_nothing(experiments: Path) -> None:
     assert len(models(experiments)) == 4
 
 
-def test_what_the_gate_refuses_is_challenger_and_never_champion(experiments: Path) -> None:
+def test_what_the_gate_refuses_is_a_version_without_an_alias(experiments: Path) -> None:
     run = whole_run(experiments)
-    register(run.folder, Tracking(), experiments, passed=False, shipped=[])
-    assert {n: set(a) for n, (_, a) in registry(experiments).items()} == {"tiny": {"challenger"}}
+    made = register(run.folder, Tracking(), experiments, passed=False, shipped=[])
+    assert registry(experiments) == {"tiny": (1, {})}
+    assert made["aliases"] == {"tiny": []}
+    assert "tiny version 1 has no alias: the gate refuses it" in made["said"]
 
 
 def test_a_champion_that_is_judged_again_and_refused_loses_its_aliases(experiments: Path) -> None:
@@ -93,7 +95,7 @@ def test_a_champion_that_is_judged_again_and_refused_loses_its_aliases(experimen
     register(run.folder, Tracking(), experiments, passed=True, shipped=SHIPPED)
     made = register(run.folder, Tracking(), experiments, passed=False, shipped=[])
     left = {name: set(aliases) for name, (_, aliases) in registry(experiments).items()}
-    assert left == {"tiny": {"challenger"}, "tiny-gguf_q8_0": set()}
+    assert left == {"tiny": set(), "tiny-gguf_q8_0": set()}
     assert "tiny version 1 is no longer champion: the gate refuses it" in made["said"]
 
 
@@ -102,7 +104,7 @@ def test_a_refused_run_leaves_the_champion_of_another_run_alone(experiments: Pat
     other = whole_run(experiments, digest="1badcafe")
     register(other.folder, Tracking(), experiments, passed=False, shipped=[])
     aliases = registry(experiments)["tiny"][1]
-    assert (int(aliases["champion"]), int(aliases["challenger"])) == (1, 2)
+    assert (int(aliases["champion"]), int(aliases["challenger"])) == (1, 1)
 
 
 def test_a_copy_damaged_in_the_store_gets_no_alias_and_is_stored_anew_next_time(experiments: Path) -> None:

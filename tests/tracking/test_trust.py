@@ -120,7 +120,7 @@ def test_champion_never_goes_back_to_a_version_that_the_gate_refused(experiments
     change(experiments, 2, tag_too=False)
     with pytest.raises(WorkbenchError, match="nothing is champion now"):
         registered(experiments, second)
-    assert aliases(experiments) == {"challenger": 1}
+    assert aliases(experiments) == {}
 
 
 def test_an_alias_left_on_a_version_that_is_marked_unproven_is_taken_back_by_the_next_registration(
@@ -184,18 +184,18 @@ def test_bytes_changed_together_with_their_tag_are_no_source(experiments: Path, 
         fetch_champion(Tracking(), experiments, found, tmp_path / "fetched")
 
 
-def test_a_signed_bundle_is_a_source_without_its_run_and_an_unsigned_challenger_is_not(
+def test_a_signed_bundle_is_a_source_without_its_run_and_an_unsigned_version_is_not(
     experiments: Path, tmp_path: Path
 ) -> None:
     registered(experiments, one_run(experiments, "aaaaaaaa"))
     registered(experiments, one_run(experiments, "bbbbbbbb"), passed=False)
-    assert aliases(experiments) == {"challenger": 2, "champion": 1}
-    resolve_source("mlflow:models:/tiny@challenger", tmp_path / "with its run")
+    assert aliases(experiments) == BOTH
+    resolve_source("mlflow:models:/tiny/2", tmp_path / "with its run")
     for run in ("aaaaaaaa", "bbbbbbbb"):
         shutil.rmtree(experiments / "tiny" / run)
     resolve_source("mlflow:models:/tiny@champion", tmp_path / "signed")
     with pytest.raises(WorkbenchError, match="they are not signed"):
-        resolve_source("mlflow:models:/tiny@challenger", tmp_path / "unsigned")
+        resolve_source("mlflow:models:/tiny/2", tmp_path / "unsigned")
 
 
 def test_a_signed_bundle_of_another_model_cannot_stand_in(experiments: Path, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_registry_that_names_a_device_is_refused_before_it_is_read(
 
 def test_a_manifest_that_others_can_write_vouches_for_nothing(experiments: Path, tmp_path: Path) -> None:
     registered(experiments, one_run(experiments, "aaaaaaaa"), passed=False)
-    resolve_source("mlflow:models:/tiny@challenger", tmp_path / "as it was registered")
+    resolve_source("mlflow:models:/tiny/1", tmp_path / "as it was registered")
     change(experiments, 1, tag_too=True)
     poisoned = folder_digest(stored(experiments, 1))
     run = experiments / "tiny" / "aaaaaaaa"
@@ -268,7 +268,7 @@ def test_a_manifest_that_others_can_write_vouches_for_nothing(experiments: Path,
     for name, value in (("as they are", statements), ("renamed", [s | {"sha256": poisoned} for s in statements])):
         (run / "vouched.json").write_text(json.dumps(value))
         with pytest.raises(WorkbenchError, match="nothing outside the registry vouches"):
-            resolve_source("mlflow:models:/tiny@challenger", tmp_path / name)
+            resolve_source("mlflow:models:/tiny/1", tmp_path / name)
 
 
 def test_a_champion_that_was_set_back_to_an_older_signed_version_is_said_aloud(

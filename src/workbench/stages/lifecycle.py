@@ -373,9 +373,6 @@ def coming_commands(recipe: Recipe, run: Run) -> list[str]:
 
 def next_commands(recipe: Recipe, run: Run) -> list[str]:
     """What a user types next, once there is a verdict, with real paths; each line works as it stands."""
-    from workbench.stages.evaluate.evaluate import read_report
-
-    passed = read_report(run)["gate"]["passed"]
     home = shown(run.folder)
     made = bundles(run)
     lines = []
@@ -387,9 +384,8 @@ def next_commands(recipe: Recipe, run: Run) -> list[str]:
         lines.append(command(verb, f"bundle={home / name}"))
     if run.done("register") and made:
         model = recipe.tracking.registered_model or recipe.name
-        alias = "champion" if passed else "challenger"
         lines.append(
-            command("export", f"from=models:/{model}@{alias}", f"to=exported/{model}", *store_words(recipe))
+            command("export", f"from=models:/{model}@champion", f"to=exported/{model}", *store_words(recipe))
             + "   # or to=s3://…, gs://…, az://…"
         )
     return lines

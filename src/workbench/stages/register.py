@@ -16,7 +16,7 @@ from workbench.tracking import register, shown, store_uri
 
 
 def run(recipe: Recipe, run: Run) -> bool:
-    """Register unless it is done. A gate that said no leaves the student a challenger, never champion."""
+    """Register unless it is done. A student that the gate refuses is a version without an alias."""
     need(run, "evaluate", "register")
     for name in bundles_of(recipe, run):
         need(run, f"bundle/{name}", "register")

@@ -56,9 +56,9 @@ def register(
 ) -> dict[str, Any]:
     """Register a run's student, and each format in `shipped`, and move the aliases; repeat it as often as you like.
 
-    `challenger` moves to a version only after its files were downloaded again, had the hashes of `run.json` and
-    stood `verify(folder)`, which raises WorkbenchError (left out: a trusted key must have signed them); `champion` only
-    when the gate has `passed` as well, and it is taken from a version that the gate now refuses. An alias of a version
+    The aliases move to a version only after its files were downloaded again, had the hashes of `run.json` and stood
+    `verify(folder)`, which raises WorkbenchError (left out: a trusted key must have signed them), and only when the
+    gate has `passed`; they are taken from a version that the gate now refuses. An alias of a version
     whose proof fails goes back to the last earlier one that stands, or to none. Returns `{"models": {label: id},
     "versions": {name: version}, "aliases": {name: […]}, "refused": [label], "said": […]}`.
     `download(uri, location, into)` fetches what is proven.
@@ -94,12 +94,14 @@ def register(
             version = registered_version(store, part, model, leaving_tags(tags, out))
             check_version(store, version, part, experiments, download, verify)
             vouch(folder, part.registered, part.sha256)
-            champion = passed and part.passed
-            if not champion:
-                notes += withdraw(store, part.registered, part, manifest["digest"], ("champion",))
-            notes += move_aliases(store, version, champion=champion)
+            shipping = passed and part.passed
+            if shipping:
+                notes += move_aliases(store, version)
+            else:
+                notes += withdraw(store, part.registered, part, manifest["digest"], ALIASES)
+                notes.append(f"{part.registered} version {version.version} has no alias: the gate refuses it")
             versions[part.registered] = str(version.version)
-            given[part.registered] = list(ALIASES if champion else ALIASES[:1])
+            given[part.registered] = list(ALIASES if shipping else ())
     if out.rule == "withheld":
         notes.append(
             f"rows are {out.privacy}, and {out.to} is another machine: it gets figures and digests, and no model, for "
@@ -279,7 +281,8 @@ def downloaded(store: Store, version: ModelVersion, experiments: Path, download:
         shutil.rmtree(into, ignore_errors=True)
 
 
-# Which version `challenger` and `champion` name: moved to what is proven, taken from what is not, always aloud.
+# Which version the aliases name: moved to what is proven, taken from what is not, always aloud. `champion` is what is
+# in production, and `challenger` the newest that the gate let ship: they part where a person sets the champion back.
 
 ALIASES = ("challenger", "champion")
 IsIntact = Callable[["ModelVersion"], bool]
@@ -296,11 +299,11 @@ def versions_of(store: Store, name: str) -> dict[str, ModelVersion]:
     return {str(version.version): version for version in store.client.search_model_versions(f"name = '{name}'")}
 
 
-def move_aliases(store: Store, version: ModelVersion, *, champion: bool) -> list[str]:
-    """`challenger` to this version, and `champion` too. Returns what changed, to be said aloud."""
+def move_aliases(store: Store, version: ModelVersion) -> list[str]:
+    """The aliases to this version. Returns what changed, to be said aloud."""
     name, number, before = version.name, str(version.version), holders(store, version.name)
     notes = []
-    for alias in ALIASES if champion else ALIASES[:1]:
+    for alias in ALIASES:
         if before.get(alias) != number:
             store.client.set_registered_model_alias(name, alias, number)
             notes.append(f"{name} version {number} is now {alias}")
@@ -329,7 +332,7 @@ def take_back(store: Store, name: str, number: str, is_intact: IsIntact) -> list
     for alias, held in holders(store, name).items():
         if held != number:
             continue
-        last = last_intact(store, name, number, alias, is_intact)
+        last = last_intact(store, name, number, is_intact)
         if last is None:
             store.client.delete_registered_model_alias(name, alias)
             rest = f"no earlier version is proven, so nothing is {alias} now"
@@ -342,13 +345,12 @@ def take_back(store: Store, name: str, number: str, is_intact: IsIntact) -> list
     return notes
 
 
-def last_intact(store: Store, name: str, number: str, alias: str, is_intact: IsIntact) -> str | None:
-    """The newest earlier version that was proven once and stands its proof now; a refused one is never champion."""
+def last_intact(store: Store, name: str, number: str, is_intact: IsIntact) -> str | None:
+    """The newest earlier version that the gate let ship, was proven once, and stands its proof now."""
     known = versions_of(store, name)
     for earlier in sorted((n for n in known if int(n) < int(number)), key=int, reverse=True):
         tags = known[earlier].tags
-        refused = alias != ALIASES[0] and tags.get("gate") != "passed"
-        if tags.get("verified") == "true" and not refused and is_intact(known[earlier]):
+        if tags.get("verified") == "true" and tags.get("gate") == "passed" and is_intact(known[earlier]):
             return earlier
     return None
 
