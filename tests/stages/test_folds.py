@@ -65,6 +65,7 @@ def test_no_sibling_learns_a_row_that_it_is_asked_nor_anything_that_repeats_it(p
         cut(splits, shots, recipe)
 
 
+@pytest.mark.slow
 def test_every_row_judges_and_the_report_says_whom_the_verdict_is_about(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ import lzma
 import os
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def written(path: Path, content: str | bytes) -> Path:
 
 def packed(path: Path, pieces: Iterable[bytes]) -> Path:
     """Pieces packed as the file's ending says, one after another, so that no bomb is ever whole in memory."""
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    quick = partial(lzma.open, preset=0)
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": quick}
     if path.suffix == ".zst":
         import pyarrow
 
