@@ -100,7 +100,7 @@ def test_verify_finds_a_sound_bundle_sound_in_its_engine(bundle: Path, capsys: p
     assert failed(bundle, capsys) == []
 
 
-def test_an_adapter_merged_twice_is_caught_by_its_kl(
+def test_an_adapter_merged_once_more_at_a_wrong_scale_is_caught_by_its_kl(
     bundle: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from peft import PeftModel
@@ -109,8 +109,8 @@ def test_an_adapter_merged_twice_is_caught_by_its_kl(
     adapter = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(bundle), str(only_run(shipped) / "train" / "adapter")
     )
-    for name, weight in adapter.named_parameters():  # twelve steps on a random model leave a faint adapter
-        weight.data *= 300 if "lora_B" in name else 1
+    for name, weight in adapter.named_parameters():  # with its own sign a student that says one thing says it louder
+        weight.data *= -300 if "lora_B" in name else 1
     adapter.merge_and_unload().save_pretrained(bundle)
     resign(bundle)
     assert failed(bundle, capsys) == ["kl"]

@@ -172,7 +172,7 @@ def test_a_student_that_collapses_while_its_loss_falls_is_stopped_and_its_best_c
     with teacher_server(answer=[["", "no"]]) as server:
         made = project(tmp_path, questions(40), server.url + "/v1")
         words = [*SMALL, f"model.source=dir:{yes_model}", "method.distil=[text]", "until=train", "method.kind=full",
-                 "method.max_steps=12", "method.epochs=9", "method.evaluations=6", "method.learning_rate=3e-3",
+                 "method.max_steps=12", "method.epochs=9", "method.evaluations=6", "method.learning_rate=1e-2",
                  "method.teach.headroom=null", "method.warmup_share=1.0"]  # fmt: skip
         done = made.run("train", *words)
         assert done.returncode == 3, done.stderr

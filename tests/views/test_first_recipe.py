@@ -94,7 +94,7 @@ def test_a_recipe_under_15_lines_is_written_for_a_file_and_its_scorer_fits_the_a
 
 def test_a_file_that_cannot_prove_anything_is_said_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     table("few.csv", [text_row(n) for n in range(60)])
-    assert "about 12 of 60 rows will judge; gate.min_rows asks for 100" in said_by("few.csv", capfd)
+    assert "about 12 of 60 rows will judge, and gate.min_rows asks for 100" in said_by("few.csv", capfd)
     assert main(["plan", "few.yaml"]) == 0
     shown = re.sub(r"\s+", " ", capfd.readouterr().out)
     assert "it will be trained and measured, not proven" in shown
