@@ -122,5 +122,5 @@ def test_a_known_vulnerability_fails_the_look_and_a_service_that_is_away_is_said
     assert "PYSEC-0" in hole.stdout
     away = look("http://127.0.0.1:9/v1/query")
     assert away.returncode == 0
-    assert away.stdout.count("nothing was looked for") == 5
+    assert away.stdout.count("nothing was looked for") == len(list(LOCKS.glob("*.txt")))
     assert look("http://127.0.0.1:9/v1/query", AUDIT_MUST_ANSWER="1").returncode == 1

@@ -511,7 +511,7 @@ def test_the_whole_life_of_an_on_policy_student_goes_on_after_a_kill(
     write_duties(weights, [Duty("notice", "Say thank you.", "a licence")])
     made = own(tmp_path, weights)
     words = [*words_for(tiny_model, "method.max_steps=200", "method.epochs=99", "method.save_minutes=0.001"),
-             "method.kind=full", "method.learning_rate=1e-2", "until=evaluate"]  # fmt: skip
+             "method.kind=full", "method.learning_rate=3e-3", "until=evaluate"]  # fmt: skip
     child = made.start("train", *words)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and child.poll() is None:
