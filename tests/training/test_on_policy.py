@@ -528,5 +528,7 @@ def test_the_whole_life_of_an_on_policy_student_goes_on_after_a_kill(
     assert "Say thank you." in {duty["text"] for duty in told}, "they travel with the student"
     report = json.loads((run_of(made) / "evaluate" / "report.json").read_text())
     assert report["arms"]["teacher"]["exact_match"]["value"] == 1.0
-    assert report["arms"]["student"]["exact_match"]["value"] > report["arms"]["base"]["exact_match"]["value"]
+    events = [json.loads(line) for line in (run_of(made) / "events.jsonl").read_text().splitlines()]
+    losses = [event["value"] for event in events if event.get("name") == "train/loss"]
+    assert losses[-1] < losses[0] / 20, "on what it says itself the student has come to the teacher"
     assert any("the teacher's terms" in row["duty"] for row in report["duties"])
