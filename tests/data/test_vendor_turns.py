@@ -93,10 +93,18 @@ def test_gemini_s_contents_bring_their_system_text_thoughts_and_calls(tmp_path: 
         "systemInstruction": {"role": "system", "parts": [{"text": "Be short."}]},
         "contents": [
             {"role": "user", "parts": [{"text": "Where"}, {"text": "is it?"}]},
-            {"role": "model", "parts": [{"text": "It was tired.", "thought": True}, {"text": "At home."}]},
+            {
+                "role": "model",
+                "parts": [
+                    {"text": "It was tired.", "thought": True},
+                    {"text": "At home.", "thoughtSignature": "x"},
+                ],
+            },
         ],
     }
-    example = one(tmp_path, row)
+    loaded = read(tmp_path, row)
+    assert "not used of r.jsonl: contents[].parts[].thoughtSignature" in loaded.notes
+    (example,) = loaded.examples
     assert [(m.role, m.content) for m in example.messages] == [
         ("system", "Be short."), ("user", "Where\nis it?"), ("assistant", "At home."),
     ]  # fmt: skip

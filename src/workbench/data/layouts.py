@@ -251,7 +251,9 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
         case "sharegpt":
             return conversation(row.take("conversations"), "conversations", left)
         case "gemini":
-            return conversation(geminis(row.take("contents"), "contents"), "contents", left)
+            turns, unused = geminis(row.take("contents"), "contents")
+            left.add("contents[].parts[].", unused)
+            return conversation(turns, "contents", left)
         case "prompt_completion" | "kto":
             prompt = either(row.take("prompt"), "user", "prompt", left)
             return prompt + either(row.take("completion"), "assistant", "completion", left)
@@ -317,7 +319,7 @@ def system_turn(row: Fields) -> list[Message]:
     """The row's own `system` text, where it has one."""
     system = row.take("system", "system_prompt", "systemInstruction", "system_instruction")
     if isinstance(system, dict) and isinstance(system.get("parts"), list):  # Gemini's
-        system = geminis([{"role": "system", "parts": system["parts"]}], "systemInstruction")[0]["content"]
+        system = geminis([{"role": "system", "parts": system["parts"]}], "systemInstruction")[0][0]["content"]
     if isinstance(system, list):  # Claude's
         system = content_of(system, "system", Leftovers())
     return [] if system is None else [Message("system", text_of(system, "system"))]

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from workbench.data.containers import UnreadableError, kind
-from workbench.data.vendor_turns import in_openai_words
+from workbench.data.vendor_turns import in_openai_words, turns_in
 from workbench.records import Message, Role, ToolCall
 
 # In any capitals. `function_call` and its like are the assistant's turn with its call as JSON.
@@ -79,15 +79,8 @@ class Leftovers:
 
 def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
-    if not isinstance(value, list) or not value:
-        raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
     turns = []
-    given, unused = in_openai_words(value, what)
+    given, unused = in_openai_words(turns_in(value, what), what)
     left.add("content[].", unused)
     for number, (turn, name) in enumerate(given, 1):
         if not isinstance(turn, dict):

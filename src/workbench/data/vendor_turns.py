@@ -21,7 +21,20 @@ CLAUDES = tuple(USED)
 GEMINIS = {  # a part's field, as REST and as Python write it
     "functionCall": "call", "function_call": "call", "functionResponse": "result", "function_response": "result",
 }  # fmt: skip
-TEXTS = ("text", "thought", "thoughtSignature", "thought_signature")
+SIGNATURES = ("thoughtSignature", "thought_signature")  # of thoughts; they open nothing elsewhere
+TEXTS = ("text", "thought", *SIGNATURES)
+
+
+def turns_in(value: object, what: str) -> list[Any]:
+    """A list of turns; in a CSV cell, the JSON text of one. Raises UnreadableError for anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
+    if not isinstance(value, list) or not value:
+        raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
+    return value
 
 
 def in_openai_words(turns: Sequence[Any], what: str) -> tuple[list[tuple[Any, str]], list[str]]:
@@ -126,26 +139,21 @@ def results(rest: Mapping[str, Any], parts: Sequence[Any], kinds: Sequence[Any],
     return made
 
 
-def geminis(value: object, what: str) -> list[dict[str, Any]]:
-    """The turns of Gemini's `contents` in OpenAI's words. Raises UnreadableError with what cannot be read.
+def geminis(value: object, what: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The turns of Gemini's `contents` in OpenAI's words, and the fields of its parts that are not used.
 
-    The signature that Gemini gives to its thoughts opens nothing elsewhere, and is the one thing that is left out.
+    Raises UnreadableError with what cannot be read.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
-    if not isinstance(value, list) or not value:
-        raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
     made: list[dict[str, Any]] = []
-    for number, turn in enumerate(value, 1):
+    unused: dict[str, None] = {}
+    for number, turn in enumerate(turns_in(value, what), 1):
         name = f"turn {number} of {what}"
         if not isinstance(turn, Mapping) or not isinstance(turn.get("parts"), list) or not turn["parts"]:
             raise UnreadableError(f"{name} has no list of parts")
         rest = {key: each for key, each in turn.items() if key != "parts"}
         made += gemini_turns({"role": "user", **rest}, turn["parts"], name)
-    return made
+        unused |= {key: None for part in turn["parts"] for key in SIGNATURES if part.get(key)}
+    return made, list(unused)
 
 
 def gemini_turns(rest: Mapping[str, Any], parts: Sequence[Any], name: str) -> list[dict[str, Any]]:
