@@ -36,8 +36,15 @@ def test_the_search_ends_within_a_tenth_of_the_rate_that_just_keeps_the_objectiv
             return 1.0 if rate <= truth else 9.0
 
         most = capacity(p95, 2.0, 4.0)
-        assert most.kept <= truth < most.passed <= CLOSE * most.kept
+        assert most.kept <= truth < most.passed == pytest.approx(CLOSE * most.kept)
         assert len(tried) < 30
+
+
+def test_where_the_search_begins_does_not_change_what_it_finds() -> None:
+    """A first rate comes from a wait that was measured, and no two of those are equal."""
+    ends = {capacity(lambda rate: 2.0 * rate / 7.3, 2.0, start).kept for start in (0.2, 1.0, 1.07, 4.4, 40.0)}
+    assert len(ends) == 1
+    assert 7.3 / CLOSE < ends.pop() <= 7.3
 
 
 def test_one_bad_measurement_does_not_end_the_search() -> None:
@@ -75,15 +82,26 @@ def test_one_request_alone_takes_what_the_server_takes() -> None:
 def test_arrivals_do_not_wait_for_answers_and_a_wait_begins_at_the_arrival() -> None:
     # 200 a second at a server of 20 a second: an asker who waited for the one before would never see a queue.
     server = OneAtATime(0.05)
-    waits = under_load(server, 200.0, 0.1, seed=1, patience=5.0)
+    waits = under_load(server, 200.0, 20, seed=1, patience=5.0)
     assert waits.askers == 20
     assert server.most > 10
     assert waits.p95 > 0.6  # the last of twenty waits for those before it
     assert waits.p95 > 1.5 * waits.p50
 
 
+def test_a_rate_is_met_exactly_and_every_rate_by_one_pattern_of_arrivals() -> None:
+    seen: dict[float, list[float]] = {}
+    for rate in (100.0, 400.0):
+        started, came = time.perf_counter(), seen.setdefault(rate, [])
+        under_load(lambda row, came=came, started=started: came.append(time.perf_counter() - started), rate, 40, 3, 1.0)
+        assert len(came) == 40
+        assert max(came) <= 40 / rate * 1.5 + 0.2, "as many as the rate says, in the time that it says"
+    slow, fast = sorted(seen[100.0]), sorted(seen[400.0])
+    assert slow[20] / slow[-1] == pytest.approx(fast[20] / fast[-1], abs=0.25)
+
+
 def test_who_has_no_answer_in_time_counts_as_waiting_for_ever() -> None:
-    waits = under_load(OneAtATime(0.2), 100.0, 0.1, seed=1, patience=0.3)
+    waits = under_load(OneAtATime(0.2), 100.0, 10, seed=1, patience=0.3)
     assert waits.p95 == float("inf")
 
 

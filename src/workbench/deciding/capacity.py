@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-STEP = 1.6  # each rate over the one before, until the objective is passed
-CLOSE = 1.1  # the passing and the failing rate lie within this factor in the end
+CLOSE = 1.1  # rates are whole powers of it, the same in every measurement; the search ends between two neighbours
+RAISED = 5  # powers, until the objective is passed
+LOWERED = 30  # powers below the first rate: one that slow is no capacity any more
 MOST_TRIES = 24
 
 
@@ -15,7 +16,7 @@ MOST_TRIES = 24
 class Capacity:
     """Answers a second within the objective: the highest rate that kept it, and the lowest that did not.
 
-    `kept` is 0 where even the first rate did not keep it.
+    `kept` is 0 where even the slowest rate that was tried did not keep it.
     """
 
     kept: float
@@ -23,24 +24,27 @@ class Capacity:
 
 
 def capacity(p95_at: Callable[[float], float], objective: float, start: float) -> Capacity:
-    """Search from `start`, in requests a second; `p95_at` measures the 95th percentile of the waits at a rate.
+    """Search from about `start`, in requests a second; `p95_at` measures the 95th percentile of the waits at a rate.
 
     A rate that failed by chance does not end it: each is only taken as passed when it fails twice.
     """
-    kept, passed, rate = 0.0, math.inf, start
+    first = power = math.floor(math.log(start, CLOSE))
+    kept: int | None = None
+    passed: int | None = None
     for _ in range(MOST_TRIES):
+        rate = CLOSE**power
         if p95_at(rate) <= objective or p95_at(rate) <= objective:
-            kept = rate
+            kept = power
         else:
-            passed = rate
-        if passed == math.inf:
-            rate = kept * STEP
-        elif kept == 0.0:
-            if passed < start / 16:
+            passed = power
+        if kept is None:
+            power -= RAISED
+            if power < first - LOWERED:
                 break
-            rate = passed / STEP
-        elif passed / kept <= CLOSE:
+        elif passed is None:
+            power += RAISED
+        elif passed - kept <= 1:
             break
         else:
-            rate = math.sqrt(kept * passed)
-    return Capacity(kept, passed)
+            power = (kept + passed) // 2
+    return Capacity(0.0 if kept is None else CLOSE**kept, math.inf if passed is None else CLOSE**passed)

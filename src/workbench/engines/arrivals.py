@@ -64,15 +64,15 @@ def marked(messages: Sequence[Message], number: int) -> list[Message]:
     return [*messages[:-1], replace(messages[-1], content=f"({number}) {messages[-1].content}")]
 
 
-def under_load(ask: AskRow, rate: float, seconds: float, seed: int, patience: float) -> Waits:
-    """Let askers arrive at `rate` a second for so long, as a Poisson process, whatever the engine has answered yet.
+def under_load(ask: AskRow, rate: float, askers: int, seed: int, patience: float) -> Waits:
+    """Let so many askers arrive at `rate` a second as a Poisson process, whatever the engine has answered yet.
 
-    A wait begins at the arrival, not when a thread is free. Who has no answer `patience` seconds after the last arrival
-    is counted as waiting for ever, and is not asked for any more.
+    Of a Poisson process that is known to bring n arrivals in n / rate seconds, these are n sorted uniform draws, so the
+    rate is met exactly, and one seed gives one pattern of arrivals, only denser at a higher rate. A wait begins at the
+    arrival, not when a thread is free. Who has no answer `patience` seconds after the last arrival is counted as
+    waiting for ever, and is not asked for any more.
     """
-    random = np.random.default_rng(seed)
-    gaps = random.exponential(1.0 / rate, size=max(1, round(rate * seconds)))
-    arrivals = np.cumsum(gaps)
+    arrivals = np.sort(np.random.default_rng(seed).random(askers)) * (askers / rate)
     pool = ThreadPoolExecutor(min(MOST_AT_ONCE, len(arrivals)))
     started = time.perf_counter()
 

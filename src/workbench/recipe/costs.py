@@ -73,7 +73,7 @@ class Cost:
         False, "measure what the run's bundle answers under load, in its engine, before the table", makes_weights=False
     )
     load_seconds: float = key(
-        20.0, "arrivals at each rate that is tried", unit="seconds", at_least=1, makes_weights=False
+        20.0, "arrivals at each rate that is tried, 60 at least", unit="seconds", at_least=1, makes_weights=False
     )
     ranges: dict[str, Any] = key(dict, "key → [low, high], where more than one value may hold")
     sources: dict[str, str] = key(dict, "key → where its value was read")

@@ -27,6 +27,7 @@ SCREEN = SafeConsole(stderr=True, highlight=False)
 AT_ONCE = 8  # slots of the engine
 ALONE = 20  # rows asked one after the other
 FIRST_RATE = 0.5  # of what one asker after the other would get
+ASKERS = 60  # at each rate, at least: with fewer, who is the 95th of 100 is left to chance
 
 
 def run(recipe: Recipe, own: Run | None) -> None:
@@ -79,7 +80,8 @@ def bundle_of(recipe: Recipe, own: Run | None) -> tuple[str, Path, Sequence[Refe
 def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Recipe) -> dict[str, Any]:
     """One request alone, then the highest rate at which 95 of 100 wait at most `cost.slo_seconds`.
 
-    Before each row's text stands a number of its own: no engine answers it from what it remembers of the row.
+    Before each row's text stands a number of its own: no engine answers it from what it remembers of the row. Each rate
+    is met by the same pattern of arrivals and rows, so that rates are told apart by what the engine does, not by luck.
     """
     cost, number = recipe.cost, iter(range(10**9))
     levels: list[dict[str, Any]] = []
@@ -92,7 +94,8 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
     SCREEN.print(f"one request alone: {single.p50:.2f} s, 95 of 100 within {single.p95:.2f} s", markup=False)
 
     def p95_at(rate: float) -> float:
-        seen = under_load(ask, rate, cost.load_seconds, recipe.seed + len(levels), patience=2 * cost.slo_seconds)
+        askers = max(ASKERS, round(rate * cost.load_seconds))
+        seen = under_load(ask, rate, askers, recipe.seed, patience=2 * cost.slo_seconds)
         level = {name: value if value != float("inf") else None for name, value in asdict(seen).items()}
         levels.append({"rate": rate} | {name: value for name, value in level.items() if name != "each"})
         wait = f"{seen.p95:.2f} s" if seen.p95 != float("inf") else "longer than anybody would"
