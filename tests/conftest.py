@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 import screenshots
 from ready_store import connect, connect_to_a_copy
@@ -47,8 +48,12 @@ def modules_are_no_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def ready_stores() -> Iterator[None]:
-    """New MLflow stores start as copies of one that was made once."""
+    """New MLflow stores start as copies of one that was made once, and no commit waits for the disk.
+
+    What a killed process has committed is the kernel's then, and stays: only a power cut would lose it.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         patch.setattr("workbench.tracking.store.connect", connect_to_a_copy)
         yield
 

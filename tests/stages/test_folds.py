@@ -6,18 +6,23 @@ import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from bundle_project import new_project, only_run, stages
 from workbench.__main__ import main
 from workbench.compose import composed_file
-from workbench.data.prepare import prepare
+from workbench.data.prepare import Splits, prepare
 from workbench.data.split import joined, overlaps
 from workbench.errors import RequestError
 from workbench.evaluation.gate import judge
 from workbench.recipe import Gate
+from workbench.records import Example, Message
+from workbench.runs import Run
 from workbench.stages.evaluate.arms import choose_shots
+from workbench.stages.evaluate.evaluate import answerable
 from workbench.stages.evaluate.folds import cut
 
 FEW = "evaluate: {few_shot: 2,"
@@ -101,6 +106,21 @@ def test_every_row_judges_and_the_report_says_whom_the_verdict_is_about(
 
     assert main(["evaluate", "recipe=./mine.yaml", "gate.better_by=-0.9"]) == 0
     assert "sibling 1" not in capsys.readouterr().err, "their answers are kept, and nothing is trained again"
+
+
+def test_near_copies_among_the_test_rows_count_as_one_in_every_interval() -> None:
+    def row(name: str, text: str, group: str = "", good: bool | None = None) -> Example:
+        return Example(name, (Message("user", text), Message("assistant", "yes")), group=group, good=good)
+
+    sentence = "the tenant returns all keys to the landlord on the last day of the term in good order"
+    rows = [row("a", sentence), row("b", f"{sentence} please"), row("c", "who pays for the repair of the roof"),
+            row("d", "may the owner enter", "one"), row("e", "what is owed in June", "one"), row("f", "no", good=False)]
+    items = answerable(Splits([], [], rows, [], [], []), cast(Run, SimpleNamespace(event=lambda *_, **__: None)))
+    assert [item.id for item in items] == list("abcde")
+    groups = [item.group or item.id for item in items]
+    assert groups[0] == groups[1]
+    assert groups[3] == groups[4]
+    assert len(set(groups)) == 3
 
 
 def test_a_champion_that_may_have_learned_the_rows_is_not_passed_unseen() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.bundles.prove import HERE, choose_engine
 from workbench.data.prepare import Splits
+from workbench.data.split import tied
 from workbench.deciding.ways import SECONDS as MONTH_S
 from workbench.deciding.ways import serving_of
 from workbench.engines.ask import Ask
@@ -123,6 +124,7 @@ def devices_of(recipe: Recipe, arms: Sequence[Arm]) -> dict[str, str]:
 def answerable(splits: Splits, run: Run) -> list[Example]:
     """The test rows that an arm can be right about: without those whose answer a person has called bad, aloud.
 
+    Near copies are right or wrong together, as rows of one group are: they get one, and count as one in intervals.
     RequestError where they are raw text, or none is left.
     """
     items = [item for item in splits.test if item.good is not False]
@@ -135,7 +137,7 @@ def answerable(splits: Splits, run: Run) -> list[Example]:
         )
     if len(items) < len(splits.test):
         say(run, "evaluate", f"{len(splits.test) - len(items):,} test rows are not asked: their answer is called bad")
-    return items
+    return tied(items)
 
 
 def refuse_changed(recipe: Recipe, run: Run, questions: Mapping[str, str]) -> None:
