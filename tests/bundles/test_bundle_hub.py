@@ -140,6 +140,7 @@ def test_a_bundle_is_one_commit_of_a_private_repository_with_a_card_that_the_hub
     assert hub.commits == 1
 
 
+@pytest.mark.slow
 def test_a_hub_that_holds_something_else_or_refuses_is_told(hub: Any, bundle: Path) -> None:  # noqa: F811
     hub.files["MANIFEST.json"] = b"{}"
     done = export(hub, bundle)

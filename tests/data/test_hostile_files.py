@@ -76,6 +76,7 @@ def test_a_packed_file_of_empty_lines_is_refused(tmp_path: Path) -> None:
     assert "more than 200 times" in refused_rows(hostile.empty_lines(tmp_path, ".xz"))
 
 
+@pytest.mark.slow
 def test_packed_rows_that_are_alike_are_read(tmp_path: Path) -> None:
     texts = (" ".join(hashlib.sha256(f"{n} {k}".encode()).hexdigest()[:9] for k in range(100)) for n in range(4_500))
     rows = "".join(json.dumps({"question": f"Which colour has {text}?", "answer": "red"}) + "\n" for text in texts)

@@ -90,6 +90,7 @@ def test_a_verb_without_a_recipe_says_which_there_are() -> None:
     assert "legal_lora" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_wrong_value_ends_with_exit_2(tmp_path: Path) -> None:
     done = workbench("plan", "recipe=legal_lora", "method.rank=0,8", "-m", folder=tmp_path)
     assert done.returncode == 2

@@ -38,7 +38,7 @@ def test_a_model_without_quantized_layers_is_left_alone() -> None:
     assert type(model[0]) is torch.nn.Linear
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_real_w8a8_folder_runs_in_int8_as_near_to_its_model_as_compressed_tensors_own_way(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return noted
 
 
+@pytest.mark.slow
 def test_each_use_of_a_model_hands_the_card_s_memory_back_once_the_model_is_gone(
     tiny_model: Path, card: list[int]
 ) -> None:

@@ -146,7 +146,6 @@ def test_a_folder_names_its_engine_and_an_engine_why_it_is_not_here(
     (tmp_path / "model.gguf").touch()
     assert engine_for(tmp_path) == "llamacpp"
     assert available("llamacpp") is None
-    monkeypatch.delenv("VLLM_PYTHON", raising=False)
     assert "VLLM_PYTHON is not set" in (available("vllm") or "")
     monkeypatch.setenv("VLLM_PYTHON", str(tmp_path / "none"))
     assert "is no interpreter" in (available("vllm") or "")
@@ -231,7 +230,6 @@ def test_llama_cpp_s_cards_are_those_of_its_devices_that_are_no_cpu(monkeypatch:
 def test_who_has_no_vllm_is_told_the_lock_file_of_this_machine(
     card: bool, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("VLLM_PYTHON", raising=False)
     monkeypatch.setattr(vllm, "card_is_here", lambda: card)
     line = vllm.available() or ""
     assert all(f"-r {vllm.LOCKS / name}.txt" in line and (vllm.LOCKS / f"{name}.txt").is_file() for name in files)
@@ -332,13 +330,10 @@ def without_stop(gguf: bytes) -> bytes:
     return gguf.replace(b"<|im_end|>", b"<|im_enX|>")
 
 
-@pytest.fixture(scope="module")
-def real_model() -> Path:
+@pytest.fixture
+def real_model(vllm: None) -> Path:
     from workbench.sources import model_folder
 
-    missing = available("vllm")
-    if missing:
-        pytest.skip(missing)
     return model_folder(SMALL, SHA256)
 
 

@@ -96,6 +96,7 @@ def test_what_is_here_is_asked_for_in_silence_and_what_is_not_names_its_command(
     assert (error.exit_code, error.remedy) == (2, install_line("teacher"))
 
 
+@pytest.mark.slow
 def test_the_bare_package_plans_previews_and_looks_at_the_machine(tiny_model: Path, tmp_path: Path) -> None:
     project = new_project(tmp_path, tiny_model)
     planned = run_bare("plan", "recipe=./mine.yaml", "output=json", folder=project)

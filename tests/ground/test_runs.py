@@ -213,6 +213,7 @@ def full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_no_repository")
 @pytest.mark.parametrize(("act", "codes"), [(kill, {-9}), (interrupt, {130}), (full, {0, 2})])
 def test_whenever_a_stage_is_broken_off_at_most_the_step_it_was_in_is_lost(

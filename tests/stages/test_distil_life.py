@@ -116,6 +116,7 @@ def test_reasons_are_a_second_task_and_the_answers_task_is_asked_as_at_inference
     assert weight == pytest.approx(0.5), "all reasons together weigh half of all answers"
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_another_tokenizer_are_used_by_bytes_in_a_chain_after_the_text(
     tiny_model: Path, tmp_path: Path
 ) -> None:

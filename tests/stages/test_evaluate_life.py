@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,6 @@ from workbench.recipe.schema import Gate
 
 QUICK = ["evaluate.energy=false", "evaluate.general=null", "evaluate.harmful=null"]
 NO_STORE = ["evaluate.champion=false", "tracking.uri=http://127.0.0.1:9"]  # making one takes seconds
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_vllm() -> Iterator[None]:
-    """vLLM's CPU build has no kernel for heads as small as the tiny model's."""
-    before = os.environ.pop("VLLM_PYTHON", None)
-    yield
-    if before is not None:
-        os.environ["VLLM_PYTHON"] = before
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +55,7 @@ def lines(path: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_student_that_has_just_become_champion_leaves_nothing_to_do(
     champion: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +138,7 @@ def test_the_teacher_answers_the_test_rows_once_its_key_is_there_and_is_not_paid
         assert len(server.calls()) == bought
 
 
+@pytest.mark.slow
 def test_general_and_harmful_questions_go_to_base_and_student_alone_and_public_prompts_are_kept_for_compare(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +168,7 @@ def test_general_and_harmful_questions_go_to_base_and_student_alone_and_public_p
 @pytest.mark.parametrize(
     ("count", "shares"),
     [
-        pytest.param(100, (0.3,), marks=pytest.mark.slow),
+        pytest.param(30, (0.4,), marks=pytest.mark.slow),
         pytest.param(500, (0.2, 0.6), marks=(pytest.mark.proof, pytest.mark.timeout(900))),
     ],
 )

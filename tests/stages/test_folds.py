@@ -74,7 +74,6 @@ def test_no_sibling_learns_a_row_that_it_is_asked_nor_anything_that_repeats_it(p
 def test_every_row_judges_and_the_report_says_whom_the_verdict_is_about(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("VLLM_PYTHON", raising=False)  # it has no kernel for heads as small as the tiny model's
     assert main(["train", "recipe=./mine.yaml", "debug=true"]) == 0
     shown = capsys.readouterr()
     assert "sibling 3 of 3" in shown.err
@@ -113,8 +112,14 @@ def test_near_copies_among_the_test_rows_count_as_one_in_every_interval() -> Non
         return Example(name, (Message("user", text), Message("assistant", "yes")), group=group, good=good)
 
     sentence = "the tenant returns all keys to the landlord on the last day of the term in good order"
-    rows = [row("a", sentence), row("b", f"{sentence} please"), row("c", "who pays for the repair of the roof"),
-            row("d", "may the owner enter", "one"), row("e", "what is owed in June", "one"), row("f", "no", good=False)]
+    rows = [
+        row("a", sentence),
+        row("b", f"{sentence} please"),
+        row("c", "who pays for the repair of the roof"),
+        row("d", "may the owner enter", "one"),
+        row("e", "what is owed in June", "one"),
+        row("f", "no", good=False),
+    ]
     items = answerable(Splits([], [], rows, [], [], []), cast(Run, SimpleNamespace(event=lambda *_, **__: None)))
     assert [item.id for item in items] == list("abcde")
     groups = [item.group or item.id for item in items]

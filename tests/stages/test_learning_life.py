@@ -52,6 +52,7 @@ def facts_of(folder: Path, stage: str) -> dict[str, Any]:
     return json.loads(run.read_text())["stages"][stage]["facts"]
 
 
+@pytest.mark.slow
 def test_raw_text_answers_and_pairs_are_learned_one_after_the_other_in_one_recipe(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_a_csv_with_odd_columns_is_trained_judged_and_registered_by_a_recipe_und
     assert "nothing left to do" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_until_stops_the_next_command_goes_on_and_an_evaluate_key_reruns_evaluation_alone(trained: Path) -> None:
     assert list(stages(only_run(trained))) == ["train"]
     assert main(["train", "recipe=./mine.yaml", "until=evaluate"]) == 3

@@ -45,6 +45,7 @@ def train(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  #
     return trained
 
 
+@pytest.mark.slow
 def test_many_rows_are_trained_on_as_few_are_and_rendered_once(train, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     few = train("few")
     for room in (load, mixture, run_rows):

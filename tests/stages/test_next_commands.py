@@ -67,6 +67,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
         yield shlex.split(line, comments=True)[3:]
 
 
+@pytest.mark.slow
 def test_every_next_command_runs_as_printed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.views.ui.serve_ui", lambda *_: 0)  # it would wait for Ctrl-C
     printed = list(commands_in(life.out))
@@ -116,6 +117,7 @@ def test_what_production_is_asked_lies_where_the_runs_do(life: Life) -> None:
     assert not (life.folder / "experiments").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_ends_early_prints_the_one_that_goes_on_and_one_to_talk(life: Life, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(life.folder, tmp_path / "again"))
     code, out, _ = typed_in(folder, "train", *TYPED, "until=train", "method.rank=4")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +184,8 @@ def said(bundle: Path) -> Said:
 
 
 @pytest.fixture(scope="module")
-def production(bundle: Path, said: Said) -> Iterator[Path]:
+def production(bundle: Path, said: Said) -> Path:
     """A project whose registry calls the bundle `mine@champion`; made once."""
-    engine = os.environ.pop("VLLM_PYTHON", None)  # vLLM has no kernel for heads as small as the tiny model's
     folder = bundle.parent
     rows(folder / "mine.jsonl", said, range(40))
     (folder / "experiments").mkdir()
@@ -195,9 +193,7 @@ def production(bundle: Path, said: Said) -> Iterator[Path]:
         client.create_registered_model("mine")
         client.create_model_version("mine", bundle.as_uri(), tags={"sha256": folder_digest(bundle), "verified": "true"})
         client.set_registered_model_alias("mine", "champion", "1")
-    yield folder
-    if engine is not None:
-        os.environ["VLLM_PYTHON"] = engine
+    return folder
 
 
 @pytest.fixture
@@ -242,6 +238,7 @@ def test_fresh_rows_of_the_same_kind_end_with_0_and_the_version_is_tagged(
     assert found["verified"] == "true", "the tags of registration stay"
 
 
+@pytest.mark.slow
 def test_shifted_rows_end_with_3_the_interval_and_what_to_do(
     project: Path, tmp_path: Path, said: Said, capfd: pytest.CaptureFixture[str]
 ) -> None:

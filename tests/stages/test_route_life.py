@@ -33,7 +33,6 @@ MODELS = ("gpt-route", "gpt-alike")
 def alone() -> Iterator[None]:
     """No vLLM for so small a model, no MLflow, which is held elsewhere, and a key for the teacher."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("VLLM_PYTHON", raising=False)
         patch.setenv("TEACHER_KEY", "sk-teacher-test-key")
         patch.setattr("workbench.stages.lifecycle.feed_tracking", lambda recipe, run: None)
         yield
@@ -79,6 +78,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_a_route_keeps_at_home_what_the_student_knows_and_its_promise_and_its_figures_are_in_the_report(
     made: Path,
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_life_with_two_formats_prepares_its_rows_once_and_needs_no_source_from
     assert "nothing left to do" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_its_rows_a_recipe_goes_on_only_with_the_one_run_that_they_made(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_kill_while_rows_are_written_or_before_they_are_noted_leaves_nothing_h
     assert [p.name for p in (empty.folder / "data").rglob("*")] == ["prepared", "train.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_teachers_answers_become_rows_once_and_the_prompts_are_needed_no_more(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def swept(tiny_model: Path, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_names_its_best_trial_and_has_one_parent_in_mlflow(swept: Any) -> None:
     from mlflow import MlflowClient
 

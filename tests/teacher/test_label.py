@@ -78,6 +78,7 @@ def test_the_same_command_again_buys_nothing_and_so_does_another_run_on_the_same
         assert len(calls) == 60, "only the run whose requests differ buys"
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_the_same_prompts_buy_each_answer_once(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.05) as server:
         made = project(tmp_path, questions(150), server.url + "/v1", concurrency=8, **YES_NO)
@@ -178,6 +179,7 @@ def check_repeats(server: object, rows: int, kills: int, concurrency: int) -> No
     assert repeats <= kills * concurrency, repeats
 
 
+@pytest.mark.slow
 def test_a_killed_run_never_sends_a_finished_row_again(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.05) as server:
         made = project(tmp_path, questions(600), server.url + "/v1", concurrency=8, **YES_NO)

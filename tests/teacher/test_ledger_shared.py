@@ -101,7 +101,7 @@ def test_a_ledger_of_an_earlier_version_takes_the_new_columns(tmp_path: Path) ->
         assert answer.reasoning == "hm"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_eight_processes_with_seeds_of_their_own_buy_each_of_150_answers_once(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.02) as server:
         made = project(tmp_path, questions(150), server.url + "/v1", concurrency=4, labels=["yes", "no"])

@@ -166,6 +166,7 @@ def test_after_a_signal_a_slow_store_is_not_waited_for_and_is_fed_all_the_same(
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_the_curve_is_in_mlflow_while_the_stage_is_still_at_work(
     project: Path, own_feeder: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +185,7 @@ def test_the_curve_is_in_mlflow_while_the_stage_is_still_at_work(
     assert "live in MLflow: http://127.0.0.1:5000/#/experiments/" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_feeder_that_is_killed_leaves_nothing_undone_and_nothing_doubled(
     project: Path, own_feeder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

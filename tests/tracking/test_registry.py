@@ -150,6 +150,7 @@ def test_a_run_folder_damaged_after_its_stage_is_not_registered(experiments: Pat
     assert registry(experiments) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_in", ["log_model_artifacts", "create_model_version"])
 def test_a_registration_killed_midway_goes_on_without_doubling(experiments: Path, dies_in: str) -> None:
     run = whole_run(experiments)

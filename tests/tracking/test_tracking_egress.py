@@ -432,6 +432,7 @@ def secret_run(folder: Path) -> HandMade:
     return run
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_mlflow_or_its_store_by_any_way(
     servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_an_alias_left_on_a_version_that_is_marked_unproven_is_taken_back_by_the
     assert 2 not in aliases(experiments).values()
 
 
+@pytest.mark.slow
 def test_a_registration_killed_while_it_takes_aliases_back_leaves_none_on_unproven_bytes(experiments: Path) -> None:
     registered(experiments, one_run(experiments, "aaaaaaaa"))
     second = one_run(experiments, "bbbbbbbb")

@@ -173,6 +173,7 @@ launch: {{device: cpu}}
 """
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_forecast_beside_what_happened(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_run_cut_off_anywhere_ends_with_the_very_same_weights(
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_kind_that_another_goes_on_from_is_trained_again_once_its_weights_are_damaged(
     tiny_model: Path, tmp_path: Path
 ) -> None:

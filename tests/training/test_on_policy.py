@@ -412,6 +412,7 @@ def words_for(model: Path, *more: str) -> list[str]:
             "method.sample_answers=1", "launch.threads=1", *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_weights_teach_rows_of_their_own_with_headroom_and_development_on_gold(
     tiny_model: Path, yes_model: Path, tmp_path: Path
 ) -> None:
@@ -436,6 +437,7 @@ def test_weights_teach_rows_of_their_own_with_headroom_and_development_on_gold(
     assert "nothing left to do" in made.run("train", *words_for(tiny_model), "until=merge").stderr
 
 
+@pytest.mark.slow
 def test_another_vocabulary_takes_gold_and_says_so(tiny_model: Path, other_yes: Path, tmp_path: Path) -> None:
     made = own(tmp_path, other_yes)
     done = made.run("train", *words_for(tiny_model), "until=train")
@@ -479,6 +481,7 @@ def test_a_teacher_that_is_the_base_itself_has_nothing_to_teach(tiny_model: Path
     assert "the teacher scores 0.000, base 0.000" in done.stderr
 
 
+@pytest.mark.slow
 def test_terms_of_open_weights_are_judged_and_their_duties_kept(
     tiny_model: Path, yes_model: Path, tmp_path: Path
 ) -> None:
