@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -18,12 +19,15 @@ from workbench.data.prepare import Splits, prepare
 from workbench.data.split import joined, overlaps
 from workbench.errors import RequestError
 from workbench.evaluation.gate import judge
-from workbench.recipe import Gate
+from workbench.recipe import Gate, Recipe
 from workbench.records import Example, Message
-from workbench.runs import Run
+from workbench.runs import Run, staging_folder
+from workbench.stages.disk_space import needed
+from workbench.stages.evaluate import folds as folding
 from workbench.stages.evaluate.arms import choose_shots
 from workbench.stages.evaluate.evaluate import answerable
 from workbench.stages.evaluate.folds import cut
+from workbench.stages.train.task import keep_trained
 
 FEW = "evaluate: {few_shot: 2,"
 
@@ -68,6 +72,60 @@ def test_no_sibling_learns_a_row_that_it_is_asked_nor_anything_that_repeats_it(p
     recipe.evaluate.folds = 60
     with pytest.raises(RequestError, match="rows make"):
         cut(splits, shots, recipe)
+
+
+@pytest.mark.parametrize(
+    ("harm", "again", "words"),
+    [
+        (lambda out: None, 0, ""),
+        (lambda out: (out / "model" / "model.safetensors").write_bytes(b"other"), 1, "is not as it was written"),
+        (lambda out: (out / "model" / "model.safetensors").unlink(), 1, "model.safetensors is missing"),
+        (lambda out: (out / "written.json").unlink(), 1, ""),  # killed before it was known to be whole
+        (lambda out: (out / "written.json").write_text("{}"), 1, ""),
+    ],
+)
+def test_a_sibling_that_is_not_as_its_training_left_it_is_trained_again_aloud(
+    harm: Callable[[Path], object], again: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    recipe, run, trained = Recipe(), Run(tmp_path, "mine", "x"), list[Path]()
+    recipe.method.kind = "full"
+
+    def train(*rest: object) -> None:
+        out = rest[-1]
+        assert isinstance(out, Path)
+        for name in ("model/model.safetensors", "summary.json", "checkpoints/step-00000004/state.pt"):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(name)
+        keep_trained(out)
+        trained.append(out)
+
+    monkeypatch.setattr(folding, "train_sibling", train)
+    ready = (recipe, run, tmp_path, None, 1, tmp_path / "folds")
+    folding.engine_of(*ready)  # type: ignore[arg-type]
+    assert not (trained[0] / "checkpoints").exists(), "what is whole goes on from none"
+    harm(trained[0])
+    folding.engine_of(*ready)  # type: ignore[arg-type]
+    assert len(trained) == 1 + again
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert ("sibling 2 was trained, but" in shown) is bool(words)
+
+
+def test_the_room_that_siblings_take_is_asked_for_before_the_first_is_trained(project: Path) -> None:
+    recipe, run = composed_file("./mine.yaml"), Run(project, "mine", "x")
+    (project / "run.json").write_text('{"stages": {}}')
+    recipe.evaluate.folds = None
+    assert needed(recipe, run, "evaluate") == 0
+    recipe.evaluate.folds = 3
+    three = needed(recipe, run, "evaluate")
+    recipe.evaluate.folds = 5
+    five = needed(recipe, run, "evaluate")
+    assert three > five - three > 0, "each further one its adapter, and one at a time its checkpoints"
+    there = staging_folder(run, "evaluate") / "folds"
+    there.mkdir(parents=True)
+    (there / "adapter.safetensors").write_bytes(bytes(1000))
+    assert needed(recipe, run, "evaluate") == five - 1000
 
 
 @pytest.mark.slow

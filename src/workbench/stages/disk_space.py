@@ -12,7 +12,7 @@ from workbench.sources import is_moving, model_folder, model_is_here
 from workbench.stages.bundle import bundles_of, source_of
 from workbench.stages.common import merged_model
 from workbench.tracking import is_server, store_uri
-from workbench.training.memory import BYTES, Shape, shape_named, shape_of, training_bytes
+from workbench.training.memory import BYTES, Shape, shape_named, shape_of, trained_bytes, training_bytes
 
 BESIDES = 1 << 20  # bytes of events, predictions, reports and tables that any stage may write
 
@@ -40,6 +40,10 @@ def needed(recipe: Recipe, run: Run, stage: str) -> int:
             # Two merges of a QLoRA adapter are compared, and one is kept.
             merges = 2 if recipe.method.kind == "qlora" else 1
             return base_shape(recipe).parameters * BYTES[recipe.model.dtype] * merges
+        case "evaluate" if recipe.evaluate.folds:
+            # The weights of every sibling stay until all rows are asked; one at a time has checkpoints.
+            others = (recipe.evaluate.folds - 1) * trained_bytes(base_shape(recipe), recipe.method, recipe.model.dtype)
+            return max(0, of_training(recipe) + others - size_of(staging_folder(run, "evaluate")))
         case "quantize":
             parameters = size_of(merged_model(run)) / BYTES[recipe.model.dtype]
             wanted = [q.format for name, q in recipe.quantize.items() if not run.done(f"quantize/{name}")]

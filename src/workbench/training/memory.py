@@ -188,8 +188,12 @@ def checkpoint_bytes(shape: Shape, method: Method, dtype: str) -> int:
 
 def training_bytes(shape: Shape, method: Method, dtype: str) -> int:
     """Bytes on the disk of the checkpoints that lie there at once, and of the adapter or model at the end."""
-    trainable = footprint(shape, method, dtype, 1, 1, False)["trainable_parameters"]
-    return CHECKPOINTS * checkpoint_bytes(shape, method, dtype) + trainable * BYTES[dtype]
+    return CHECKPOINTS * checkpoint_bytes(shape, method, dtype) + trained_bytes(shape, method, dtype)
+
+
+def trained_bytes(shape: Shape, method: Method, dtype: str) -> int:
+    """Bytes on the disk of what a training ends with: the adapter, or the model."""
+    return footprint(shape, method, dtype, 1, 1, False)["trainable_parameters"] * BYTES[dtype]
 
 
 def fit(

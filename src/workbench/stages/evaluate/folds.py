@@ -30,7 +30,7 @@ from workbench.records import Answer, Example, Message, Tools, digest
 from workbench.runs import Run
 from workbench.stages.common import merged_model, say
 from workbench.stages.evaluate.arms import Arm, Incumbent, arms_of, few_shot_prompt, transformers_of, weights_bytes
-from workbench.stages.train.task import Start, Task, jobs, rendered, start_model
+from workbench.stages.train.task import Start, Task, is_trained, jobs, keep_trained, rendered, start_model
 from workbench.stages.train.train import trainer
 from workbench.stored_rows import HELD
 from workbench.training.adapter import start_adapter
@@ -161,7 +161,7 @@ def engine_of(
     if fold is None:
         return partial(plain, merged_model(run))
     out = folder / str(fold)
-    if not (out / "summary.json").is_file():
+    if not is_trained(out, f"sibling {fold + 1}", partial(tell_said, run)):
         train_sibling(recipe, run, start, folds, fold, out)
     if recipe.method.kind == "full":
         return partial(plain, out / "model")
@@ -175,18 +175,19 @@ def train_sibling(recipe: Recipe, run: Run, start: Path, folds: Folds, fold: int
     learned, looked_at = folds.others(fold)
     say(run, "evaluate", f"folds: sibling {fold + 1} of {len(folds.parts)} learns {len(learned):,} rows, to be asked "
         f"{len(folds.parts[fold]):,} others")  # fmt: skip
-
-    def event(kind: str, **fields: object) -> None:
-        """Its metrics and samples are none of the run's own training."""
-        if kind == "said":
-            say(run, "evaluate", str(fields["text"]))
-
     most, train = recipe.method.validation_rows, trainer(recipe.launch)
     looks = rendered(recipe, start, looked_at)[:most]
-    task = Task(recipe, run, start, learned, {}, {}, looks, None, event, looked_at[:most])
+    task = Task(recipe, run, start, learned, {}, {}, looks, None, partial(tell_said, run), looked_at[:most])
     adapter = start_adapter(recipe.model, recipe.method)
     for job in jobs(task, Start(start, adapter, given=adapter is not None), out):
         train(job)
+    keep_trained(out)
+
+
+def tell_said(run: Run, kind: str, **fields: object) -> None:
+    """What a sibling's training says; its metrics and samples are none of the run's own training."""
+    if kind == "said":
+        say(run, "evaluate", str(fields["text"]))
 
 
 def own_answers(recipe: Recipe, run: Run, tests: Sequence[Example], folder: Path) -> list[Prediction]:

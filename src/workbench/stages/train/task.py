@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.data.chat import recipe_tokenizer, render_all, render_many, rendering_notes
 from workbench.errors import RequestError
-from workbench.files import changed_since, file_sha256, hashes_of, read_json, read_sealed, write_sealed
+from workbench.files import changed_since, file_sha256, flush_tree, hashes_of, read_json, read_sealed, write_sealed
 from workbench.recipe import Recipe, has_teacher
 from workbench.recipe.methods import learned
 from workbench.records import Example, TokenRow, digest
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workbench.training.development import Development
 
 TOKENS = "tokens"  # the folder of a run's `data/` where rows lie as the model sees them, when they are many
-WRITTEN = "written.json"  # the hash of every file of a kind that another goes on from
+WRITTEN = "written.json"  # the hash of every file of a training that something else goes on from
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,7 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
         name = kind.name
         last = number == len(kinds) - 1
         out = folder if last else folder / "before" / f"{number + 1}_{name}"
-        written = read_sealed(out / WRITTEN)
-        fault = changed_since(out, written) if written else None
-        if fault:
-            task.event("said", text=f"{name} was trained, but {fault}: it is trained again")
-            shutil.rmtree(out)
-        if last or not written or fault:
+        if last or not is_trained(out, name, task.event):
             if len(kinds) > 1:
                 task.event("said", text=f"{name}: {number + 1} of {len(kinds)} kinds")
             try:
@@ -92,11 +87,28 @@ def jobs(task: Task, start: Start, folder: Path) -> Iterator[Job]:
             finally:
                 release_memory()
             if not last:
-                shutil.rmtree(out / "checkpoints", ignore_errors=True)
-                write_sealed(out / WRITTEN, hashes_of(out))
+                keep_trained(out)
         steps += read_json(out / "summary.json")["steps"]
         whole = task.recipe.method.kind == "full"
         start = Start(out / "model") if whole else Start(start.base, out / "adapter")
+
+
+def is_trained(out: Path, name: str, event: Callable[..., None]) -> bool:
+    """Whether a whole training lies in `out` as `keep_trained` left it; one that is damaged goes, aloud."""
+    written = read_sealed(out / WRITTEN)
+    fault = changed_since(out, written) if written else None
+    if fault:
+        event("said", text=f"{name} was trained, but {fault}: it is trained again")
+        shutil.rmtree(out)
+    return bool(written) and not fault
+
+
+def keep_trained(out: Path) -> None:
+    """Keep a whole training for who comes again: without what only going on takes, flushed, and by its hashes."""
+    for part in ("checkpoints", "before"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    flush_tree(out)
+    write_sealed(out / WRITTEN, hashes_of(out))
 
 
 def after(task: Task, steps: int) -> Task:

@@ -28,7 +28,17 @@ from workbench.stages.rows import LEARNED, keep_learned, keep_prepared, keep_que
 from workbench.stages.train import guards
 from workbench.stages.train.guards import headroom, scores_of
 from workbench.stages.train.intervals import compared, interval
-from workbench.stages.train.task import Start, Task, jobs, many_rendered, notes_of, rendered, start_model
+from workbench.stages.train.task import (
+    Start,
+    Task,
+    is_trained,
+    jobs,
+    keep_trained,
+    many_rendered,
+    notes_of,
+    rendered,
+    start_model,
+)
 from workbench.stored_rows import HELD, StoredRows, pick
 from workbench.stored_tokens import StoredTokens, lengths_of
 from workbench.training.adapter import start_adapter
@@ -303,7 +313,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         task.event("said", text=f"learning curve: {count:,} of {len(order):,} labels")
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
-        if not (out / "summary.json").is_file():
+        if not is_trained(out, f"the training on {count:,} labels", task.event):
             quiet = replace(
                 task,
                 examples=part,
@@ -313,6 +323,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
             )
             for job in jobs(quiet, start, out):
                 train(job)
+            keep_trained(out)
         made.append((count, scores_in(out)))
     made.append((len(order), scores_in(folder)))
     points = points_of(made, groups, task.recipe)
