@@ -56,11 +56,17 @@ def write_whole(path: Path, content: str | bytes, *, errors: str = "strict", mod
 
 
 def append(path: Path, text: str) -> None:
-    """Add text at the end of a file and force it to the disk."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add text at the end of a file and force it to the disk, all of it or none: a full disk may cut it short."""
+    data = memoryview(text.encode())
+    with path.open("ab", buffering=0) as stream:
+        before = os.fstat(stream.fileno()).st_size
+        try:
+            while data:
+                data = data[stream.write(data) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            os.ftruncate(stream.fileno(), before)
+            raise
 
 
 @contextlib.contextmanager
@@ -293,6 +299,24 @@ def temporary_folder(inside: Path | None = None) -> Iterator[Path]:
     sweep(place)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, FileLock(Path(name) / LOCK):
         yield Path(name)
+
+
+@dataclass(frozen=True)
+class Home:
+    """A temporary folder that is there as long as anything holds this value; a killed owner's is swept like others."""
+
+    folder: Path
+    kept: tuple[object, ...]  # what removes the folder once nobody holds it any more, and its lock
+
+
+def temporary_home() -> Home:
+    """A new folder where the system keeps temporary ones, for what outlives a block; see `temporary_folder`."""
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
+    lock = FileLock(Path(made.name) / LOCK)
+    lock.acquire()
+    return Home(Path(made.name), (made, lock))
 
 
 def sweep(place: Path) -> None:

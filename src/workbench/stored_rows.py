@@ -7,7 +7,6 @@ where each begins is held (8 bytes a row). Rows up to `HELD` stay plain lists: `
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 
+from workbench.files import Home, temporary_home
 from workbench.records import Example, Message, ToolCall
 
 HELD = 20_000  # rows of one file that are held in memory: about 60 MB of short ones
@@ -92,7 +92,7 @@ class StoredRows(Sequence[Example]):
         files: Sequence[Path],
         places: np.ndarray,
         change: Callable[[Example], Example] | None = None,
-        home: tempfile.TemporaryDirectory[str] | None = None,
+        home: Home | None = None,
     ):
         self.files, self.places, self.change, self.home = tuple(files), places, change, home
 
@@ -158,14 +158,14 @@ def rows_in(path: Path) -> StoredRows:
 
 def spooled(rows: Iterable[Example]) -> StoredRows:
     """The rows, written into a temporary file as they come."""
-    home = tempfile.TemporaryDirectory(prefix="workbench-rows-")
-    path = Path(home.name) / "rows.jsonl"
+    home = temporary_home()
+    path = home.folder / "rows.jsonl"
     write_lines(path, map(line_of, rows))
     kept = rows_in(path)
     return StoredRows(kept.files, kept.places, home=home)
 
 
-def joined_files(files: Sequence[Path], home: tempfile.TemporaryDirectory[str] | None = None) -> StoredRows:
+def joined_files(files: Sequence[Path], home: Home | None = None) -> StoredRows:
     """The rows of several files, one after another."""
     parts = [rows_in(path).places[:, 1] for path in files]
     numbers = np.repeat(np.arange(len(files)), [len(part) for part in parts])

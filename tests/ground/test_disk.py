@@ -18,7 +18,7 @@ from workbench import files
 from workbench.__main__ import main
 from workbench.engines.child import LOG, tail
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import LOCK, PREFIX, sweep, temporary_folder
+from workbench.files import LOCK, PREFIX, sweep, temporary_folder, temporary_home
 
 
 @pytest.mark.parametrize("number", sorted(files.KINDS))
@@ -133,6 +133,31 @@ def test_a_dead_owners_folder_is_swept_and_a_living_ones_stays(tmp_path: Path) -
     with temporary_folder(tmp_path / "new") as folder:
         assert folder.parent == tmp_path / "new"
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_temporary_home_goes_with_its_last_holder_and_a_killed_ones_rows_with_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import signal; from workbench.records import Example, Message; from workbench.stored_rows import spooled\n"
+        "rows = spooled([Example('e', (Message('user', 'a secret'), Message('assistant', 'yes')))])\n"
+        "print(rows[0].id, flush=True); signal.pause()"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        (left,) = tmp_path.iterdir()
+        os.utime(left, (time.time() - 3600,) * 2)
+        sweep(tmp_path)
+        assert (left / "rows.jsonl").is_file(), "its owner lives"
+        owner.kill()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    os.utime(left, (time.time() - 3600,) * 2)
+    home = temporary_home()
+    assert list(tmp_path.iterdir()) == [home.folder]
+    del home
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_child_whose_parent_is_killed_takes_its_folder_along(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hole_server import HOW, hole_server
 from tracking_runs import SHIPPED, HandMade, new_experiments, whole_run
 from workbench.__main__ import main
+from workbench.files import sweep
 from workbench.recipe import Recipe, Tracking
 from workbench.runs import Run
 from workbench.runs import stage as open_stage
@@ -269,3 +270,22 @@ def test_an_answer_that_grows_is_waited_for_and_one_that_stands_still_is_not(tmp
     assert tracking_bounds.while_growing(tmp_path, "files", lambda: fetched(5)) == "5"
     with pytest.raises(AwayError, match="came in 1 s"):
         tracking_bounds.while_growing(tmp_path, "files", lambda: fetched(1))
+
+
+def test_what_mlflow_was_about_to_send_is_swept_after_a_feeder_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, tempfile\nfrom workbench.stages import feeding\n"
+        "def follow(*_):\n    open(tempfile.mkdtemp() + '/report.html', 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "feeding.follow = follow\nfeeding.main([sys.argv[1]])"
+    )
+    wanted = json.dumps({"folder": str(tmp_path), "experiments": str(tmp_path), "tracking": {}})
+    place = tmp_path / "tmp"
+    place.mkdir()
+    done = subprocess.run([sys.executable, "-c", code, wanted], env=os.environ | {"TMPDIR": str(place)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = place.iterdir()
+    assert list(left.rglob("report.html"))
+    os.utime(left, (time.time() - 3600,) * 2)
+    sweep(place)
+    assert not list(place.iterdir())

@@ -216,13 +216,15 @@ def test_a_job_read_from_its_files_is_of_the_same_request(tiny_model: Path, tmp_
 
 
 def test_torchrun_is_told_where_machines_meet_and_gives_way_to_one_s_own_words(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    words = starter(Launch(processes=8, nodes=2, rendezvous="node01:29500"))
+    words = starter(Launch(processes=8, nodes=2, rendezvous="node01:29500"), tmp_path)
     assert {"--nproc-per-node=8", "--nnodes=2", "--rdzv-endpoint=node01:29500", "--rdzv-backend=c10d"} <= set(words)
-    assert "--standalone" in starter(Launch(processes=2))
+    own = [word for word in words if word.startswith("--log-dir=")]
+    assert own == [f"--log-dir={tmp_path}/torchrun"], "else it leaves a folder among the system's temporary ones"
+    assert "--standalone" in starter(Launch(processes=2), tmp_path)
     monkeypatch.setenv("WORKBENCH_TORCHRUN", "srun torchrun '--rdzv-id=a b'")
-    assert starter(Launch(processes=2)) == ["srun", "torchrun", "--rdzv-id=a b"]
+    assert starter(Launch(processes=2), tmp_path) == ["srun", "torchrun", "--rdzv-id=a b"]
 
 
 def note(rank: int, state: str, at: str = "1", **about: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -13,7 +12,7 @@ from pathlib import Path
 from workbench.data.containers import Raw, read_rows
 from workbench.data.layouts import ANSWERS, CHOSEN, JUDGED, MATERIAL, Census
 from workbench.data.row_making import BadRow, Ids, Shard, Way
-from workbench.files import file_sha256, read_sealed, write_sealed, write_whole
+from workbench.files import file_sha256, read_sealed, temporary_home, write_sealed, write_whole
 from workbench.recipe import Data
 from workbench.records import Example, digest
 from workbench.stored_rows import HELD, StoredRows, joined_files, line_of, write_lines
@@ -86,8 +85,8 @@ def in_shards(
     In `work` each file is sealed once it is whole: whoever comes again reads over those rows and makes none of them
     anew. What is there of other rows or another section of the recipe is written over.
     """
-    home = tempfile.TemporaryDirectory(prefix="workbench-rows-") if work is None else None
-    folder = Path(home.name) if home else work
+    home = temporary_home() if work is None else None
+    folder = home.folder if home else work
     assert folder is not None
     folder.mkdir(parents=True, exist_ok=True)
     of = digest([asdict(way.data), way.unanswered, way.name, SHARD], 32)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from workbench.errors import RequestError
+from workbench.files import temporary_folder
 from workbench.sources.bases import read_config, refuse_other_kinds, refuse_quantized
 from workbench.sources.places import split_scheme
 from workbench.sources.resolve import read_hf
@@ -55,7 +54,7 @@ def hub_model(source: str) -> HubModel | str:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         try:
             info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=SECONDS)
             hf_hub_download(wanted.repo, "config.json", revision=info.sha, local_dir=temporary, etag_timeout=SECONDS)
@@ -65,8 +64,8 @@ def hub_model(source: str) -> HubModel | str:
             raise RequestError("the hub has no such repository or revision", where=source) from None
         except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
             return f"the hub could not be asked ({type(error).__name__})"
-        config = read_config(Path(temporary), source)
-        refuse_quantized(Path(temporary), config, {}, source)
+        config = read_config(temporary, source)
+        refuse_quantized(temporary, config, {}, source)
     section = text_config(config) if text_class(config) else config
     refuse_other_kinds(section, source)
     section = section["text_config"] if isinstance(section.get("text_config"), dict) else section

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from workbench import files
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import close_to_others
+from workbench.files import close_to_others, temporary_folder
 from workbench.isolation import isolated
 from workbench.privacy.secrets import ALLOWED_KEYS, is_allowed
 from workbench.recipe import Tracking
@@ -304,7 +303,7 @@ def serve_ui(uri: str, port: int, experiments: Path, ready: Callable[[str], None
         }
     )
     # uvicorn looks for code in its current folder first, so the server's is an empty one.
-    with log.open("w", encoding="utf-8") as stream, tempfile.TemporaryDirectory(prefix="workbench-ui-") as empty:
+    with log.open("w", encoding="utf-8") as stream, temporary_folder() as empty:
         # A session of its own: Ctrl-C reaches only us, and we end the whole group, workers included.
         server = subprocess.Popen(
             command, cwd=empty, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment,

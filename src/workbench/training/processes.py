@@ -29,7 +29,7 @@ from workbench.training.handover import EVENTS, RESULT, STOP, write_job
 from workbench.training.job import Job
 from workbench.training.progress import Screen, Stop, stopping
 
-FOLDER, LOG = "processes", "torchrun.log"
+FOLDER, LOG, OWN = "processes", "torchrun.log", "torchrun"
 PROCESSES_A_CORE = 8
 TORCHRUN = "WORKBENCH_TORCHRUN"  # words that start `-m workbench.training.worker FOLDER` on every device, if set
 
@@ -53,7 +53,7 @@ def train_together(job: Job, launch: Launch) -> dict[str, Any]:
     each = max(1, threads_of(job.threads) // launch.processes)
     write_job(replace(job, threads=each), folder)
     (folder / EVENTS).touch()
-    words = [*starter(launch), "-m", "workbench.training.worker", str(folder)]
+    words = [*starter(launch, folder), "-m", "workbench.training.worker", str(folder)]
     if launch.nodes > 1 and not os.environ.get(TORCHRUN):
         job.event("said", text=f"on each of the other {launch.nodes - 1} machines: {shlex.join(words)}")
     environment = {**os.environ, **isolated(), "OMP_NUM_THREADS": str(each)}
@@ -96,12 +96,17 @@ def refuse_too_many(launch: Launch) -> None:
         )
 
 
-def starter(launch: Launch) -> list[str]:
-    """The words that start what follows them in every process: torchrun's, or what WORKBENCH_TORCHRUN says."""
+def starter(launch: Launch, folder: Path) -> list[str]:
+    """The words that start what follows them in every process: torchrun's, or what WORKBENCH_TORCHRUN says.
+
+    What torchrun writes for itself goes into `folder`: where nothing is said, it leaves a folder among the system's
+    temporary ones each time.
+    """
     own = shlex.split(os.environ.get(TORCHRUN, ""))
     if own:
         return own
     words = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=0", f"--nproc-per-node={launch.processes}"]
+    words.append(f"--log-dir={folder / OWN}")
     if launch.nodes == 1:
         return [*words, "--standalone"]
     meeting = f"--rdzv-endpoint={launch.rendezvous}"
