@@ -5,18 +5,24 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from workbench.deciding.before import LEAST_ROWS
 from workbench.evaluation.answers import Prediction
+from workbench.files import append
+from workbench.recipe import Recipe
 from workbench.recipe.schema import Route
 from workbench.records import Example, Message
+from workbench.runs import Run
 from workbench.stages.route.choosing import Pairs, Prices, best, candidates, compared, more_rows, trade
 from workbench.stages.route.fresh_rows import one_a_cluster
 from workbench.stages.route.looks import level_of, look, looks_at
+from workbench.stages.route.route import fingerprint_of
 from workbench.stages.route.telling import refusals, tell
 
 
@@ -135,6 +141,39 @@ def test_every_other_route_on_the_same_test_is_a_further_look_and_the_same_one_i
     assert look(tmp_path, "test-b", "x", "r/1") == 1
     assert len(looks_at(tmp_path / "looks.jsonl")) == 4
     assert level_of(0.95, 2) == pytest.approx(0.975)
+
+
+def test_a_look_is_counted_beside_a_torn_one_and_beside_one_that_is_taken_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "looks.jsonl"
+    look(tmp_path, "test-a", "x", "r/1")
+    whole = path.read_text()
+    path.write_text(whole + whole[:30])
+    assert look(tmp_path, "test-a", "y", "r/1") == 2
+    assert [line["route"] for line in looks_at(path)] == ["x", "y"], "the torn line takes none with it"
+    numbers: list[int] = []
+    other = Thread(target=lambda: numbers.append(look(tmp_path, "test-a", "other", "r/2")))
+    with FileLock(tmp_path / ".looks.jsonl.lock"):
+        other.start()
+        other.join(0.3)
+        assert numbers == [], "it waits until the look that is being taken is written"
+        append(path, whole.replace('"x"', '"z"'))
+    other.join()
+    assert numbers == [4]
+
+
+def test_rows_that_are_named_by_their_scheme_and_change_make_another_route(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.json").write_text('{"stages": {"evaluate": {"artefacts": []}}}')
+    recipe, run = Recipe(), Run(tmp_path, "mine", "x")
+    marks = set()
+    for source in ("more.jsonl", "file:more.jsonl"):
+        recipe.route.rows = source
+        for text in ("one", "two"):
+            (tmp_path / "more.jsonl").write_text(text)
+            marks.add((source, fingerprint_of(recipe, run, {})))
+    assert len(marks) == 4
 
 
 def kept_of(pairs: Pairs, threshold: float) -> Sequence[bool]:

@@ -15,6 +15,7 @@ import pytest
 
 from distil_project import SMALL, with_answers
 from teacher_project import Done, Project, project, questions
+from workbench.stages.sweep import end
 
 SLURM = Path(__file__).parents[2] / "configs" / "launch" / "slurm.sub"
 SHORT = ["method.max_steps=2", "method.evaluations=1", "until=train", "model.dtype=float32", "launch.device=cpu"]
@@ -98,6 +99,12 @@ def test_a_sweep_that_has_no_trials_is_refused(values: str, tmp_path: Path) -> N
     done = made.run("plan", "recipe=./mine.yaml", f"method.rank={values}", "-m")
     assert done.returncode == 2
     assert "error: method.rank: " in done.stderr
+
+
+def test_a_trial_s_line_that_was_torn_ends_no_sweep(tmp_path: Path) -> None:
+    line = json.dumps({"trial": 0, "words": [], "code": 3, "metric": None, "value": None, "run": None})
+    (tmp_path / "trials.jsonl").write_text(f"{line}\n{line[:20]}")
+    assert end(tmp_path) == 3
 
 
 def test_a_word_takes_the_place_of_the_recipes_own_sweep_aloud(tmp_path: Path) -> None:

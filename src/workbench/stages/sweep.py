@@ -14,7 +14,7 @@ from workbench import errors
 from workbench.errors import WorkbenchError
 from workbench.files import read_json
 from workbench.recipe import Recipe, Tracking
-from workbench.runs import Run, append_line, find_run
+from workbench.runs import Run, append_line, find_run, read_events
 from workbench.stages.common import SCREEN
 
 TRIALS = "trials.jsonl"
@@ -59,7 +59,7 @@ def note(sweep: Path, number: int, words: Sequence[str], recipe: Recipe | None, 
 def end(sweep: Path) -> int:
     """Name the best trial, on the screen and in MLflow; gives the worst exit code of all."""
     path = sweep / TRIALS
-    trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    trials = read_events(path)[0] if path.is_file() else []
     best = best_of(trials)
     if best is not None:
         words = " ".join(best["words"]) or "the recipe as it is"

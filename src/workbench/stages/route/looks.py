@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from workbench.files import append
-from workbench.runs import now
+from workbench.runs import cut_torn_line, now
 
 LOOKS = "looks.jsonl"  # in the experiments folder: runs of several recipes may be judged on the same rows
 
@@ -18,10 +20,12 @@ def look(experiments: Path, test: str, route: str, by: str) -> int:
     The same route told again is the same look.
     """
     path = experiments / LOOKS
-    known = list(dict.fromkeys(line["route"] for line in looks_at(path) if line["test"] == test))
-    if route not in known:
-        append(path, json.dumps({"at": now(), "test": test, "route": route, "by": by}) + "\n")
-        known.append(route)
+    with FileLock(path.with_name(f".{LOOKS}.lock")):  # two that are told at once are two looks
+        known = list(dict.fromkeys(line["route"] for line in looks_at(path) if line["test"] == test))
+        if route not in known:
+            cut_torn_line(path)  # else this one would be lost with it
+            append(path, json.dumps({"at": now(), "test": test, "route": route, "by": by}) + "\n")
+            known.append(route)
     return known.index(route) + 1
 
 

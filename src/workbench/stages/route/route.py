@@ -31,6 +31,7 @@ from workbench.recipe import Recipe, Teacher, asking_route, routed_to
 from workbench.records import Example, digest
 from workbench.runs import Run, stage
 from workbench.signing_keys import signing_key
+from workbench.sources import content_sha256, resolve
 from workbench.stages.common import is_done, need, say
 from workbench.stages.evaluate.arms import Arm, arms_of, teacher_arm
 from workbench.stages.evaluate.evaluate import answerable
@@ -174,7 +175,7 @@ def fingerprint_of(recipe: Recipe, run: Run, identity: Mapping[str, str]) -> str
     return digest(
         {
             "route": keys, "identity": dict(identity), "evaluate": run.output_digest("evaluate"), "seed": recipe.seed,
-            "rows": file_sha256(Path(recipe.route.rows)) if recipe.route.rows and Path(recipe.route.rows).is_file()
+            "rows": content_sha256(resolve(recipe.route.rows, key="route.rows")) if recipe.route.rows
             else descriptions(recipe, run), "error": usd_per_error(recipe),
         },
         16,
