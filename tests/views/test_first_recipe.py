@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -298,6 +299,29 @@ def test_a_file_that_is_no_configuration_is_refused_and_nothing_is_left(
     assert main(["init", f"from={name}", "to=made.yaml"]) == 2
     assert named in capfd.readouterr().err
     assert not Path("made.yaml").exists()
+
+
+@pytest.mark.parametrize("words", [["rows.csv"], ["from=theirs.yml", "to=made.yaml"]])
+def test_rows_that_are_a_hole_or_the_system_s_own_are_not_read(
+    words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("theirs.yml").write_text("base_model: a/b\nlora_r: 8\ndatasets: [{path: rows.csv}]\n")
+    Path("rows.csv").write_text("question,answer\n")
+    os.truncate("rows.csv", 1 << 40)
+    first = main(["init", *words])
+    if words == ["rows.csv"]:
+        assert first == 2
+        assert "the rest is a hole" in capfd.readouterr().err
+    Path("made.yaml").unlink(missing_ok=True)
+    Path("rows.csv").unlink()
+    Path("rows.csv").symlink_to("/proc/self/environ")
+    second = main(["init", *words])
+    if words == ["rows.csv"]:
+        assert second == 2
+        assert "no plain file" in capfd.readouterr().err
+        return
+    assert (first, second) == (0, 0), "the recipe is written, and its rows are looked at when they are wanted"
+    assert "PATH" not in Path("made.yaml").read_text()
 
 
 BREAKS = ("\n", "\r", "\r\n", "\x85", "\u2028", "\u2029")

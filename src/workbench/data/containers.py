@@ -18,7 +18,8 @@ from workbench.data.packing import SUFFIXES, is_rows_file, suffix_of
 from workbench.data.raw import PARTS, Raw, UnreadableError, checked, first_line, kind, part_of
 from workbench.errors import RequestError, nearest
 from workbench.recipe import Data
-from workbench.sources.places import files_below
+from workbench.sources.digests import refuse_hollow
+from workbench.sources.places import files_below, is_systems_own
 from workbench.sources.trial import objection
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def read_rows(path: Path, part: str, notes: list[str], data: Data | None = None)
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*") if is_rows_file(p)] if path.parent.is_dir() else []
         raise RequestError(f"no such file: {path}", where="data", remedy=nearest(path.name, siblings))
+    refuse_no_plain(path)
     encoding = data.encoding if data else "utf-8"
     match suffix_of(path):
         case ".jsonl" | ".ndjson" | ".json":
@@ -55,6 +57,13 @@ def read_rows(path: Path, part: str, notes: list[str], data: Data | None = None)
         case ".arrow":
             return arrow_rows(path)
     raise other_suffix(path)
+
+
+def refuse_no_plain(path: Path) -> None:
+    """RequestError for a file that is nearly all a hole, or the system's own: neither has an end worth waiting for."""
+    refuse_hollow(path)
+    if is_systems_own(path):
+        raise RequestError("this is no plain file", where=str(path), remedy="write its rows into a file")
 
 
 def other_suffix(path: Path) -> RequestError:

@@ -19,6 +19,11 @@ def shipped_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[3]
 
 
+def is_systems_own(path: Path) -> bool:
+    """Whether a path, its links followed, leads to what a system tells of itself."""
+    return any(path.resolve().is_relative_to(folder) for folder in SYSTEMS_OWN)
+
+
 def split_scheme(source: str) -> tuple[str, str]:
     """`pypi:x` → (`pypi`, `x`); a plain path has the scheme `file`."""
     scheme, colon, rest = source.partition(":")

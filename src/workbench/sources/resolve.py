@@ -36,7 +36,7 @@ from workbench.isolation import isolated
 from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, files_sha256, model_sha256
 from workbench.sources.hub_download import download
-from workbench.sources.places import SYSTEMS_OWN, is_pattern, matches, places, split_scheme
+from workbench.sources.places import is_pattern, is_systems_own, matches, places, split_scheme
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
 MODEL_KEYS = ("model.source",)
@@ -156,8 +156,7 @@ def content_digests(sources: Mapping[str, str | None]) -> dict[str, str]:
 def local(path: str, source: str) -> Path:
     """A path from the working folder, else from the shipped files."""
     for place in places(path):
-        of_system = any(place.resolve().is_relative_to(folder) for folder in SYSTEMS_OWN)
-        if (place.is_file() or place.is_dir()) and not of_system:
+        if (place.is_file() or place.is_dir()) and not is_systems_own(place):
             return place.resolve()
         if place.exists():  # a pipe, a device or a socket: it may have no end, and has no content to be held to
             raise RequestError("this is no plain file or folder", where=source, remedy="write its rows into a file")
