@@ -104,6 +104,7 @@ def echoing() -> Iterator[tuple[str, list[bytes], list[str]]]:
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(1800)
 def test_of_sixty_secrets_none_is_in_a_file_a_store_a_screen_or_on_the_wire_after_a_life(
     tiny_model: Path,
     tmp_path: Path,
