@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,8 +35,12 @@ from workbench.evaluation.gate import judge
 from workbench.evaluation.report import build_report
 from workbench.pages.report_page import write_page
 from workbench.recipe import Evaluate, Gate, Model, Recipe, Shrink, read
-from workbench.stages.train.train import points_of
+from workbench.records import Example, Message
+from workbench.runs import Run
+from workbench.stages.train.task import Start, Task
+from workbench.stages.train.train import points_of, write_curve
 from workbench.tracking.report_feed import report_metrics, report_tables
+from workbench.training.development import Development
 from workbench.training.shrink import counted, shrunk, student_size
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +228,35 @@ def test_the_curve_s_last_step_is_paired_row_by_row_and_told_as_points_a_doublin
     assert 0.03 < step["ci_low"] < 0.08 < step["ci_high"] < 0.16, "unpaired it would hold zero"
     (twice,) = [p["doubling"]["value"] for p in points_of([(250, rows), (1000, most)], [""] * 100, Recipe())[1:]]
     assert twice == pytest.approx(0.18 / 2), "two doublings"
+
+
+def test_a_point_of_the_curve_is_taken_up_only_as_its_training_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, told = list[str](), list[str]()
+
+    def trainings(task: Task, start: Start, out: Path) -> Iterator[Path]:
+        yield out
+        (out / "checkpoints").mkdir(parents=True)
+        (out / "development.json").write_text(json.dumps({"scores": [1.0, 0.0, 1.0]}))
+        trained.append(out.name)
+
+    monkeypatch.setattr("workbench.stages.train.train.jobs", trainings)
+    monkeypatch.setattr("workbench.stages.train.train.trainer", lambda launch: lambda job: None)
+    rows = [Example(f"e{n}", (Message("user", f"{n}?"), Message("assistant", "yes"))) for n in range(8)]
+    task = Task(Recipe(), Run(tmp_path, "mine", "x"), tmp_path, rows, {}, {}, [], Development([], lambda n, a: 0.0, 4),
+                lambda kind, **fields: told.append(str(fields.get("text"))))  # fmt: skip
+    (tmp_path / "development.json").write_text(json.dumps({"scores": [1.0, 1.0, 1.0]}))
+    (tmp_path / "curve" / "4").mkdir(parents=True)
+    (tmp_path / "curve" / "4" / "summary.json").write_text("{}")  # killed before it was known to be whole
+    for _ in range(2):
+        write_curve(task, Start(tmp_path), ["a", "b", "c"], tmp_path)
+    assert trained == ["2", "4"]
+    scores = tmp_path / "curve" / "2" / "development.json"
+    scores.write_text(scores.read_text().replace("0.0", "1.0"))
+    write_curve(task, Start(tmp_path), ["a", "b", "c"], tmp_path)
+    assert trained == ["2", "4", "2"]
+    assert "the student of 2 labels was trained, but development.json is not as it was written" in "".join(told)
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ def write_curve(task: Task, start: Start, groups: Sequence[str], folder: Path) -
         task.event("said", text=f"learning curve: {count:,} of {len(order):,} labels")
         part = [task.examples[i] for i in sorted(order[:count])]
         out = folder / "curve" / str(count)
-        if not is_trained(out, f"the training on {count:,} labels", task.event):
+        if not is_trained(out, f"the student of {count:,} labels", task.event):
             quiet = replace(
                 task,
                 examples=part,
