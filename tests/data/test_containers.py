@@ -89,7 +89,7 @@ def test_one_object_with_the_lists_of_several_splits_gives_each_its_own(tmp_path
     path.write_text(json.dumps({"train": ROWS[:8], "test": ROWS[8:]}, indent=2))
     loaded = load(path, Data())
     assert [e.text for e in loaded.examples] == [row["prompt"] for row in ROWS[:8]]
-    assert "not used of rows.json: test" in loaded.notes
+    assert "not among the train rows of rows.json: test" in loaded.notes
     assert len(load(path, Data(), part="test").examples) == 4
     path.write_text(json.dumps({"one": ROWS[:8], "other": ROWS[8:]}))
     with pytest.raises(RequestError, match="which list holds the train rows") as caught:

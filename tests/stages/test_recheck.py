@@ -19,10 +19,10 @@ from workbench.engines import transformers_engine
 from workbench.errors import RequestError
 from workbench.evaluation.pairing import drift
 from workbench.evaluation.statistics import cluster_numbers, share_interval
-from workbench.recipe import Evaluate, Tracking
+from workbench.recipe import Data, Evaluate, Tracking
 from workbench.records import Message
 from workbench.signing_keys import signing_key
-from workbench.stages.recheck import scored_here, with_new_labels
+from workbench.stages.recheck import rows_of, scored_here, with_new_labels
 from workbench.tracking import store_uri
 from workbench.tracking.store import connect
 from workbench.tracking.versions import folder_digest
@@ -304,6 +304,16 @@ def test_rows_that_the_model_has_seen_are_said(
     assert evaluate(f"data={seen}") == 0
     assert "20 of these rows the model was trained on already" in capfd.readouterr().err
     assert len(kept(project)["known"]["trained on"]) == 20
+
+
+def test_the_rows_that_a_model_was_judged_on_are_known_where_the_training_rows_brought_them(tmp_path: Path) -> None:
+    marks = ["train", "test", "train", "test", "train"]
+    lines = [json.dumps({"prompt": f"q{n}", "completion": "a", "split": mark}) for n, mark in enumerate(marks)]
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    data = Data(train=str(tmp_path / "all.jsonl"))
+    assert [e.text for e in rows_of("test", data)] == ["q1", "q3"]
+    assert [e.text for e in rows_of("train", data)] == ["q0", "q2", "q4"]
+    assert rows_of("test", Data(train=str(tmp_path / "gone.jsonl"))) == []
 
 
 def test_a_bundles_folder_is_known_by_its_bytes_and_a_changed_one_is_refused(

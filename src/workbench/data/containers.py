@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.csv_rows import csv_rows
-from workbench.data.json_rows import json_rows
+from workbench.data.json_rows import json_rows, lists_in
 from workbench.data.packing import SUFFIXES, is_rows_file, suffix_of
 from workbench.data.raw import PARTS, Raw, UnreadableError, checked, first_line, kind, part_of
 from workbench.errors import RequestError, nearest
@@ -111,8 +111,10 @@ def part_files(folder: Path, part: str) -> list[Path]:
     )
 
 
-def splits_of(path: Path) -> set[str]:
-    """The splits that a folder's files or its saved data sets are named after."""
+def splits_of(path: Path, encoding: str = "utf-8") -> set[str]:
+    """The splits that a folder's files, its saved data sets or the lists of rows in a JSON file are named after."""
+    if path.is_file() and suffix_of(path) == ".json":
+        return lists_in(path, encoding)
     if not path.is_dir():
         return set()
     if (path / "dataset_dict.json").is_file():

@@ -158,6 +158,23 @@ def after(gap: re.Pattern[str], text: str, position: int) -> int:
     return match.end() if match else position
 
 
+def lists_in(path: Path, encoding: str) -> set[str]:
+    """The splits that the lists of rows in one JSON object are named after; none where the file is no such object."""
+    lines = decoded_lines(path, encoding)
+    first = through_text(lines)
+    second = through_text(lines)
+    begin = first[-1].strip() if first else ""
+    if begin[:1] != "{" or (whole_value(begin) and any(line.strip() for line in second)):
+        return set()
+    text = "".join(chain(first, second, lines))
+    try:
+        lists = row_lists(text, len(text) - len(text.lstrip()), "")
+    except (ValueError, RecursionError):
+        return set()
+    splits = {part_of(Path(name.rpartition(".")[2])) for name, _ in lists} - {""}
+    return splits if len(lists) > 1 else set()
+
+
 def spread_rows(text: str, path: Path, part: str, notes: list[str]) -> Iterator[Raw]:
     """Rows of one object that has them in a list, or of objects one after another, over as many lines as they take."""
     start = len(text) - len(text.lstrip())
@@ -181,7 +198,10 @@ def spread_rows(text: str, path: Path, part: str, notes: list[str]) -> Iterator[
     notes.append(f"{path.name} has its rows under {name!r}")
     left = [key for key, _, _ in members(text, start) if key != name.partition(".")[0]]
     left += [other for other, _ in lists if other != name and other.partition(".")[0] == name.partition(".")[0]]
-    if left:
+    splits = [key for key in left if len(lists) > 1 and part_of(Path(key.rpartition(".")[2]))]
+    if splits:
+        notes.append(f"not among the {part} rows of {path.name}: {', '.join(splits)}")
+    if left := [key for key in left if key not in splits]:
         notes.append(f"not used of {path.name}: {', '.join(left)}")
     yield from array_rows(text, path, start=at)
 

@@ -99,7 +99,7 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
     columns = data.columns
     mapped = {"prompt": columns.prompt or data.prompt, "answer": columns.answer or data.answer}
     listing = f"{name} has: {', '.join(present)}" if present else f"{name} has no rows"
-    for role in ("prompt", "answer", "system", "id", "group", "weight"):
+    for role in ("prompt", "answer", "system", "id", "group", "weight", "split"):
         wanted = getattr(columns, role)
         if wanted is not None and wanted not in present:
             raise RequestError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from workbench.data.containers import Raw, read_rows
 from workbench.data.layouts import ANSWERS, CHOSEN, JUDGED, MATERIAL, Census
+from workbench.data.marked_splits import OFF, TRAINING, held_as, marks_of, notes_of, of_part
 from workbench.data.row_making import BadRow, Ids, Shard, Way
 from workbench.files import file_sha256, read_sealed, temporary_home, write_sealed, write_whole
 from workbench.recipe import Data
@@ -47,7 +48,8 @@ def load(
 ) -> Loaded:
     """Read a local file, or a folder of files or of a saved `datasets` data set, as `data` lays it out; or several.
 
-    A folder that holds several splits gives the one called `part`. The line of a row is where it starts in
+    A folder that holds several splits gives the one called `part`, and so do rows that name theirs
+    (`data.marked_splits`). The line of a row is where it starts in
     the file, counted from 1; Parquet and `datasets` rows are counted from 1. With `unanswered`, a row without an
     answer gets the empty one: a teacher will be asked. Raises RequestError when the
     file, the layout or a mapped column is not there; a bad row never raises. Of more than `most` rows so many are
@@ -59,8 +61,15 @@ def load(
     name = paths[0].name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} to {paths[-1].name}"
     notes: list[str] = []
 
+    marks, off = marks_of(paths, data, part), data.columns.split == OFF
+    if marks.column or off or part not in TRAINING:
+        data = replace(data, columns=replace(data.columns, split=marks.column))
+
     def raws(into: list[str]) -> Iterator[Raw]:
-        return (raw for one in paths for raw in read_rows(one, part, into, data))
+        into += notes_of(marks, part)
+        holds = {one: held_as(one, part, data) if marks.column else part for one in paths}
+        rows = (raw for one in paths for raw in read_rows(one, holds[one], into, data))
+        return rows if off else of_part(rows, part, marks)
 
     way = Way(data, unanswered, name, frozenset(judged_by))
     held = list(islice(raws(notes), HELD + 1)) if most is None else drawn(raws(notes), most, seed, notes)

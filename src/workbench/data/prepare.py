@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from workbench.data.containers import splits_of
 from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
+from workbench.data.marked_splits import own_splits
 from workbench.data.mixture import counts_by_source, joined_rows, mixed, most_of
 from workbench.data.raw import part_of
 from workbench.data.raw_text import raw_text
@@ -24,6 +24,7 @@ from workbench.sources import is_pattern, resolve, resolve_all, unchanged
 from workbench.stored_rows import StoredRows, changed, pick, spooled
 from workbench.words import at_a_word, word_count
 
+OWN_SPLIT = "the split of"
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
 
 
@@ -63,8 +64,7 @@ def prepare(
     Raises RequestError when a source cannot be read, when more rows are bad than `data.max_bad_share`
     allows, or when a part would be empty.
     """
-    named = {part: row_sources(getattr(data, part), f"data.{part}") for part in ("train", "validation", "test")}
-    noted = beside_train(named)
+    named, noted = named_sources(data)
     sources = {part: " + ".join(entry.source for entry in entries) for part, entries in named.items()}
     held_out = sum(getattr(data, f"{part}_share") for part in ("validation", "test") if not named[part])
     most = most_of(named["train"], data.limit, min(held_out, 0.9))
@@ -147,15 +147,37 @@ def documents(data: Data, seed: int, tests: Sequence[Example], contents: Mapping
     return Splits(learned, held, [], loaded.bad, notes, described)
 
 
-def beside_train(named: dict[str, tuple[RowSource, ...]]) -> list[str]:
-    """Give the parts that no key names the splits of the training rows' own folders; what is to be said of it."""
+def named_sources(data: Data) -> tuple[dict[str, tuple[RowSource, ...]], list[str]]:
+    """The sources of each part, and what is to be said of them.
+
+    A part that no key names has the split that the training rows' own sources bring along: files or lists of that
+    name, or rows that are marked so.
+    """
+    named = {part: row_sources(getattr(data, part), f"data.{part}") for part in ("train", "validation", "test")}
     notes = []
-    for part in ("validation", "test"):
-        if not named[part]:
-            having = [e for e in named["train"] if part in splits_of(resolve_all(e.source, key="data.train")[0])]
-            named[part] = tuple(replace(entry, weight=None) for entry in having)
-            notes += [f"{part}: the split of {entry.source} (data.{part} names no other)" for entry in having]
-    return notes
+    if not (named["validation"] and named["test"]):
+        own = {entry: own_splits(resolve_all(entry.source, key="data.train"), data) for entry in named["train"]}
+        for part in ("validation", "test"):
+            if not named[part]:
+                having = [entry for entry, splits in own.items() if part in splits]
+                named[part] = tuple(replace(entry, weight=None) for entry in having)
+                notes += [f"{part}: {OWN_SPLIT} {entry.source} (data.{part} names no other)" for entry in having]
+    return named, notes
+
+
+def judges_by_given(data: Data, splits: Splits) -> bool:
+    """Whether the test rows were named, or brought along by the training rows' own sources, and not split off here."""
+    return bool(data.test) or any(line.startswith(f"test: {OWN_SPLIT}") for line in splits.notes)
+
+
+def refuse_folds(data: Data, splits: Splits) -> None:
+    """RequestError where the test rows are given: siblings of a student would learn them."""
+    if judges_by_given(data, splits):
+        raise RequestError(
+            "it cannot judge here: the source of the training rows brings test rows along, and no student learns them",
+            where="evaluate.folds",
+            remedy="evaluate.folds=null judges by them",
+        )
 
 
 def readable(

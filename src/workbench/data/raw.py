@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 
 from workbench.data.packing import not_utf8
 
-PARTS = {"validation": ("validation", "valid", "val", "dev", "eval")}  # as folders and files call a split
+PARTS = {  # as folders, files, lists and rows call a split
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "holdout", "held_out", "held-out", "heldout"),
+}
 # Lone surrogates are how undecodable bytes arrive ("surrogateescape"), and how a broken JSON escape reads.
 SPOILED = re.compile("[\x00\ud800-\udfff]")
 
@@ -33,10 +37,16 @@ class UnreadableError(ValueError):
 def part_of(file: Path) -> str:
     """The split that a file, by a path within its folder, is named or foldered after; else ''."""
     for part in ("train", "validation", "test"):
-        called = re.compile(rf"({'|'.join(PARTS.get(part, (part,)))})(?![a-z])", re.I)
+        called = re.compile(rf"({'|'.join(PARTS[part])})(?![a-z])", re.I)
         if any(called.match(piece) for piece in file.parts):
             return part
     return ""
+
+
+def split_named(value: object) -> str:
+    """The split that a cell names with one of the usual words, in any capitals; else ''."""
+    word = value.strip().lower() if isinstance(value, str) else None
+    return next((part for part, words in PARTS.items() if word in words), "")
 
 
 def checked(where: str, row: object, text: str) -> Raw:

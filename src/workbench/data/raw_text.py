@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.data.load import BadRow, Loaded, load
 from workbench.data.lossless import special_ids
+from workbench.data.marked_splits import OFF
 from workbench.errors import RequestError
 from workbench.recipe import Columns, Data
 from workbench.records import Example, Message, TokenRow
@@ -45,7 +46,8 @@ def raw_text(path: Path, data: Data) -> Loaded:
             bad.append(BadRow(name, "it is empty", ""))
     if texts:
         notes.append(f"{len(examples):,} text files of {path.name}")
-    as_text = replace(data, format="text", columns=Columns(), prompt=None, answer=None)
+    split = OFF if data.columns.split == OFF else None
+    as_text = replace(data, format="text", columns=Columns(split=split), prompt=None, answer=None)
     for file in files:
         if file.suffix.lower() in ROWS:
             loaded = load(file, as_text)

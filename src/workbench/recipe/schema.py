@@ -320,6 +320,7 @@ class Columns:
     id: str | None = key(None, "column with the row's id")
     group: str | None = key(None, "column whose equal values are never parted by a split")
     weight: str | None = key(None, "column with how much a row counts; layouts with names of their own have `weight`")
+    split: str | None = key(None, "column that says train, validation or test; null: `split` and its like; none: none")
 
 
 @dataclass
@@ -327,11 +328,9 @@ class Data:
     """Rows to learn from and rows to be judged on."""
 
     name: str = key("", "short name, as in configs/data/", makes_weights=False)
-    train: Any = key(
-        "", "training rows: file:, dir:, hf:, a path or a pattern; or a list of them, or a mixture by weights"
-    )
-    validation: Any = key(None, "rows for the evaluation loss; null: those of train's folder, or split from train")
-    test: Any = key(None, "rows for the verdict; null: those of train's folder, or split from train")
+    train: Any = key("", "training rows: file:, dir:, hf:, a path or a pattern; a list of them, or a weighted mixture")
+    validation: Any = key(None, "rows for the evaluation loss; null: those train brings along, or split from train")
+    test: Any = key(None, "rows for the verdict; null: those train brings along, or split from train")
     documents: str | None = key(
         None, "raw text that `pretrain` reads: .txt, .md, or rows with a text; null: data.train's, where those are raw"
     )

@@ -18,7 +18,7 @@ from workbench.bundles.manifest import read_manifest
 from workbench.bundles.parity import read_parity
 from workbench.bundles.prove import HERE, choose_engine, limits_of, refuse_failed, trusted_key
 from workbench.data.load import Loaded, load, write_quarantine
-from workbench.data.prepare import describe, most_bad
+from workbench.data.prepare import describe, most_bad, named_sources
 from workbench.data.split import normalised, tied
 from workbench.engines import Ask, transformers_engine
 from workbench.engines.served import served_engine
@@ -397,9 +397,9 @@ def known_rows(examples: Sequence[Example], production: Production) -> dict[str,
         *read_parity(production.folder),
         *read_parity(production.folder.parent, parity_beside(production.folder).name),
     ]
-    judged = rows_of(production.data.test, production.data)[: production.evaluate.limit]
+    judged = rows_of("test", production.data)[: production.evaluate.limit]
     seen = {
-        "trained on": texts_of(rows_of(production.data.train, production.data)),
+        "trained on": texts_of(rows_of("train", production.data)),
         "judged on": texts_of(judged) | {prompt_text(row.messages) for row in held_out},
     }
     return {part: [e.id for e in examples if texts_of([e]) & texts] for part, texts in seen.items()}
@@ -415,11 +415,13 @@ def prompt_text(messages: Sequence[Message]) -> str:
     return normalised("\n".join(m.content for m in messages if m.role == "user"))
 
 
-def rows_of(named: object, data: Data) -> list[Example]:
-    """The rows of what one of the recipe's own keys names, when it is at hand."""
+def rows_of(part: str, data: Data) -> list[Example]:
+    """The rows of a part that a key of the recipe names, or the training rows' source brings along, if at hand."""
     try:
-        sources = [entry.source for entry in row_sources(named, "data")]
-        return [e for s in sources if is_here(s) for e in load(resolve_all(s), data, unanswered=True).examples]
+        at_hand = all(is_here(entry.source) for entry in row_sources(data.train, "data.train"))
+        entries = named_sources(data)[0][part] if at_hand else row_sources(getattr(data, part), f"data.{part}")
+        sources = [entry.source for entry in entries if is_here(entry.source)]
+        return [e for s in sources for e in load(resolve_all(s), data, part=part, unanswered=True).examples]
     except WorkbenchError:  # moved, changed, or never on this machine: then only the bundle's own rows are known
         return []
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import Verdict, preflight
 from workbench.data.chat import recipe_tokenizer, refuse_marked, render_all, rendering_notes
-from workbench.data.prepare import Asked, Splits, gather, prepare
+from workbench.data.prepare import Asked, Splits, gather, judges_by_given, prepare, refuse_folds
 from workbench.engines.served import available
 from workbench.errors import RequestError
 from workbench.files import free_bytes
@@ -404,10 +404,11 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     arms += ["gold_student"] * bool(recipe.evaluate.gold_student)
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
-    share = None if recipe.data.test else recipe.data.test_share
+    share = None if judges_by_given(recipe.data, splits) else recipe.data.test_share
     short = too_few(n, every, recipe.gate, share, by_folds=bool(recipe.evaluate.folds))
     few: dict[str, Any] = {"too few": short} if short else {}
     if recipe.evaluate.folds:
+        refuse_folds(recipe.data, splits)
         few["folds"] = about_folds(recipe)
         arms = ["base", *(["base_few_shot"] if recipe.evaluate.few_shot else []), "student (siblings of it)"]
     return {"rows": f"{n:,}", **few, "arms": ", ".join(arms), "gate": decides}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.chat import recipe_tokenizer
-from workbench.data.prepare import Splits
+from workbench.data.prepare import Splits, refuse_folds
 from workbench.data.split import joined, overlaps, tied
 from workbench.engines import Ask
 from workbench.errors import RequestError
@@ -77,6 +77,7 @@ def cut(splits: Splits, shots: Sequence[Example], recipe: Recipe) -> Folds:
     RequestError when the rows make fewer groups than parts, or are too many to be trained on K times over.
     """
     wanted = recipe.evaluate.folds or 1
+    refuse_folds(recipe.data, splits)
     counts = [len(part) for part in (splits.train, splits.validation, splits.test)]
     if sum(counts) > HELD:
         remedy = "evaluate.folds=null: so many rows have test rows enough"

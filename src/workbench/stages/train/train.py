@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.compress.preflight import preflight
 from workbench.data.chat import recipe_tokenizer, refuse_marked, render_many, rendering_notes
-from workbench.data.prepare import Splits
+from workbench.data.prepare import Splits, judges_by_given
 from workbench.errors import RequestError
 from workbench.evaluation.few_rows import too_few
 from workbench.files import read_json, write_whole
@@ -136,7 +136,7 @@ def foreseen(recipe: Recipe, run: Run, base: Path, job: Job) -> tuple[Estimate, 
 
 def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
     """What is said before training where the verdict will lack rows."""
-    share = None if recipe.data.test else recipe.data.test_share
+    share = None if judges_by_given(recipe.data, splits) else recipe.data.test_share
     every = len(splits.train) + len(splits.validation) + len(splits.test)
     judging = every - recipe.evaluate.few_shot if recipe.evaluate.folds else len(splits.test)
     n = min(judging, recipe.evaluate.limit or judging)
