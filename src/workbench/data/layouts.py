@@ -5,11 +5,13 @@ Every column is used, or left over for the caller to name.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench.data.chat_text import asked_turns, chat_turns, way_of, without
+from workbench.data.column_texts import check_template, filled
 from workbench.data.containers import UnreadableError, kind
 from workbench.data.turns import (
     MEDIA,
@@ -45,18 +47,19 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "query_response": ("query", "response"),
+    "chat_text": ("text",),
 }
 # The layouts that one `data.format` covers, and the column with a person's word on the answer.
 FORMS = {
     "preference": ("preference", "openai_preference", "swift_preference"), "kto": ("kto", "swift_kto", "alpaca_kto")
 }  # fmt: skip
 JUDGING = {"kto": "label", "swift_kto": "label", "alpaca_kto": "kto_tag"}
+ONE_COLUMN = ("text", "chat_text")  # `text`, or the column that the recipe assigns as the answer
 TABLES = ("columns", "alpaca", "alpaca_kto", "query_response")  # a column each for prompt and answer
 # What can be learned of a layout's rows; of any other, its answers.
 ANSWERS, PAIRS, JUDGED, TEXT = "answers", "pairs", "judged answers", "text"
 MATERIAL = dict.fromkeys(FORMS["preference"], PAIRS) | dict.fromkeys(FORMS["kto"], JUDGED) | {"text": TEXT}
 CHOSEN = "chosen"  # the format under which of pairs and judged answers the good ones are learned, and no other
-SLOT = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]*)\}")
 RENDERED = ("<|im_start|>", "<|start_header_id|>", "[INST]", "<start_of_turn>", "<|start|>", "### Response:")
 
 
@@ -79,6 +82,7 @@ class Census:
         self.fits = dict.fromkeys(LAYOUTS, 0)
         self.whole = set[str]()  # the layouts whose columns some row has
         self.first: Mapping[str, Any] | None = None
+        self.rows = 0
         self.add(rows)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -88,9 +92,18 @@ class Census:
         for row in rows:
             self.columns.update(dict.fromkeys(row))
         for layout in LAYOUTS:
-            self.fits[layout] += sum(fits_layout(row, layout) for row in rows)
+            if layout != "chat_text" or self.fits[layout] == self.rows:  # of those every row must be a chat
+                self.fits[layout] += sum(fits_layout(row, layout) for row in rows)
             if layout not in self.whole and any(all(key in row for key in LAYOUTS[layout]) for row in rows):
                 self.whole.add(layout)
+        self.rows += len(rows)
+
+    def likely(self) -> str | None:
+        """The layout that most rows have; None where none has any, or what might be chats have answers beside them."""
+        best = max(self.fits, key=lambda layout: self.fits[layout])
+        if best == "chat_text" and (self.fits[best] < self.rows or beside_text(self.columns)):
+            return None
+        return best if self.fits[best] else None
 
 
 def choose_layout(census: Census, data: Data, name: str) -> str:
@@ -107,10 +120,9 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
             )
     for role in ("prompt", "answer"):
         check_template(getattr(data, role), getattr(columns, role), present, role, listing)
-    best = max(fits, key=lambda layout: fits[layout])
-    if data.format == "text":
+    if data.format in ONE_COLUMN:
         text_column(data, present, listing)
-        return "text"
+        return data.format
     if data.format == CHOSEN:
         wanted = max(MATERIAL.keys() & LAYOUTS.keys(), key=lambda layout: fits[layout])
         if rows and not fits[wanted]:
@@ -134,8 +146,9 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
         return wanted
     if all(mapped.values()):
         return "columns"
-    if data.format == "auto" and not any(mapped.values()) and fits[best]:
-        return best
+    likely = census.likely()
+    if data.format == "auto" and not any(mapped.values()) and likely:
+        return likely
     raise RequestError(
         f"which column is which? {listing}",
         where=" and ".join(f"data.columns.{role}" for role, column in mapped.items() if column is None),
@@ -146,6 +159,8 @@ def choose_layout(census: Census, data: Data, name: str) -> str:
 def fits_layout(row: Mapping[str, Any], layout: str) -> bool:
     """Whether a row has a layout's columns; a word on the answer is true or false, else it is anybody's column."""
     word = JUDGING.get(layout)
+    if layout == "chat_text":
+        return way_of(row.get("text")) is not None
     return all(key in row for key in LAYOUTS[layout]) and (word is None or isinstance(row[word], bool))
 
 
@@ -157,6 +172,9 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
     if len(texts) == 1 and columns.prompt is None and columns.answer is None:
         column = texts[0]
         begins = str(row.get(column))
+        if way := way_of(begins):
+            named = "" if column == "text" else f" data.columns.answer={column}"
+            return f"{column} holds chats as {way.name} writes them: data.format=chat_text{named} reads their turns"
         mark = next((mark for mark in RENDERED if mark in begins), None)
         if mark is not None:
             return (
@@ -181,15 +199,25 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
     note = ""
     if isinstance(row.get(answer), dict | list):
         note = f"\n    {answer} holds {kind(row[answer])}: as an answer it is learned as JSON writes it"
+    if chat := next((name for name in present if way_of(row.get(name))), None):
+        named = "" if chat == "text" else f" data.columns.answer={chat}"
+        note += f"\n    {chat} holds whole chats: data.format=chat_text{named} learns their answers"
     return f"say so in the recipe (put your own columns here):\n    data:{shown}{note}"
+
+
+LIKELY_ANSWERS = ("answer", "label", "output", "response", "completion", "target", "category")
+
+
+def beside_text(columns: Iterable[str]) -> bool:
+    """Whether a column beside `text` is called as answers are."""
+    return any(word in name.lower() for name in columns if name != "text" for word in LIKELY_ANSWERS)
 
 
 def guess(columns: Sequence[str]) -> tuple[str, str, str]:
     """A likely prompt, answer, and text beside the prompt ('' for none), only to fill in the lines an error shows."""
     likely_prompts = ("prompt", "question", "instruction", "query", "text", "input", "document", "content")
-    likely_answers = ("answer", "label", "output", "response", "completion", "target", "category")
     besides = ("context", "passage", "document", "article", "background", "input")
-    answer = next((c for w in likely_answers for c in columns if w in c.lower()), columns[-1] if columns else "")
+    answer = next((c for w in LIKELY_ANSWERS for c in columns if w in c.lower()), columns[-1] if columns else "")
     rest = [c for c in columns if c != answer and c.lower() != "id"] or list(columns)
     # A column of the very name goes before one whose name only holds it: `text` before `context`.
     named = [c for w in likely_prompts for c in rest if w == c.lower()]
@@ -199,11 +227,11 @@ def guess(columns: Sequence[str]) -> tuple[str, str, str]:
 
 
 def text_column(data: Data, present: Sequence[str], listing: str) -> str:
-    """The column of raw text: the one that the recipe assigns, else `text`."""
+    """The column of raw text, or of chats: the one that the recipe assigns, else `text`."""
     column = data.columns.answer or "text"
     if present and column not in present:
         raise RequestError(
-            f"no column {column!r} with raw text; {listing}",
+            f"no column {column!r} with {'raw text' if data.format == 'text' else 'chats'}; {listing}",
             where="data.format",
             remedy=f"data.columns.answer={present[0]} names it",
         )
@@ -216,14 +244,16 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
     Raises UnreadableError with the reason why a row cannot be read.
     """
     values = row.values
-    missing = [key for key in LAYOUTS.get(layout, ()) if key not in values]
+    column = data.columns.answer or "text"
+    missing = [key for key in (LAYOUTS.get(layout, ()) if layout != "chat_text" else (column,)) if key not in values]
     if missing:
         raise UnreadableError(f"no {' and no '.join(missing)}; it has: {', '.join(map(str, values)) or 'nothing'}")
     media = next((name for name in MEDIA if not is_empty(values.get(name))), None)
     if media is not None and layout != "columns" and layout != "text":
         raise UnreadableError(f"it has {media!r}: only text can be learned")
     if layout == "text":
-        text = text_of(row.take(data.columns.answer or "text"), "the text")
+        text = text_of(row.take(column), "the text")
+        left.mark(text)
         return Laid([Message("assistant", text)], weight=row_weight(row, layout, data))
     if layout in FORMS["preference"]:
         laid = preferred(row, layout, data, left)
@@ -250,23 +280,25 @@ def turns_of(row: Fields, layout: str, data: Data, left: Leftovers) -> list[Mess
             return conversation(row.take("messages"), "messages", left)
         case "sharegpt":
             return conversation(row.take("conversations"), "conversations", left)
+        case "chat_text":
+            return chat_in(text_of(row.take(columns.answer or "text"), "the chat"), "the chat", left)
         case "gemini":
             turns, unused = geminis(row.take("contents"), "contents")
             left.add("contents[].parts[].", unused)
             return conversation(turns, "contents", left)
         case "prompt_completion" | "kto":
-            prompt = either(row.take("prompt"), "user", "prompt", left)
-            return prompt + either(row.take("completion"), "assistant", "completion", left)
+            prompt, ends = asked(row.take("prompt"), left)
+            return prompt + either(closed(row.take("completion"), ends), "assistant", "completion", left)
         case "alpaca" | "alpaca_kto":
             answer = written(row.take("output"), "answer (output)", left)
-            return [*earlier(row), *instructed(row), assistant(answer)]
+            return [*earlier(row), *instructed(row), assistant(answer, left)]
         case "query_response":
             question = Message("user", text_of(row.take("query"), "query"))
-            return [*earlier(row), question, assistant(written(row.take("response"), "answer (response)", left))]
+            return [*earlier(row), question, assistant(written(row.take("response"), "answer (response)", left), left)]
         case _:
             prompt_text = cell(row, data.prompt, columns.prompt, "prompt", left)
             answer = cell(row, data.answer, columns.answer, "answer", left)
-            return [Message("user", prompt_text), assistant(answer)]
+            return [Message("user", prompt_text), assistant(answer, left)]
 
 
 def instructed(row: Fields) -> list[Message]:
@@ -296,9 +328,11 @@ def cell(row: Fields, template: str | None, column: str | None, what: str, left:
     return written(value, f"{what} ({column})", left)
 
 
-def assistant(text: str) -> Message:
+def assistant(text: str, left: Leftovers | None = None) -> Message:
     """An answer, its thoughts parted from it."""
     thoughts, answer = parted("", text)
+    if left is not None:
+        left.mark(answer)
     if not answer.strip():
         raise UnreadableError("the answer is empty")
     return Message("assistant", answer, thoughts)
@@ -311,8 +345,45 @@ def either(value: object, role: Role, what: str, left: Leftovers) -> list[Messag
     if isinstance(value, list):
         return conversation(value, what, left)
     if role == "assistant":
-        return [assistant(written(value, what, left))]
+        return [assistant(written(value, what, left), left)]
     return [Message(role, text_of(value, what))]
+
+
+def chat_in(text: str, what: str, left: Leftovers) -> list[Message]:
+    """The turns of a text that is a whole chat, which is counted by the way it is written."""
+    way = way_of(text)
+    if way is None:
+        raise UnreadableError(f"{what} begins with no turn of a known layout, or has no answer in it: {text[:60]!r}")
+    turns = conversation(chat_turns(text, way), what, left)
+    left.chat(way.name)
+    return turns
+
+
+def asked(value: object, left: Leftovers) -> tuple[list[Message], tuple[str, ...]]:
+    """(a prompt's turns, the marks that may close the answer to it): of one text where that is written as a chat."""
+    chat = asked_turns(value) if isinstance(value, str) else None
+    if chat is None:
+        return either(value, "user", "prompt", left), ()
+    turns, way = chat
+    left.chat(way.name)
+    return conversation(turns, "prompt", left), way.ends
+
+
+def closed(value: object, ends: Sequence[str]) -> object:
+    """An answer to a prompt that was written as a chat, without the mark that closes it there."""
+    return without((), value, ends) if ends and isinstance(value, str) else value
+
+
+def ending(value: object, prompt: Sequence[Message], ends: Sequence[str], what: str, left: Leftovers) -> list[Message]:
+    """A pair's answer, or the whole conversation with it: turns, or a text that is a chat and begins as the prompt."""
+    if isinstance(value, str) and way_of(value):
+        if not prompt:
+            return chat_in(value, what, left)
+        with suppress(UnreadableError):
+            turns = chat_in(value, what, Leftovers())
+            if turns[: len(prompt)] == list(prompt):
+                return turns
+    return either(closed(value, ends), "assistant", what, left)
 
 
 def system_turn(row: Fields) -> list[Message]:
@@ -384,11 +455,11 @@ def preferred(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
         chosen, rejected = [answer], either(row.take("rejected_response"), "assistant", "rejected_response", left)
     else:
         given = row.take(data.columns.prompt or "prompt", "question", "conversations")
-        prompt = [] if given is None else either(given, "user", "prompt", left)
+        prompt, ends = ([], ()) if given is None else asked(given, left)
         if given is None and row.values.get("instruction"):
             prompt = [*earlier(row), *instructed(row)]
-        chosen = either(row.take("chosen"), "assistant", "chosen", left)
-        rejected = either(row.take("rejected"), "assistant", "rejected", left)
+        chosen = ending(row.take("chosen"), prompt, ends, "chosen", left)
+        rejected = ending(row.take("rejected"), prompt, ends, "rejected", left)
     if any(turn.role == "user" for turn in chosen):  # both are whole conversations
         start = common(chosen, rejected)
         if prompt and chosen[: len(prompt)] != prompt and prompt[-1] not in chosen[:start]:
@@ -421,62 +492,3 @@ def judgement(value: object, column: str) -> bool:
 def chosen_alone(example: Example) -> Example | None:
     """The row with its good answer as the one to learn; None where its only answer was judged bad."""
     return None if example.good is False else replace(example, rejected=(), good=None)
-
-
-# A plain template over several columns: {column} stands for the row's text there.
-
-
-def check_template(template: str | None, column: str | None, present: Sequence[str], role: str, listing: str) -> None:
-    """RequestError where a template names no column, one that is not there, or stands beside a mapped column."""
-    if template is None:
-        return
-    where = f"data.{role}"
-    if column is not None:
-        raise RequestError(
-            f"data.columns.{role} names the column {column!r} beside it", where=where, remedy="keep one of the two"
-        )
-    slots = list(SLOT.finditer(template))
-    for slot in slots:
-        if slot[1] in present:
-            raise RequestError(
-                f"a column is written {{{slot[1]}}}, not {slot[0]}", where=where, remedy="one pair of braces"
-            )
-        if slot[2] is not None and present and slot[2] not in present and looks_like_a_name(slot[2]):
-            raise RequestError(
-                f"no column {slot[2]!r}; {listing}",
-                where=where,
-                remedy=f"{nearest(slot[2], present)}; braces that stand for themselves are written {{{slot[0]}}}",
-            )
-    if present and not any(slot[2] in present for slot in slots):
-        raise RequestError(
-            f"it names no column: every row would have the same text; {listing}",
-            where=where,
-            remedy=f"put a column's name in braces: {{{present[0]}}}",
-        )
-
-
-def looks_like_a_name(text: str) -> bool:
-    """Whether what stands between braces is meant as a column: not JSON, and not empty."""
-    return bool(re.fullmatch(r"[\w .\-]+", text)) and not text.isspace()
-
-
-def filled(template: str, row: Fields, what: str, left: Leftovers) -> str:
-    """The template with the row's texts; a column that is empty leaves its place empty, but not all of them may be."""
-    columns = [slot[2] for slot in SLOT.finditer(template) if slot[2] in row.values]
-    missing = [slot[2] for slot in SLOT.finditer(template) if slot[2] and slot[2] not in columns
-               and looks_like_a_name(slot[2])]  # fmt: skip
-    if missing:
-        raise UnreadableError(f"{what}: no {' and no '.join(missing)}; it has: {', '.join(map(str, row.values))}")
-    if all(is_empty(row.values[column]) for column in columns):
-        raise UnreadableError(f"{what}: {' and '.join(columns)} {'is' if len(columns) == 1 else 'are'} empty")
-
-    def text(slot: re.Match[str]) -> str:
-        if slot[2] is None:
-            return f"{{{slot[1]}}}"
-        if slot[2] not in columns:
-            return slot[0]
-        row.used.add(slot[2])
-        value = row.values[slot[2]]
-        return "" if is_empty(value) else written(value, f"{what} ({slot[2]})", left)
-
-    return SLOT.sub(text, template)

@@ -194,6 +194,13 @@ def told_of(shard: Shard, name: str, judged_by: Collection[str]) -> list[str]:
         lines.append(
             f"{shard.left.written:,} texts of {name} were numbers, true or false, or objects: taken as JSON writes them"
         )
+    for way, count in shard.left.chats.items():
+        lines.append(f"{count:,} texts of {name} are chats as {way} writes them: read as turns")
+    for mark, count in shard.left.marks.items():
+        lines.append(
+            f"{count:,} answers or texts of {name} hold {mark!r}, which opens a user's turn elsewhere: what follows it "
+            "is learned with them as it stands; data.format=chat_text reads whole chats as turns"
+        )
     return lines
 
 

@@ -99,6 +99,8 @@ class Shard:
         self.bad += other.bad
         self.left.add("", list(other.left.fields))
         self.left.written += other.left.written
+        for own, others in ((self.left.chats, other.left.chats), (self.left.marks, other.left.marks)):
+            own.update({name: own.get(name, 0) + count for name, count in others.items()})
         self.judged_bad, self.weighing = self.judged_bad + other.judged_bad, self.weighing + other.weighing
         both = [*self.weights, *other.weights]
         self.weights = [min(both), max(both)] if both else []

@@ -12,6 +12,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from workbench.data.chat_text import user_mark
 from workbench.data.containers import UnreadableError, kind
 from workbench.data.vendor_turns import in_openai_words, turns_in
 from workbench.records import Message, Role, ToolCall
@@ -71,10 +72,21 @@ class Leftovers:
 
     fields: dict[str, None] = field(default_factory=dict)
     written: int = 0
+    chats: dict[str, int] = field(default_factory=dict)  # texts that were read as turns, by how they are written
+    marks: dict[str, int] = field(default_factory=dict)  # learned texts with what opens a user's turn, by that
 
     def add(self, where: str, names: Sequence[str]) -> None:
         """Keep the names, in the order in which they first come."""
         self.fields.update(dict.fromkeys(f"{where}{name}" for name in names))
+
+    def chat(self, name: str) -> None:
+        """Count a text that was read as turns."""
+        self.chats[name] = self.chats.get(name, 0) + 1
+
+    def mark(self, text: str) -> None:
+        """Count a text that is learned, where it holds what opens a user's turn."""
+        if mark := user_mark(text):
+            self.marks[mark] = self.marks.get(mark, 0) + 1
 
 
 def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
@@ -120,6 +132,7 @@ def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left
     content = content_of(raw, called, left, may_be_empty=bool(calls) or (role == "tool" and isinstance(raw, str)))
     if role == "assistant":
         thoughts, content = parted(thoughts, content)
+        left.mark(content)
         if content.lstrip().startswith("<think>") and "</think>" not in content:
             raise UnreadableError(
                 f"{called} opens <think> and never closes it: thoughts that were cut off are no answer"

@@ -339,7 +339,7 @@ class Data:
         "how a row is laid out",
         choices=(
             "auto", "messages", "prompt_completion", "alpaca", "sharegpt", "gemini", "query_response", "columns",
-            "preference", "kto", "chosen", "text",
+            "preference", "kto", "chosen", "text", "chat_text",
         ),
     )  # fmt: skip
     columns: Columns = field(default_factory=Columns)
