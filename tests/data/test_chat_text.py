@@ -138,7 +138,8 @@ def test_texts_of_which_one_is_no_chat_or_that_have_answers_beside_them_are_not_
     assert "data.format=chat_text reads their turns" in caught.value.remedy
     with pytest.raises(RequestError) as caught:
         read(tmp_path, chat | {"label": "polite"})
-    assert "text holds whole chats: data.format=chat_text learns their answers" in caught.value.remedy
+    assert "data.format=chat_text reads their turns" in caught.value.remedy
+    assert "{prompt: text, answer: label} learns label of the chat as a text" in caught.value.remedy
     with pytest.raises(RequestError) as caught:
         read(tmp_path, {"talk": CHATS["[INST]"]})
     assert "data.format=chat_text data.columns.answer=talk" in caught.value.remedy

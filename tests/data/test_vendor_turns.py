@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from workbench.data.load import Loaded, load
+from workbench.data.prepare import prepare
 from workbench.errors import RequestError
-from workbench.recipe import Data
+from workbench.recipe import Columns, Data
 from workbench.records import Example
 
 ASK, SAY = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At home."}
@@ -225,3 +226,114 @@ def test_a_turn_s_loss_is_its_weight_and_another_s_mask_refuses_the_row(tmp_path
 
 def test_thoughts_that_were_cut_off_are_no_answer(tmp_path: Path) -> None:
     assert "never closes it" in why(tmp_path, {"messages": [ASK, SAY | {"content": "<think>It was tired, so"}]})
+
+
+HUMAN, GPT = {"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "At home."}
+
+
+@pytest.mark.parametrize("word", ["label", "kto_tag"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [HUMAN, GPT]}, {"messages": [ASK, SAY]}, WORD, {"query": "Where?", "response": "At home."},
+        {"prompt": "Where is it?", "completion": "At home."},
+        {"contents": [{"role": "user", "parts": [{"text": "?"}]}, {"role": "model", "parts": [{"text": "At home."}]}]},
+    ],
+)  # fmt: skip
+def test_a_word_on_the_answer_is_one_in_every_layout_until_the_recipe_says_it_is_none(
+    row: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row | {"id": f"{n}", word: n > 0}) + "\n" for n in range(4)))
+    loaded = load(tmp_path / "r.jsonl", Data())
+    assert [e.good for e in loaded.examples] == [False, True, True, True]
+    with pytest.raises(RequestError, match="judged answers") as caught:
+        prepare(Data(train=str(tmp_path / "r.jsonl")), 1)
+    plain = caught.value.remedy.rpartition("data.format=")[2].split()[0]
+    unjudged = load(tmp_path / "r.jsonl", Data(format=plain))
+    assert unjudged.material == "answers"
+    assert f"not used of r.jsonl: {word}" in unjudged.notes
+
+
+def test_a_rejected_conversation_beside_messages_or_after_them_makes_a_pair(tmp_path: Path) -> None:
+    bad = {"role": "assistant", "content": "Gone."}
+    for row in (
+        {"messages": [ASK, SAY], "rejected_messages": [ASK, bad]},
+        {"messages": [ASK], "chosen": SAY, "rejected": bad},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "Gone."}},
+    ):
+        example = one(tmp_path, row)
+        assert [m.content for m in (*example.messages, *example.rejected)] == ["Where is it?", "At home.", "Gone."]
+    assert "an answer already" in why(tmp_path, {"messages": [ASK, SAY], "chosen": "At home.", "rejected": "Gone."})
+
+
+def test_thoughts_and_tools_in_columns_of_their_own_are_the_answer_s(tmp_path: Path) -> None:
+    for row in (
+        {"prompt": "Where is it?", "completion": "At home.", "reasoning": "It was tired."},
+        WORD | {"thinking": "It was tired."},
+        {"messages": [ASK, SAY], "reasoning_content": "It was tired."},
+    ):
+        loaded = read(tmp_path, row)
+        assert loaded.examples[0].messages[-1].reasoning == "It was tired."
+        assert not [line for line in loaded.notes if "not used" in line]
+    functions = json.dumps([{"name": "find"}])
+    assert one(tmp_path, WORD | {"tools": functions}).tools[0]["function"]["name"] == "find"
+    assert "not used of r.jsonl: tools" in read(tmp_path, WORD | {"tools": "a hammer"}).notes
+    assert one(tmp_path, {"messages": [ASK, SAY | {"reasoning_content": "\n\n"}]}).messages[-1].reasoning == ""
+
+
+def test_an_answer_in_gpt_oss_channels_is_its_thoughts_and_its_answer(tmp_path: Path) -> None:
+    text = "<|channel|>analysis<|message|>It was tired.<|end|><|start|>assistant<|channel|>final<|message|>At home."
+    for row in ({"messages": [ASK, SAY | {"content": text}]}, {"prompt": "Where is it?", "completion": text}):
+        last = one(tmp_path, row).messages[-1]
+        assert (last.reasoning, last.content) == ("It was tired.", "At home.")
+    call = "<|channel|>commentary to=functions.find<|message|>{}<|call|>"
+    assert "gpt-oss' channels" in why(tmp_path, {"prompt": "?", "completion": call})
+
+
+def test_calls_one_after_the_other_are_made_at_once(tmp_path: Path) -> None:
+    calls = [{"from": "function_call", "value": json.dumps({"name": "find", "arguments": {"id": n}})} for n in (1, 2)]
+    results = [{"from": "observation", "value": str(n)} for n in (1, 2)]
+    example = one(tmp_path, {"conversations": [HUMAN, *calls, *results, GPT], "tools": [{"name": "find"}]})
+    assert [len(m.tool_calls) for m in example.messages] == [0, 2, 0, 0, 0]
+
+
+def test_nulls_that_a_table_puts_into_calls_for_the_keys_of_other_rows_are_left_out(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [
+        {"messages": [ASK, {"role": "assistant", "content": None,
+                            "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}],
+         "tools": [{"function": {"name": name, "parameters": {"type": "object", "properties": properties}}}]}
+        for name, arguments, properties in (
+            ("find", {"id": 7}, {"id": {"type": "integer"}}), ("move", {"to": "sea"}, {"to": {"type": "string"}}))
+    ]  # fmt: skip
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "r.parquet"))
+    loaded = load(tmp_path / "r.parquet", Data())
+    assert [e.messages[-1].tool_calls[0].arguments for e in loaded.examples] == ['{"id": 7}', '{"to": "sea"}']
+    tools = [list(e.tools[0]["function"]["parameters"]["properties"]) for e in loaded.examples]
+    assert tools == [["id"], ["to"]]
+    assert any("2 rows of r.parquet have nulls within calls or tools" in line for line in loaded.notes)
+
+
+def test_turns_in_a_mapped_column_are_turns_and_no_json(tmp_path: Path) -> None:
+    row = {"asked": [{"role": "system", "content": "Be short."}, ASK], "solution": "At home."}
+    example = read(tmp_path, row, columns=Columns(prompt="asked", answer="solution")).examples[0]
+    assert [(m.role, m.content) for m in example.messages] == [
+        ("system", "Be short."), ("user", "Where is it?"), ("assistant", "At home."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"input_ids": [1], "labels": [1]}, "another tokenizer's work"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "labels of single steps"),
+        ({"prompt": "a", "completions": ["b", "c"]}, "write a row for each"),
+        ({"Question": "a", "Long_CoT": "b", "Response": "c"}, r'answer: "<think>\n{Long_CoT}\n</think>\n\n{Response}"'),
+        ({"system": "a", "chat": "USER: b ASSISTANT: c"}, "data.format=chat_text data.columns.answer=chat"),
+    ],
+)  # fmt: skip
+def test_no_remedy_leads_to_learning_the_wrong_thing(row: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        read(tmp_path, row)
+    assert words in caught.value.remedy

@@ -35,7 +35,7 @@ def read_rows(path: Path, part: str, notes: list[str], data: Data | None = None)
     """
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return dataset_rows(path, part, notes)
+            return without_fillers(dataset_rows(path, part, notes), path.name, notes)
         files = part_files(path, part)
         notes.append(f"read {', '.join(str(file.relative_to(path)) for file in files)}")
         others = [str(file.relative_to(path)) for file in data_files(path) if file not in files]
@@ -53,9 +53,9 @@ def read_rows(path: Path, part: str, notes: list[str], data: Data | None = None)
         case ".csv" | ".tsv":
             return csv_rows(path, encoding, data.quoting if data else "auto", notes)
         case ".parquet":
-            return parquet_rows(path)
+            return without_fillers(parquet_rows(path), path.name, notes)
         case ".arrow":
-            return arrow_rows(path)
+            return without_fillers(arrow_rows(path), path.name, notes)
     raise other_suffix(path)
 
 
@@ -208,6 +208,32 @@ def named(raw: Raw, names: Mapping[str, Sequence[str]]) -> Raw:
             number = raw.row[column]
             raw.row[column] = labels[number] if 0 <= number < len(labels) else None
     return raw
+
+
+CALLED = ("arguments", "parameters", "args", "input_schema")  # what a call is made with, and what a function takes
+
+
+def without_fillers(raws: Iterable[Raw], name: str, notes: list[str]) -> Iterator[Raw]:
+    """Rows of a table without the nulls within calls and tools: a table gives every row the keys of all rows."""
+    rows = 0
+    for raw in raws:
+        taken = sum(drop_fillers(value) for value in (raw.row or {}).values() if isinstance(value, list | dict))
+        rows += taken > 0
+        yield raw
+    if rows:
+        notes.append(f"{rows:,} rows of {name} have nulls within calls or tools, for the keys of other rows: left out")
+
+
+def drop_fillers(value: Any, called: bool = False) -> int:
+    """Take the nulls out of all that lies under CALLED within a value; how many there were."""
+    if isinstance(value, list):
+        return sum(drop_fillers(inner, called) for inner in value)
+    if not isinstance(value, dict):
+        return 0
+    empty = [key for key, inner in value.items() if called and inner is None]
+    for key in empty:
+        del value[key]
+    return len(empty) + sum(drop_fillers(inner, called or key in CALLED) for key, inner in value.items())
 
 
 def dataset_rows(path: Path, part: str, notes: list[str]) -> Iterator[Raw]:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from workbench.data.layouts import ANSWERS, JUDGED, PAIRS, TEXT
+from workbench.data.layouts import ANSWERS, JUDGED, JUDGING, PAIRS, TEXT
 from workbench.data.load import BadRow, Loaded, load
 from workbench.data.marked_splits import own_splits
 from workbench.data.mixture import counts_by_source, joined_rows, mixed, most_of
@@ -244,6 +244,9 @@ def refuse_unlearned(loaded: Loaded, learns: Collection[str], where: str) -> Non
         "good and leaves the others out",
         TEXT: "method.learn=[pretrain] reads it as it stands; to learn answers, name columns with prompts and answers",
     }
+    if loaded.format in JUDGING:
+        layout, word = JUDGING[loaded.format]
+        remedies[JUDGED] += f"; where {word} is no word on the answer, data.format={layout} leaves it out"
     labelled = "choose a method that learns from them"
     if JUDGED in learns:
         labelled += "; where a label of 1 and 0 judges the answers, data.format=kto reads it so"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.data.containers import Raw, UnreadableError
-from workbench.data.layouts import CHOSEN, Census, choose_layout, chosen_alone, laid_out
+from workbench.data.layouts import CHOSEN, Census, choose_layout
+from workbench.data.row_turns import chosen_alone, laid_out
 from workbench.data.turns import ROLES, Fields, Leftovers, text_of
 from workbench.privacy.secrets import masked, shows_key
 from workbench.recipe import Data

@@ -12,9 +12,11 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from workbench import dialects
 from workbench.data.chat_text import user_mark
 from workbench.data.containers import UnreadableError, kind
 from workbench.data.vendor_turns import in_openai_words, turns_in
+from workbench.dialects import CHANNEL, MESSAGE
 from workbench.records import Message, Role, ToolCall
 
 # In any capitals. `function_call` and its like are the assistant's turn with its call as JSON.
@@ -91,15 +93,19 @@ class Leftovers:
 
 def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
     """A list of `{"role", "content"}` or `{"from", "value"}` turns; in a CSV cell, the JSON text of one."""
-    turns = []
+    turns, calling = list[Message](), False  # calls one after the other are one turn's, made at once
     given, unused = in_openai_words(turns_in(value, what), what)
     left.add("content[].", unused)
     for number, (turn, name) in enumerate(given, 1):
         if not isinstance(turn, dict):
             raise UnreadableError(f"{name} is {kind(turn)}, not an object")
         message = message_of(turn, name, number == len(given), what, left)
-        if message is not None:
+        calls = str(turn.get("role") or turn.get("from")).strip().lower() in CALLING
+        if message is not None and calls and calling and turns[-1].weight == message.weight:
+            turns[-1] = replace(turns[-1], tool_calls=turns[-1].tool_calls + message.tool_calls)
+        elif message is not None:
             turns.append(message)
+        calling = calls
     if not turns:
         raise UnreadableError(f"{what} holds only an empty system message")
     return named_results(turns)
@@ -184,8 +190,8 @@ def text_of(value: object, what: str) -> str:
 
 
 def text_or_nothing(value: object, what: str) -> str:
-    """Text, or '' where there is none."""
-    return "" if value is None else text_of(value, what)
+    """Text, or '' where there is none but white space."""
+    return "" if value is None or (isinstance(value, str) and not value.strip()) else text_of(value, what)
 
 
 def written(value: object, what: str, left: Leftovers) -> str:
@@ -243,8 +249,13 @@ def number_or_none(value: object, what: str) -> float | None:
 def parted(thoughts: str, content: str) -> tuple[str, str]:
     """(thoughts, answer): a `<think>` block that an answer begins with is its thoughts, where it has no field of them.
 
-    The opening mark may be missing: some generation prompts end with it.
+    The opening mark may be missing: some generation prompts end with it. Texts in gpt-oss' channels are parted too.
     """
+    if not thoughts and CHANNEL in content and MESSAGE in content:
+        by_channel = dialects.parted(content)
+        if CHANNEL in by_channel.answer or not by_channel.ended:
+            raise UnreadableError("an answer in gpt-oss' channels holds a call or no answer: give it as turns")
+        return by_channel.thoughts, by_channel.answer
     match = THOUGHT.match(content) if not thoughts and content.count("</think>") == 1 else None
     thought = "" if match is None else match[1] if match[1] is not None else match[2]
     if match is None or "<think>" in thought:
