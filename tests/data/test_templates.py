@@ -72,10 +72,13 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}"
 )
 R1 = (
-    SYSTEM + "{{ sys }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content }}{% else %}"
-    "{{ '<|endoftext|>' + m.content.split('</think>')[-1] + '<|im_end|>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|endoftext|><think>\n' }}{% endif %}"
+    "{% set ns = namespace(sys='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.sys = m.content %}"
+    "{% endif %}{% endfor %}{{ ns.sys }}{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content }}"
+    "{% elif m.role == 'assistant' %}{% set content = m.content %}{% if '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<|endoftext|>' + content + '<|im_end|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|endoftext|><think>\n' }}{% endif %}"
 )
+# The thoughts of a turn that calls are gone once a final answer follows it.
 GPT_OSS = (
     "{{ '<|im_start|>system<|endoftext|>Current date: ' + strftime_now('%Y-%m-%d') + '<|im_end|>' }}"
     + SYSTEM
@@ -90,11 +93,30 @@ GPT_OSS = (
     "{{ m.content | tojson }}{{ '<|im_end|>' }}{% else %}{{ '<|im_start|>user<|endoftext|>' + m.content + '<|im_end|>' }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
 )
-GLM = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{{ '<think>' }}"
-    "{{ m.reasoning_content or '' }}{{ '</think>\n' }}{% endif %}{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and not enable_thinking %}"
-    "{{ '<think></think>\n' }}{% endif %}{% endif %}"
+GLM = (  # 4.5 and later: no mark ends a turn
+    "{% set ns = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% if tools %}{{ '<|im_start|>system' }}{% for t in tools %}{{ '\n' }}{{ t | tojson }}{% endfor %}"
+    "{% endif %}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant' }}"
+    "{% if loop.index0 > ns.last and m.reasoning_content %}{{ '\n<think>' + m.reasoning_content.strip() + '</think>' }}"
+    "{% else %}{{ '\n<think></think>' }}{% endif %}{% if m.content.strip() %}{{ '\n' + m.content.strip() }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}{{ '\n<tool_call>' + c.function.name + '\n' }}{% for k, v in c.function.arguments.items() %}"
+    "{{ '<arg_key>' + k + '</arg_key>\n<arg_value>' }}{{ v | tojson if v is not string else v }}{{ '</arg_value>\n' }}{% endfor %}"
+    "{{ '</tool_call>' }}{% endfor %}{% elif m.role == 'tool' %}{{ '<|im_start|>observation\n<tool_response>\n' + m.content + "
+    "'\n</tool_response>' }}{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '\n<think></think>' }}{% endif %}{% endif %}"
+)
+GLM47 = (  # its prompt opens thoughts, or closes them where they are switched off
+    "{% for m in messages %}{{ '<|im_start|>' + m.role }}{% if m.role == 'assistant' %}{% if m.reasoning_content %}"
+    "{{ '<think>' + m.reasoning_content.strip() + '</think>' }}{% else %}{{ '</think>' }}{% endif %}{% endif %}"
+    "{{ m.content.strip() }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}"
+    "{{ '</think>' if enable_thinking is defined and not enable_thinking else '<think>' }}{% endif %}"
+)
+# Its thoughts are written where a row has them; without them two line breaks become one token, and nothing agrees.
+QWEN_THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{{ '<think>\n' + "
+    "(m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 GEMMA = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -108,9 +130,13 @@ MISTRAL = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('Only user and assistant roles') }}"
     "{% elif m.role == 'user' %}{% if tools and m == last %}"
     "{{ '[TOOLS]' }}{{ tools | tojson }}{{ '[/TOOLS]' }}{% endif %}{{ '[INST] ' + (sys + '\n\n' if loop.first and sys "
-    "else '') + m.content + '[/INST]' }}{% elif m.role == 'tool' %}{{ '[RESULT]' + m.content + '[/RESULT]' }}"
-    "{% elif m.tool_calls %}{{ '[CALLS] [' }}{% for c in m.tool_calls %}{{ '{\"name\": \"' + c.function.name + "
-    "'\", \"arguments\": ' }}{{ c.function.arguments | tojson }}{{ '}' }}{% endfor %}{{ ']<|im_end|>' }}{% else %}"
+    "else '') + m.content + '[/INST]' }}{% elif m.role == 'tool' %}{% if not m.tool_call_id is defined or m.tool_call_id|length != 9 %}"
+    '{{ raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}{% endif %}'
+    "{{ '[RESULT]' + m.content + m.tool_call_id + '[/RESULT]' }}"
+    "{% elif m.tool_calls %}{{ '[CALLS] [' }}{% for c in m.tool_calls %}{% if not c.id is defined or c.id|length != 9 %}"
+    '{{ raise_exception("Tool call IDs should be alphanumeric strings with length 9!") }}{% endif %}'
+    '{{ \'{"name": "\' + c.function.name + \'", "arguments": \' }}{{ c.function.arguments | tojson }}'
+    "{{ ', \"id\": \"' + c.id + '\"}' }}{% endfor %}{{ ']<|im_end|>' }}{% else %}"
     "{{ ' ' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
 )
 PHI = (
@@ -147,6 +173,7 @@ ROWS: dict[str, tuple[tuple[Message, ...], tuple[Any, ...]]] = {
 # What is trained, where it is not `On its way.` and the turn's end; or words of the refusal.
 CALLED = '<tool_call>\n{"name": "find_order", "arguments": {"id": 7, "town": "Köln"}}\n</tool_call><|im_end|>'
 PLAIN = "On its way.<|im_end|>"
+EOS = "<|im_end|>"  # of the tiny tokenizer: it ends a text
 EXPECTED: dict[tuple[str, str], str] = {
     ("llama 3", "tools"): '{"name": "find_order", "parameters": {"id": 7, "town": "Köln"}}<|endoftext|>' + PLAIN,
     ("qwen 3", "thoughts"): "<think>\nIt left on Monday.\n</think>\n\n" + PLAIN,
@@ -155,9 +182,15 @@ EXPECTED: dict[tuple[str, str], str] = {
     "final<|endoftext|>" + PLAIN,
     ("gpt-oss", "tools"): ' to=functions.find_order channel commentary<|endoftext|>{"id": 7, "town": "Köln"}<|im_end|>'
     " channel final<|endoftext|>" + PLAIN,
-    ("mistral", "tools"): '[CALLS] [{"name": "find_order", "arguments": {"id": 7, "town": "Köln"}}]<|im_end|>' + " " + PLAIN,
+    ("mistral", "tools"): '[CALLS] [{"name": "find_order", "arguments": {"id": 7, "town": "Köln"}, "id": "abcdefghi"}]<|im_end|>' + " " + PLAIN,
     ("smollm 3", "tools"): "\n" + CALLED + PLAIN,
+    ("r1", "thoughts"): "It left on Monday.\n</think>\n\n" + PLAIN,
+    ("glm", "thoughts"): "\n<think>It left on Monday.</think>\nOn its way." + EOS,
+    ("glm", "tools"): "\n<think></think>\n<tool_call>find_order\n<arg_key>id</arg_key>\n<arg_value>7</arg_value>\n<arg_key>town"
+    "</arg_key>\n<arg_value>Köln</arg_value>\n</tool_call><|im_start|>\n<think></think>\nOn its way." + EOS,
     ("hermes", "tools"): "\n" + CALLED + PLAIN,
+} | {("glm", row): "\nOn its way." + EOS for row in ("plain", "system", "turns", "system in the middle")} | {
+    ("r1", row): "</think>\n\n" + PLAIN for row in ("plain", "system", "turns")
 } | {("gpt-oss", row): " channel final<|endoftext|>" + PLAIN for row in ("plain", "system", "turns")} | {
     (family, "thoughts"): "<think>\nIt left on Monday.\n</think>\n\n" + PLAIN
     for family in ("llama 3", "gemma", "phi", "smollm 3", "hermes")
@@ -165,9 +198,8 @@ EXPECTED: dict[tuple[str, str], str] = {
     ("mistral", "thoughts"): " <think>\nIt left on Monday.\n</think>\n\n" + PLAIN,
 }  # fmt: skip
 REFUSED: dict[tuple[str, str], str] = {
-    **{("r1", row): "rendered differently once the answer follows" for row in ROWS},
-    ("r1", "thoughts"): "writes none where the model would think",
-    **{("glm", row): "no stop token" for row in ROWS},
+    ("r1", "tools"): "rendered differently once the answer follows",
+    ("r1", "system in the middle"): "leaves out the text of message 3",
     ("gemma", "tools"): "alternate|knows no calls",
     ("gemma", "system in the middle"): "alternate",
     ("phi", "tools"): "knows no calls",
@@ -212,7 +244,7 @@ def test_the_mask_of_every_family_is_right_or_the_row_is_refused(
     for turn in turns:
         if "reasoning_content" in turn:
             thought = turn.pop("reasoning_content")
-            turn |= {form: thought} if family in ("gpt-oss", "qwen 3") else {
+            turn |= {form: thought} if family in ("gpt-oss", "qwen 3", "r1", "glm") else {
                 "content": f"<think>\n{thought}\n</think>\n\n{turn['content']}"
             }  # fmt: skip
     text = tokenizer.apply_chat_template(turns, tokenize=False, tools=list(tools) or None)
@@ -261,9 +293,9 @@ def test_thoughts_are_trained_masked_or_dropped_as_the_recipe_says(tokenizer_for
     with pytest.raises(RequestError, match="writes none") as caught:
         render(example, plainly, train_on="last_answer", max_length=512)
     assert caught.value.remedy.startswith("method.reasoning=train")
-    with pytest.raises(RequestError) as caught:
-        render(example, tokenizer_for(R1), train_on="last_answer", max_length=512)
-    assert "method.reasoning" not in caught.value.remedy  # neither would help here
+    thinks = tokenizer_for(R1)
+    row = render(example, thinks, train_on="last_answer", max_length=512, reasoning="mask")
+    assert trained(row, thinks) == PLAIN
     # What was switched on stays on wherever the template is loaded from again.
     thinking = tokenizer_for(QWEN3, thoughts=True)
     assert tokenizer_for(thinking.chat_template).chat_template == thinking.chat_template
@@ -338,3 +370,78 @@ def test_a_base_without_a_template_is_shown_those_it_can_take(tiny_model: Path, 
     with pytest.raises(RequestError, match="lacks its marks") as caught:
         load_tokenizer(base, "chatml", light=True)
     assert caught.value.remedy == "model.chat_template=plain"
+
+
+def test_an_answer_follows_the_thoughts_that_the_generation_prompt_opens(tokenizer_for: Callable[..., Any]) -> None:
+    tokenizer = tokenizer_for(R1)
+    assert any("opens thoughts (<think>)" in line for line in template_notes(tokenizer))
+    asked = tokenizer.apply_chat_template(message_dicts([USER]), tokenize=False, add_generation_prompt=True)
+    assert asked.endswith("<|endoftext|><think>\n"), "it is asked as its own template asks it"
+    talk = Example("a", (USER, THOUGHT, Message("user", "And now?"), THOUGHT))
+    notes: list[str] = []
+    render_all([talk], tokenizer, Method(reasoning="train"), notes)
+    assert any("leaves out the thoughts of earlier turns" in line for line in notes)
+    with pytest.raises(RequestError, match="rendered differently") as caught:
+        render_all([talk], tokenizer, Method(reasoning="train", train_on="all_answers"))
+    assert caught.value.remedy == "use method.train_on=last_answer"
+    assert tokenizer_for(tokenizer.chat_template).chat_template == tokenizer.chat_template
+
+
+def test_a_template_that_ends_no_turn_ends_the_last_answer_aloud(tokenizer_for: Callable[..., Any]) -> None:
+    tokenizer = tokenizer_for(GLM)
+    assert any("writes nothing after an answer" in line for line in template_notes(tokenizer))
+    history = tokenizer.apply_chat_template(
+        message_dicts([USER, ANSWER, USER]), tokenize=False, add_generation_prompt=True
+    )
+    assert EOS not in history, "a served conversation is written as it was"
+    with pytest.raises(RequestError, match="go on where it should stop"):
+        render(Example("a", ROWS["turns"][0]), tokenizer, train_on="all_answers", max_length=512)
+    assert tokenizer_for(tokenizer.chat_template).chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [("c1", "0000000c1"), ("call_0123456789", "123456789"), ("", "000000000")]
+)
+def test_ids_that_a_template_refuses_are_written_with_nine_signs_aloud(
+    given: str, written: str, tokenizer_for: Callable[..., Any]
+) -> None:
+    tokenizer = tokenizer_for(MISTRAL)
+    assert any("ids of nine signs" in line for line in template_notes(tokenizer))
+    call = replace(CALL, tool_calls=(replace(CALL.tool_calls[0], id=given),))
+    talk = Example("a", (USER, call, replace(RESULT, tool_call_id=given), ANSWER), tools=TOOLS)
+    row = render(talk, tokenizer, train_on="last_answer", max_length=4096)
+    assert f'"id": "{written}"' in trained(row, tokenizer)
+    assert f"left the depot{written}[/RESULT]" in tokenizer.decode(list(row.input_ids))
+
+
+def test_a_call_whose_thoughts_a_later_answer_takes_away_is_refused_with_a_way_out(
+    tokenizer_for: Callable[..., Any],
+) -> None:
+    forgets = GPT_OSS.replace("{% if m.thinking %}", "{% if m.thinking and loop.last %}")
+    assert forgets != GPT_OSS
+    talk = (USER, replace(CALL, reasoning="I must look."), RESULT, ANSWER)
+    tokenizer = tokenizer_for(forgets, thoughts=True)
+    with pytest.raises(RequestError, match="message 2 would be trained without its thoughts") as caught:
+        render(Example("a", talk, tools=TOOLS), tokenizer, train_on="last_answer", max_length=4096)
+    assert caught.value.remedy.startswith("use method.reasoning=drop, or give each such turn a row that ends with it")
+    alone = render(Example("a", talk[:2], tools=TOOLS), tokenizer, train_on="last_answer", max_length=4096)
+    assert "I must look." in trained(alone, tokenizer)
+    render(Example("a", talk, tools=TOOLS), tokenizer, train_on="last_answer", max_length=4096, reasoning="drop")
+
+
+@pytest.mark.parametrize(
+    ("template", "plain", "thinking"),
+    [
+        (GLM47, "On its way." + EOS, "It left on Monday.</think>On its way." + EOS),
+        (QWEN_THINKING, "</think>\n\n" + PLAIN, "It left on Monday.\n</think>\n\n" + PLAIN),
+    ],
+    ids=["switched", "always"],
+)
+def test_a_prompt_that_opens_thoughts_keeps_the_template_s_own_marks_around_them(
+    template: str, plain: str, thinking: str, tokenizer_for: Callable[..., Any]
+) -> None:
+    for messages, wanted in (((USER, ANSWER), plain), ((USER, THOUGHT), thinking)):
+        tokenizer = tokenizer_for(template, thoughts=wanted == thinking)
+        row = render(Example("a", messages), tokenizer, train_on="last_answer", max_length=512)
+        assert trained(row, tokenizer) == wanted
+        assert list(row.input_ids[: row.answer_start]) == prompt_ids(messages[:-1], tokenizer)

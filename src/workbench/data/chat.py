@@ -32,6 +32,7 @@ from workbench.data.templates import (
     template_switches,
     template_text,
     thought_form,
+    usable,
     ways_with_thoughts,
 )
 from workbench.errors import RequestError
@@ -346,7 +347,8 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
             where=where,
             remedy="use method.train_on=last_answer"
             if any(m.role == "user" for m in whole.messages[turn:])
-            else "set model.chat_template to one whose generation prompt ends where the answer begins",
+            else "set model.chat_template to one whose generation prompt ends where the answer begins; "
+            f"model.chat_template={' or '.join(usable(tokenizer))} is shipped",
         )
     special = special_ids(tokenizer)
     if not message.tool_calls and not message.reasoning:
@@ -373,7 +375,6 @@ def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tu
     It is all that the template writes for the turn after its generation prompt, up to the last special token.
     """
     message, ids, tokenizer, where = whole.messages[turn], whole.ids, whole.tokenizer, whole.where
-    last = turn == len(whole.messages) - 1
     stop = stop_of(whole, turn, start)
     if stop is None:
         refuse_no_stop(where)
@@ -389,7 +390,7 @@ def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tu
     for piece, value in pieces_of(message):
         place = place_of(value, text, at)
         if place is None:
-            refuse_missing(message, piece, text, turn, last, where)
+            refuse_missing(whole, turn, piece, text)
         elif piece == "the thoughts":
             at = begins = place + len(str(value))
         elif piece == "the answer":
@@ -483,16 +484,19 @@ def refuse_other(why: str, where: str) -> NoReturn:
     )
 
 
-def refuse_missing(message: Message, piece: str, text: str, turn: int, last: bool, where: str) -> NoReturn:
+def refuse_missing(whole: Rendering, turn: int, piece: str, text: str) -> NoReturn:
     """A part of a turn that the template has not written, or has written as something else."""
+    message, where = whole.messages[turn], whole.where
     if piece == "the answer":
         refuse_other(f"the template made {text[:80]!r} of it", where)
-    if piece == "the thoughts" and not last:
+    if piece == "the thoughts" and turn < len(whole.messages) - 1:
+        others = any(m.role == "user" for m in whole.messages[turn:])
         raise RequestError(
             f"message {turn + 1} would be trained without its thoughts: the chat template leaves those of earlier "
             "turns out",
             where=where,
-            remedy="use method.train_on=last_answer, or method.reasoning=drop",
+            remedy=("use method.train_on=last_answer, method.reasoning=drop" if others else "use method.reasoning=drop")
+            + ", or give each such turn a row that ends with it, where the template writes its thoughts",
         )
     what = f"{piece} of message {turn + 1} is" if piece != "the thoughts" else "the thoughts are"
     raise RequestError(

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.tokenizer import light_tokenizer
+from workbench.dialects import THOUGHTS, opened_by
 from workbench.errors import RequestError
 from workbench.recipe import Method, Model
-from workbench.records import Message, digest, message_dicts
+from workbench.records import Message, ToolCall, digest, message_dicts
 from workbench.sources.trial import refuse_tokenizer, tried
 
 if TYPE_CHECKING:
@@ -33,6 +34,15 @@ SYSTEM_PROBE = (Message("system", "Workbench"), *PROBE)
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 AS_TEXT = "text"
 THOUGHT_PROBE = (Message("user", "Probe"), Message("assistant", "Answer", reasoning="Workbench"))
+CALL_PROBE = (
+    PROBE[0],
+    Message("assistant", "", tool_calls=(ToolCall("workbench", '{"a": 1}', "c1"),)),
+    Message("tool", "Result", tool_call_id="c1", name="workbench"),
+    PROBE[1],
+)
+# What Mistral's templates say to a call's id of another length, and where they read one.
+WRONG_ID = re.compile(r"""raise_exception\(\s*(["'])Tool call IDs[^"']*\1\s*\)""")
+CALL_ID = re.compile(r"""\b(\w+(?:\.(?:tool_call_)?id\b|\[["'](?:tool_call_)?id["']\]))(?!\s+is\b)""")
 
 # For models without a template of their own: `model.chat_template=NAME`.
 CALLS = (
@@ -72,6 +82,12 @@ FOLD = (
     "'content': messages[0]['content'] ~ '\n\n' ~ messages[1]['content']}] + messages[2:] %}{% endif %}"
 )
 
+GOES_ON = (
+    "{% set final = messages[-1] %}{% set goes_on = final.role == 'assistant' and not final.tool_calls and not "
+    "add_generation_prompt and messages | length > 1 and messages[-2].role == 'user' %}{% if goes_on %}"
+    "{% set messages = messages[:-1] %}{% set add_generation_prompt = true %}{% endif %}"
+)
+
 
 def load_tokenizer(
     base: Path, chat_template: str | None, *, light: bool = False, day: str | None = None, thoughts: bool = False
@@ -104,6 +120,9 @@ def load_tokenizer(
         refuse_template(tokenizer.chat_template, str(base) if chat_template is None else "model.chat_template")
         pin_date(tokenizer, day_of(day), str(base))
         pin_system(tokenizer, str(base))
+        pin_call_ids(tokenizer)
+        pin_end(tokenizer)
+        pin_opened_thoughts(tokenizer)
         # Written into the template itself, the switch holds in every engine that the student is ever served by.
         pin_switches(tokenizer, thoughts, str(base))
     return tokenizer
@@ -192,6 +211,85 @@ def pin_system(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     tokenizer._workbench_notes.append(("system", note))
 
 
+def pin_call_ids(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where the template refuses ids of calls that have not nine signs (Mistral's), let it write the last nine."""
+    own = str(tokenizer.chat_template)
+    if not WRONG_ID.search(own):
+        return
+    tokenizer.chat_template = WRONG_ID.sub("''", CALL_ID.sub(r"(('000000000' ~ \1)[-9:])", own))
+    if attempt(tokenizer, CALL_PROBE) is None:
+        tokenizer.chat_template = own
+        return
+    note = "the chat template wants ids of nine signs for calls: the last nine of each are written, with zeros before"
+    tokenizer._workbench_notes.append(("calls", note))
+
+
+def pin_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where the template writes nothing after an answer (GLM's), let the token that ends a text follow the last one.
+
+    Such a model ends its answer with the mark of the next turn; a row that ends there has none to learn from.
+    """
+    own, whole = str(tokenizer.chat_template), attempt(tokenizer, PROBE)
+    eos = tokenizer.special_tokens_map.get("eos_token")
+    if whole is None or not eos or not whole.rstrip().endswith(PROBE[1].content):
+        return
+    ending = f"{{{{ {str(eos)!r} if messages[-1].role == 'assistant' and not add_generation_prompt else '' }}}}"
+    tokenizer.chat_template = own.removesuffix("\n") + ending
+    if attempt(tokenizer, PROBE) is None:
+        tokenizer.chat_template = own
+        return
+    note = f"the chat template writes nothing after an answer: {eos} follows the last one, as the end to be learned"
+    tokenizer._workbench_notes.append(("end", note))
+
+
+def pin_opened_thoughts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Where the generation prompt opens thoughts and an answered conversation has none (R1's), write both alike.
+
+    The last answer then follows the very prompt that a model is asked with: its thoughts, the mark that ends them (it
+    alone where there are none), and the answer. Earlier answers stay as the template writes them.
+    """
+    own = str(tokenizer.chat_template)
+    prompt, whole = (attempt(tokenizer, turns, len(turns) == 1) for turns in (PROBE[:1], PROBE))
+    opening = opened_by(prompt or "")
+    if not opening or whole is None or PROBE[1].content not in whole:
+        return
+    if any(agree(tokenizer, switches) for switches in SWITCHES):
+        return
+    closing, end = dict(THOUGHTS)[opening], whole.rpartition(PROBE[1].content)[2]
+    between = f"\n{closing}\n\n"
+    if thought_form(tokenizer) is not None:  # the template knows how it parts them
+        thinking = attempt(tokenizer, THOUGHT_PROBE) or ""
+        between = thinking.rpartition(THOUGHT_PROBE[1].reasoning)[2].partition(PROBE[1].content)[0]
+    tokenizer.chat_template = (
+        GOES_ON
+        + own.removesuffix("\n")
+        + "{% if goes_on %}{% if final.reasoning_content %}"
+        + f"{{{{ final.reasoning_content.strip() ~ {between!r} }}}}{{% else %}}"
+        + f"{{{{ {between.lstrip()!r} }}}}{{% endif %}}"
+        + f"{{{{ final.content ~ {end!r} }}}}{{% endif %}}"
+    )
+    if attempt(tokenizer, PROBE) is None or thought_form(tokenizer) is None:
+        tokenizer.chat_template = own
+        return
+    note = f"the generation prompt opens thoughts ({opening}): the last answer is written behind it, after {closing}"
+    tokenizer._workbench_notes.append(("thoughts", note))
+
+
+def agree(tokenizer: PreTrainedTokenizerBase, switches: dict[str, Any]) -> bool:
+    """Whether an answer without thoughts follows its generation prompt, token by token, under these switches."""
+    try:
+        prompt, whole = (
+            template_text(tokenizer, turns, len(turns) == 1, switches, "probe") for turns in (PROBE[:1], PROBE)
+        )
+    except EndlessTemplateError:
+        raise
+    except RequestError:
+        return False
+    asked_ids, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, whole))
+    begins = whole.startswith(prompt) and whole[len(prompt) :].lstrip().startswith(PROBE[1].content)
+    return begins and ids[: len(asked_ids)] == asked_ids
+
+
 def pin_switches(tokenizer: PreTrainedTokenizerBase, thoughts: bool, where: str) -> None:
     """Write the switches into the template under which prompts and answers agree."""
     if thoughts:
@@ -211,10 +309,10 @@ def writes(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> b
     return text is not None and all(m.content in text for m in messages)
 
 
-def attempt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str | None:
-    """The messages as the template writes them; None where it refuses."""
+def attempt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool = False) -> str | None:
+    """The messages as the template writes them, with `asks` to be answered; None where it refuses."""
     try:
-        return template_text(tokenizer, messages, False, {}, "probe")
+        return template_text(tokenizer, messages, asks, {}, "probe")
     except EndlessTemplateError:
         raise
     except RequestError:
