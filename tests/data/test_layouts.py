@@ -343,6 +343,47 @@ def test_every_character_of_every_field_is_trained_context_or_named_as_unused(
             assert (1.0 if weight is None else weight) in scales
 
 
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, Any]:
+    """A row with a column each for prompt and answer, and of what may stand beside them."""
+    asks, says = draw(st.sampled_from([("prompt", "completion"), ("instruction", "output"), ("query", "response")]))
+    row: dict[str, Any] = {asks: draw(WORDS), says: draw(WORDS)} | draw(EXTRA)
+    thoughts = st.sampled_from(["reasoning_content", "reasoning", "thinking"])
+    beside = [
+        st.dictionaries(thoughts, WORDS, max_size=2),
+        st.fixed_dictionaries({}, optional={"system": WORDS}),
+        st.fixed_dictionaries({}, optional={"tools": st.sampled_from([json.dumps([TOOL]), [TOOL]])}),
+        st.fixed_dictionaries({}, optional={"split": st.sampled_from(["train", "en-de"])}),
+    ]
+    for more in beside:
+        row |= draw(more)
+    if asks != "prompt":
+        row |= draw(st.fixed_dictionaries({}, optional={"history": st.lists(st.lists(WORDS, min_size=2, max_size=2))}))
+    return row
+
+
+@settings(max_examples=60, deadline=None)
+@given(row=tables())
+def test_every_character_of_every_column_is_trained_context_a_split_or_named_as_unused(
+    row: dict[str, Any], chatml: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    loaded = read(tmp_path_factory.mktemp("rows"), row)
+    [example] = loaded.examples
+    unused = next((line.partition(": ")[2].split(", ") for line in loaded.notes if line.startswith("not used")), [])
+    rendered = render(example, chatml, train_on="last_answer", max_length=100_000)
+    text = chatml.decode(list(rendered.input_ids))
+    trained = chatml.decode([t for t, on in zip(rendered.input_ids, rendered.trained, strict=True) if on])
+    for name, value in row.items():
+        words = ["find"] if value in ([TOOL], json.dumps([TOOL])) else texts_in(value)
+        if name in unused or (name == "split" and value == "train"):
+            continue
+        assert all(word in text for word in words), name
+        if name in ("completion", "output", "response", "reasoning_content", "reasoning", "thinking"):
+            assert all(word in trained for word in words), name
+    assert not {"prompt", "completion", "instruction", "output", "query", "response", "system", "history"} & {*unused}
+    assert len([name for name in unused if name in row and name in ("reasoning_content", "reasoning", "thinking")]) <= 1
+
+
 @pytest.fixture(scope="module")
 def chatml(tiny_model: Path) -> Any:
     return load_tokenizer(tiny_model, "chatml", light=True)
