@@ -326,6 +326,10 @@ def test_a_resumed_run_is_cut_as_it_began_whatever_memory_is_free_now(
     go(tiny_model, tmp_path / "whole", save_minutes=1e-9, dropout=0.1)
     one, other = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("cut", "whole"))
     assert one.read_bytes() == other.read_bytes()
+    (tmp_path / "cut" / "cut.json").write_text("{}")
+    events: list[dict[str, Any]] = []
+    go(tiny_model, tmp_path / "cut", events, save_minutes=1e-9, dropout=0.1)
+    assert any("cut.json is not as it was written" in e.get("text", "") for e in events)
 
 
 def test_the_tokens_that_fit_lie_on_the_line_through_two_measurements() -> None:

@@ -93,6 +93,19 @@ def test_lists_name_what_there_is_and_speak_json(here: Path, capfd: pytest.Captu
     ):
         assert words in shown, words
     assert "More." not in shown
+    (here / "recipes" / "odd.yaml").write_bytes(b"# \xff")
+    os.mkfifo(here / "recipes" / "pipe.yaml")
+    (here / "experiments" / "mine" / "87654321").mkdir()
+    (here / "experiments" / "mine" / "87654321" / "run.json").write_text('{"sta')
+    assert main(["list", "output=json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    says = {row["name"]: row["says"] for row in told["recipes"]}
+    assert says["mine"] == "Sorts tickets."
+    assert says["odd"].startswith("cannot be read")
+    assert {row["name"]: row["done"] for row in told["runs"]} == {
+        "mine/12345678": "evaluate", "mine/87654321": "cannot be read: JSONDecodeError",
+    }  # fmt: skip
+    shutil.rmtree(here / "experiments" / "mine" / "87654321")
     assert main(["list", "runs", "output=json"]) == 0
     (row,) = json.loads(capfd.readouterr().out)["runs"]
     assert (row["name"], row["primary_share"], row["verdict"]) == ("mine/12345678", 0.5, "refused")

@@ -45,7 +45,7 @@ def plan_that_fits(job: Job, device: str, packed: bool, free: int) -> Plan:
     if job.targets:
         lengths = [sum(len(part.input_ids) for part in sequences(row, job.targets.get(row.id))) for row in job.rows]
     whole = plan_of(lengths, method, job.seed, Cut(method.batch_size, 1, packed))
-    kept = (job.world or World()).same(read_sealed(job.out / CUT) or {})
+    kept = (job.world or World()).same(kept_cut(job))
     if kept.get("of") == cut_by(job, packed):
         return replace(whole, cut=Cut(**kept["cut"]), recomputed=kept["recomputed"])
     by_step = [sorted((lengths[row] for row in rows), reverse=True) for rows in whole.rows]
@@ -59,6 +59,14 @@ def plan_that_fits(job: Job, device: str, packed: bool, free: int) -> Plan:
     cut = Cut(method.micro_batch_size or method.batch_size, method.micro_batch_tokens or tokens(micro), packed)
     cut, recomputed = (job.world or World()).same((cut, recomputed))
     return replace(whole, cut=cut, recomputed=recomputed)
+
+
+def kept_cut(job: Job) -> dict[str, Any]:
+    """How the run before this one has cut its steps; nothing where there was none, or, aloud, it is damaged."""
+    kept = read_sealed(job.out / CUT)
+    if kept is None and (job.out / CUT).exists():
+        job.event("said", text=f"{CUT} is not as it was written: steps are cut anew, which rounds sums otherwise")
+    return kept or {}
 
 
 def cut_by(job: Job, packed: bool) -> str:
@@ -244,7 +252,7 @@ def probes(job: Job, student: Student, plan: Plan) -> bool:
     """Whether the cut is measured: on a card, for rows that are read as they lie, where nobody has set it before."""
     method = job.method
     set_by_hand = method.micro_batch_size or method.micro_batch_tokens
-    known = (job.out / CUT).is_file()
+    known = read_sealed(job.out / CUT) is not None
     alone = job.world is None or job.world.size == 1
     return student.device == "cuda" and alone and student.packs and not set_by_hand and not known
 

@@ -13,7 +13,7 @@ from workbench.evaluation.metrics import percent, title
 from workbench.files import read_json
 from workbench.formats import FORMATS
 from workbench.pages.terminal import megabytes, print_json, results
-from workbench.plain_yaml import read_yaml_file
+from workbench.plain_yaml import read_yaml_file, yaml_text
 from workbench.sources import shipped_folder
 from workbench.views.verbs import LISTED
 
@@ -79,7 +79,10 @@ def noun(group: str, name: str) -> dict[str, Any]:
 
 def recipe_row(name: str, path: Path) -> Row:
     """A recipe with the first sentence of its comment, below the command."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = yaml_text(path).splitlines() if path.is_file() else []  # a pipe has no end
+    except (OSError, ValueError) as error:
+        return {"name": name, "says": f"cannot be read: {error}"}
     comment = [line.lstrip("# ") for line in lines[: next(i for i, s in enumerate([*lines, ""]) if s[:1] != "#")]]
     if "" in comment:  # above the blank line is the command
         comment = comment[comment.index("") + 1 :]
@@ -112,9 +115,12 @@ def format_rows() -> list[Row]:
 def run_rows(experiments: Path) -> Iterator[Row]:
     """Every run, the newest last: how far it is, its verdict and its student's score."""
     for path in sorted(experiments.glob("*/*/run.json"), key=lambda path: path.stat().st_mtime):
-        manifest = read_json(path)
         report = path.parent / "evaluate" / "report.json"
-        content = read_json(report) if "evaluate" in manifest["stages"] and report.is_file() else {}
+        try:
+            manifest = read_json(path)
+            content = read_json(report) if "evaluate" in manifest["stages"] and report.is_file() else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:  # damaged: the others are told all the same
+            manifest, content = {"stages": [f"cannot be read: {type(error).__name__}"]}, {}
         primary = content.get("primary", "")
         score = content.get("arms", {}).get("student", {}).get(primary, {}).get("value")
         passed = content.get("gate", {}).get("passed")
