@@ -109,6 +109,35 @@ def test_a_row_nested_too_deep_is_one_bad_row(depth: int, tmp_path: Path) -> Non
     assert any("1 rows of n.jsonl set aside, 1.6% of its 61" in note for note in loaded.notes)
 
 
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "content": "<tool_call>" * 100_000},
+        {"role": "assistant", "content": " " * 300_000 + "<think" * 3 + "x</think>red"},
+        {"role": "tool", "content": "<tool_response>" + " " * 300_000 + "x"},
+        {"role": "system", "content": "<tools>" * 100_000},
+        {f"k{n % 149_999}": n for n in range(150_000)},
+    ],
+    ids=["calls", "thoughts", "result", "tools", "a key twice"],
+)  # fmt: skip
+def test_marks_that_open_and_never_close_and_a_late_key_that_comes_twice_take_no_hour(
+    turn: dict[str, object], tmp_path: Path
+) -> None:
+    asked = {"role": "user", "content": "what?"}
+    turns = [turn, asked] if turn.get("role") == "system" else [asked, turn]
+    turns += [{"role": "assistant", "content": "red"}] * (turns[-1].get("role") != "assistant")
+    line = json.dumps({"messages": turns})
+    if "role" not in turn:
+        line = "{" + ", ".join(f'"{key}": 1' for key in (*turn, "k7")) + "}"
+    path = hostile.written(
+        tmp_path / "m.jsonl",
+        (json.dumps({"messages": [asked, {"role": "assistant", "content": "red"}]}) + "\n") * 60 + line,
+    )
+    loaded = load(path, Data(train="x"))
+    assert len(loaded.examples) + len(loaded.bad) == 61
+    assert "role" in turn or "'k7' comes twice" in loaded.bad[0].reason
+
+
 @pytest.mark.parametrize("depth", [900, 20_000])
 def test_an_array_nested_too_deep_is_refused_or_set_aside(depth: int, tmp_path: Path) -> None:
     row = '{"question": ' + "[" * depth + "]" * depth + "}"

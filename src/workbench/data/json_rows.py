@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -90,8 +91,7 @@ def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of these keys and values. UnreadableError for a key that comes twice: one value would be lost."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise UnreadableError(f"the key {twice!r} comes twice in one object, and one of its values would be lost")
     return made
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from workbench import dialects
@@ -34,11 +35,9 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "file", "files")
 REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail", "mask", "masked", "tools")
 TEXT_PARTS = ("text", "input_text", "output_text")
-THOUGHT = re.compile(r"\A\s*(?:<think>(.*?)|(.*?)\n)</think>\s*", re.DOTALL)
-HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-HERMES_RESULT = re.compile(r"\A\s*<tool_response>\s*(.*?)\s*</tool_response>\s*\Z", re.DOTALL)
+# Searched for as they stand: an expression for what is between two marks takes hours where many open and none closes.
+CALL, RESULT, DECLARED = ((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_response", "tools"))
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-HERMES_TOOLS = re.compile(r"<tools>\s*(.*?)\s*</tools>", re.DOTALL)
 
 
 class Fields:
@@ -149,8 +148,9 @@ def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left
             raise UnreadableError(f"{called} is empty")
     call_id, name = "", ""
     if role == "tool":
-        match = HERMES_RESULT.match(content)
-        content = match[1] if match else content
+        whole = content.strip()
+        if whole.startswith(RESULT[0]) and whole.endswith(RESULT[1]):
+            content = whole.removeprefix(RESULT[0]).removesuffix(RESULT[1]).strip()
         call_id, name = (str(fields.take(key) or "") for key in ("tool_call_id", "name"))
     left.add(f"{source}[].", fields.unused())
     return Message(role, content, thoughts, calls, call_id, name, weight)
@@ -256,11 +256,13 @@ def parted(thoughts: str, content: str) -> tuple[str, str]:
         if CHANNEL in by_channel.answer or not by_channel.ended:
             raise UnreadableError("an answer in gpt-oss' channels holds a call or no answer: give it as turns")
         return by_channel.thoughts, by_channel.answer
-    match = THOUGHT.match(content) if not thoughts and content.count("</think>") == 1 else None
-    thought = "" if match is None else match[1] if match[1] is not None else match[2]
-    if match is None or "<think>" in thought:
+    before, closed, after = content.partition("</think>")
+    begun = before.lstrip()
+    thought = begun.removeprefix("<think>")
+    parts = closed and "</think>" not in after and (thought != begun or before.endswith("\n"))
+    if thoughts or not parts or "<think>" in thought:
         return thoughts, content
-    return thought.strip(), content[match.end() :]
+    return thought.strip(), after.lstrip()
 
 
 # Calls of tools, and what may be called.
@@ -341,21 +343,39 @@ def named_results(turns: Sequence[Message]) -> list[Message]:
 
 def hermes_calls(content: str, what: str) -> tuple[tuple[ToolCall, ...], str]:
     """(calls, text before them); where text follows a call nothing is parted, for a template would move it."""
-    if HERMES_CALL.sub("", content[content.index("<tool_call>") :]).strip():
+    places = list(marked(content, *CALL))
+    behind = [content[end:start] for (_, end), (start, _) in pairwise([*places, (len(content), len(content))])]
+    if not places or "".join(behind).strip():
         return (), content
-    calls = tuple(call_of(lenient(match, what), what) for match in HERMES_CALL.findall(content))
-    return (calls, content[: content.index("<tool_call>")].strip()) if calls else ((), content)
+    calls = tuple(call_of(lenient(inside(content, place, *CALL), what), what) for place in places)
+    return calls, content[: places[0][0]].strip()
+
+
+def marked(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]:
+    """Where each stretch from an opening mark to the next closing one begins and ends, one after another."""
+    start = text.find(opening)
+    while start >= 0:
+        end = text.find(closing, start + len(opening))
+        if end < 0:
+            return
+        yield start, end + len(closing)
+        start = text.find(opening, end + len(closing))
+
+
+def inside(text: str, place: tuple[int, int], opening: str, closing: str) -> str:
+    """What stands between the marks of a stretch."""
+    return text[place[0] + len(opening) : place[1] - len(closing)].strip()
 
 
 def hermes_tools(system: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
     """(system text without its `<tools>` block, the tools of that block)."""
-    for match in HERMES_TOOLS.finditer(system):
+    for start, end in marked(system, *DECLARED):
         try:
-            tools = tools_of(list(values_in(match[1])))
+            tools = tools_of(list(values_in(inside(system, (start, end), *DECLARED))))
         except UnreadableError:
             continue
         if tools:
-            return (system[: match.start()].rstrip() + "\n" + system[match.end() :].lstrip()).strip(), tools
+            return (system[:start].rstrip() + "\n" + system[end:].lstrip()).strip(), tools
     return system, ()
 
 
