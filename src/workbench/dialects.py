@@ -27,8 +27,9 @@ CHANNELS = re.compile(
     re.S,
 )
 # The same with its marks lost to a tokenizer that skips special tokens; and what an answer after thoughts stands in.
-BARE_CHANNELS = re.compile(r"^(?:assistant)?analysis(.*?)assistant(?:commentary.*?assistant)?final(.*)$", re.S)
-SOLUTION = re.compile(r"^\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?\s*$", re.S)
+BARE = ("analysis", "assistantanalysis")
+SOLUTION, SOLVED = "<|begin_of_solution|>", "<|end_of_solution|>"
+BLANKS = re.compile(r"\s*")
 # Special tokens that mean something in an answer: one who leaves out all special tokens would lose them.
 MARKS = frozenset(
     {mark for pair in THOUGHTS for mark in pair}
@@ -53,37 +54,47 @@ def parted(text: str) -> Parted:
     """A model's text as thoughts and answer; one without thoughts is left as it is.
 
     Thoughts stand before the answer: marks further on are part of it. A closing mark alone ends thoughts that the
-    prompt began.
+    prompt began. A server may say millions of characters: the text is gone through once, and never copied.
     """
     if CHANNEL in text:
         return by_channel(text)
-    bare = BARE_CHANNELS.match(text)
-    if bare:
-        return Parted(bare[2].strip(), bare[1].strip())
+    if text.startswith(BARE) and (bare := without_marks(text)):
+        return bare
     thoughts: list[str] = []
-    rest = text
+    place = 0
     while True:
-        start = rest.lstrip()
-        opening, closing = next((pair for pair in THOUGHTS if start.startswith(pair[0])), ("", ""))
-        if opening:
-            inside, ended, after = start[len(opening) :].partition(closing)
-            thoughts.append(inside.strip())
-            if not ended:
-                return Parted("", joined(thoughts), ended=False)
-            rest = after
-            continue
-        if not thoughts:
-            for opening, closing in THOUGHTS:
-                inside, ended, after = rest.partition(closing)
-                if ended and opening not in inside:
-                    return Parted(unwrapped(after), inside.strip())
-        return Parted(unwrapped(rest), joined(thoughts)) if rest is not text else Parted(text)
+        start = BLANKS.match(text, place).end()  # type: ignore[union-attr]
+        opening, closing = next((pair for pair in THOUGHTS if text.startswith(pair[0], start)), ("", ""))
+        if not opening:
+            break
+        begun, end = start + len(opening), text.find(closing, start + len(opening))
+        thoughts.append(text[begun : end if end >= 0 else None].strip())
+        if end < 0:
+            return Parted("", joined(thoughts), ended=False)
+        place = end + len(closing)
+    if thoughts:
+        return Parted(unwrapped(text[place:]), joined(thoughts))
+    for opening, closing in THOUGHTS:
+        inside, ended, after = text.partition(closing)
+        if ended and opening not in inside:
+            return Parted(unwrapped(after), inside.strip())
+    return Parted(text)
+
+
+def without_marks(text: str) -> Parted | None:
+    """Thoughts and answer of channels whose marks are lost; None where no answer follows the thoughts."""
+    begun, end = text.index(BARE[0]) + len(BARE[0]), "assistantfinal"
+    final = text.find(end, begun)
+    if final < 0:
+        return None
+    aside = text.find("assistantcommentary", begun, final)
+    return Parted(text[final + len(end) :].strip(), text[begun : aside if aside >= 0 else final].strip())
 
 
 def unwrapped(answer: str) -> str:
     """An answer without the marks that name it as the solution."""
-    whole = SOLUTION.match(answer)
-    return whole[1].strip() if whole else answer.lstrip()
+    whole = answer.strip()
+    return whole.removeprefix(SOLUTION).removesuffix(SOLVED).strip() if whole.startswith(SOLUTION) else answer.lstrip()
 
 
 def by_channel(text: str) -> Parted:

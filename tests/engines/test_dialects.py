@@ -107,6 +107,18 @@ def test_thoughts_that_never_end_leave_no_answer() -> None:
         assert (own.answer, own.thoughts, own.ended) == ("", "I wonder", False)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("analysis" + "assistantcommentary" * 200_000, ""),
+        ("<think>a</think><|begin_of_solution|>x" + " " * 300_000 + "y", "x" + " " * 300_000 + "y"),
+    ],
+    ids=["channels", "solution"],
+)
+def test_a_reply_of_millions_of_marks_is_gone_through_once(text: str, answer: str) -> None:
+    assert parted(text).answer == (answer or text)
+
+
 def test_a_call_in_a_channel_is_no_thought() -> None:
     call = '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
     own = parted(f"<|channel|>analysis<|message|>I call.<|end|><|start|>assistant{call}")
