@@ -62,6 +62,8 @@ def test_a_page_of_ones_own_name_says_which_of_two_is_better(
     experiments: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = experiments / "elsewhere" / "mine.html"
+    (experiments / "legal" / "torn").mkdir()
+    (experiments / "legal" / "torn" / "run.json").write_text('{"sta')  # another run's, that is damaged
     assert compare.run("aaaa,bbbb", "", str(experiments), "text", str(out)) == 0
     assert f"page: {out}" in capsys.readouterr().out
     assert "legal/bbbb is better." in out.read_text(encoding="utf-8")

@@ -79,6 +79,17 @@ def move_sources(folder: Path) -> None:
             (folder / name).rename(folder / "moved" / name)
 
 
+def test_a_damaged_manifest_of_another_run_is_not_what_a_missing_source_ends_with(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    move_sources(folder)
+    torn = folder / "experiments" / "mine" / "0000torn"
+    torn.mkdir(parents=True)
+    (torn / "run.json").write_text('{"sta')
+    assert workbench("train") == 2
+    assert "data.train=file:mine.csv: no such file" in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_life_with_two_formats_prepares_its_rows_once_and_needs_no_source_from_train_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -102,10 +102,11 @@ def run_of(recipe: Recipe, experiments: Path) -> tuple[str, dict[str, str]]:
         digests, runs = content_digests(here), []
         for path in sorted((experiments / recipe.name).glob("*/run.json")):
             run = Run(path.parent, recipe.name, path.parent.name)
-            contents = run.manifest().get("contents", {})
-            same = digests.items() <= contents.items() and run_digest(weights, contents) == run.digest
-            if same and has_rows(run):
-                runs.append((run.digest, contents))
+            with suppress(OSError, ValueError, AttributeError):  # a damaged manifest is no such run's
+                contents = run.manifest().get("contents", {})
+                same = digests.items() <= contents.items() and run_digest(weights, contents) == run.digest
+                if same and has_rows(run):
+                    runs.append((run.digest, contents))
         if len(runs) == 1:
             return runs[0]
     contents = content_digests(sources)

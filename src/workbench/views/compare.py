@@ -52,11 +52,7 @@ def prompts_of(runs: Sequence[Run]) -> dict[str, str]:
 
 def find(root: Path, name: str) -> Run:
     """An evaluated run by its name and digest."""
-    known = {
-        f"{p.parent.parent.name}/{p.parent.name}": p.parent
-        for p in root.glob("*/*/run.json")
-        if "evaluate" in read_json(p)["stages"]
-    }
+    known = {f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in root.glob("*/*/run.json") if is_evaluated(p)}
     matching = [key for key in known if key == name or key.startswith(f"{name}/") or key.endswith(f"/{name}")]
     if len(matching) != 1:
         what = f"{name!r} is {len(matching)} evaluated runs" if matching else f"no evaluated run {name!r}"
@@ -64,3 +60,11 @@ def find(root: Path, name: str) -> Run:
         raise RequestError(what, where="runs", remedy=remedy)
     folder = known[matching[0]]
     return Run(folder, folder.parent.name, folder.name)
+
+
+def is_evaluated(manifest: Path) -> bool:
+    """Whether a run's manifest says so; a damaged one keeps nobody from comparing the others."""
+    try:
+        return "evaluate" in read_json(manifest)["stages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
