@@ -7,8 +7,9 @@ is named the right parser gives both in fields of their own; without one they ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 THOUGHTS = (  # the marks around thoughts, as open families write them
     ("<think>", "</think>"),
@@ -116,6 +117,29 @@ def by_channel(text: str) -> Parted:
 def joined(thoughts: Iterable[str]) -> str:
     """Several thoughts as one text."""
     return "\n\n".join(filter(None, thoughts))
+
+
+def marked(text: str, opening: str, closing: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, what stands inside) of each stretch from an opening mark to the next closing one, one after another.
+
+    An expression would look on from each mark that is never closed to the text's end, and take hours for a long one.
+    """
+    start = text.find(opening)
+    while start >= 0:
+        end = text.find(closing, start + len(opening))
+        if end < 0:
+            return
+        yield start, end + len(closing), text[start + len(opening) : end].strip()
+        start = text.find(opening, end + len(closing))
+
+
+def nothing_but(text: str, opening: str, closing: str) -> list[str]:
+    """What stands inside each such stretch of a text that is made of them and of white space; empty for any other."""
+    stretches = list(marked(text, opening, closing))
+    places = [(0, 0), *((start, end) for start, end, _ in stretches), (len(text), len(text))]
+    if any(text[end:start].strip() for (_, end), (start, _) in pairwise(places)):
+        return []
+    return [inside for _, _, inside in stretches]
 
 
 def opened_by(prompt: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 import hostile_files as hostile
 from workbench.__main__ import main
+from workbench.data.chat_text import chat_turns, user_mark, way_of
 from workbench.data.containers import read_rows
 from workbench.data.load import load
 from workbench.data.templates import refuse_template
@@ -136,6 +137,22 @@ def test_marks_that_open_and_never_close_and_a_late_key_that_comes_twice_take_no
     loaded = load(path, Data(train="x"))
     assert len(loaded.examples) + len(loaded.bad) == 61
     assert "role" in turn or "'k7' comes twice" in loaded.bad[0].reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 300_000,
+        "USER:" * 100_000,
+        "<|im_start|>user\n" + "<tool_response>" * 100_000 + "<|im_start|>assistant\nred",
+        "[INST]<<SYS>>" + " " * 300_000 + "x[/INST]red",
+    ],
+    ids=["lines", "users", "results", "system"],
+)
+def test_a_text_of_marks_is_looked_through_once_for_the_chat_that_it_may_be(text: str) -> None:
+    way = way_of(text)
+    assert way is None or chat_turns(text, way)[-1]["content"] == "red"
+    assert user_mark(text) in ("", "<|im_start|>user", "[INST]")
 
 
 @pytest.mark.parametrize("depth", [900, 20_000])

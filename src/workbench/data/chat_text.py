@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.data.raw import UnreadableError
+from workbench.dialects import BLANKS, nothing_but
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,21 @@ WAYS = (
     Way("<|user|>", re.compile(r"<\|(system|user|assistant|observation)\|>"), ("<|end|>", *EOS)),
     Way("DeepSeek", re.compile(r"<｜(User|Assistant)｜>"), ("<｜end▁of▁sentence｜>",), leads=True),
     Way("Human: and Assistant:", re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):"), EOS, words=True),
-    Way("### Human:", re.compile(r"(?:\n\s*)?###\s?(System|Human|User|Assistant):"), EOS, leads=True, words=True),
-    Way("### Instruction:", re.compile(r"(?:\A|\n)\s*###\s?(Instruction|Input|Response):"), EOS, True, words=True),
+    Way("### Human:", re.compile(r"###\s?(System|Human|User|Assistant):"), EOS, leads=True, words=True),
+    Way("### Instruction:", re.compile(r"(?:\A|\n)[^\S\n]*###\s?(Instruction|Input|Response):"), EOS, True, words=True),
     Way("USER: and ASSISTANT:", re.compile(r"(?:\A|(?<=[\s>]))(USER|ASSISTANT):"), EOS, leads=True, words=True),
 )  # fmt: skip
 SIDES = {
     "user": "user", "human": "user", "inst": "user", "instruction": "user", "input": "user",
     "assistant": "assistant", "/inst": "assistant", "response": "assistant", "model": "assistant",
 }  # fmt: skip
-SYSTEM = re.compile(r"\A\s*<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)\Z", re.DOTALL)
-RESULT = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+SYSTEM, RESULT = ("<<SYS>>", "<</SYS>>"), ("<tool_response>", "</tool_response>")
 # What opens a user's turn; in a text that is learned it makes a model speak for its user.
 USER_MARKS = re.compile(
     r"\n\nHuman:|### ?(?:Human|User|Instruction):|<\|im_start\|>user|<\|start_header_id\|>user|<start_of_turn>user"
-    r"|\[INST\]|<\|user\|>|<｜User｜>|\bUSER:(?=.*\bASSISTANT:)",
-    re.DOTALL,
+    r"|\[INST\]|<\|user\|>|<｜User｜>"
 )
+USER, ASSISTANT = re.compile(r"\bUSER:"), re.compile(r"\bASSISTANT:")  # the first counts where the other follows
 
 
 def way_of(text: object) -> Way | None:
@@ -88,14 +88,14 @@ def chat_turns(text: str, way: Way) -> list[dict[str, Any]]:
         closing = next((end for end in way.ends if end in content), None)
         if closing is not None:
             raise UnreadableError(f"text stands behind the {closing} of a turn, in a chat written as {way.name}")
-        system = SYSTEM.match(content) if role == "user" else None
-        if system:
-            turns.append({"role": "system", "content": system[1]})
-            content = system[2]
+        if role == "user" and content.startswith(SYSTEM[0]) and SYSTEM[1] in content:
+            system, _, content = content.removeprefix(SYSTEM[0]).partition(SYSTEM[1])
+            turns.append({"role": "system", "content": system.strip()})
+            content = content.strip()
         if mark[1] == "Input" and turns and turns[-1]["role"] == "user":
             turns[-1]["content"] += f"\n\n{content}" if content else ""
-        elif role == "user" and RESULT.match(content) and not RESULT.sub("", content):
-            turns += [{"role": "tool", "content": result} for result in RESULT.findall(content)]
+        elif role == "user" and (results := nothing_but(content, *RESULT)):
+            turns += [{"role": "tool", "content": result} for result in results]
         elif way.words and turns and turns[-1]["role"] == role:
             raise UnreadableError(
                 f"two turns of the {role} follow each other, in a chat written as {way.name}: whether the second mark "
@@ -127,18 +127,19 @@ def asked_turns(text: str) -> tuple[list[dict[str, Any]], Way] | None:
 def without(beginnings: Sequence[str], text: str, ends: Sequence[str] = ()) -> str:
     """The text without white space around it, and without these marks at its beginning and end."""
     text = text.strip()
-    while True:
-        shorter = text
-        for mark in beginnings:
-            shorter = shorter.removeprefix(mark).strip()
-        for mark in ends:
-            shorter = shorter.removesuffix(mark).strip()
-        if shorter == text:
-            return text
-        text = shorter
+    start, end = 0, len(text)
+    while opening := next((mark for mark in beginnings if text.startswith(mark, start, end)), ""):
+        start = BLANKS.match(text, start + len(opening)).end()  # type: ignore[union-attr]
+    while closing := next((mark for mark in ends if text.endswith(mark, start, end)), ""):
+        end -= len(closing)
+        while end > start and text[end - 1].isspace():
+            end -= 1
+    return text[start:end].strip()
 
 
 def user_mark(text: str) -> str:
     """What opens a user's turn in a text, in one of the known ways of writing; '' where nothing does."""
-    match = USER_MARKS.search(text)
+    match, user = USER_MARKS.search(text), USER.search(text)
+    if user and ASSISTANT.search(text, user.end()) and (match is None or user.start() < match.start()):
+        match = user
     return match[0].strip() if match else ""

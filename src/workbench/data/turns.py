@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 from workbench import dialects
@@ -343,35 +342,16 @@ def named_results(turns: Sequence[Message]) -> list[Message]:
 
 def hermes_calls(content: str, what: str) -> tuple[tuple[ToolCall, ...], str]:
     """(calls, text before them); where text follows a call nothing is parted, for a template would move it."""
-    places = list(marked(content, *CALL))
-    behind = [content[end:start] for (_, end), (start, _) in pairwise([*places, (len(content), len(content))])]
-    if not places or "".join(behind).strip():
-        return (), content
-    calls = tuple(call_of(lenient(inside(content, place, *CALL), what), what) for place in places)
-    return calls, content[: places[0][0]].strip()
-
-
-def marked(text: str, opening: str, closing: str) -> Iterator[tuple[int, int]]:
-    """Where each stretch from an opening mark to the next closing one begins and ends, one after another."""
-    start = text.find(opening)
-    while start >= 0:
-        end = text.find(closing, start + len(opening))
-        if end < 0:
-            return
-        yield start, end + len(closing)
-        start = text.find(opening, end + len(closing))
-
-
-def inside(text: str, place: tuple[int, int], opening: str, closing: str) -> str:
-    """What stands between the marks of a stretch."""
-    return text[place[0] + len(opening) : place[1] - len(closing)].strip()
+    first = content.index(CALL[0])
+    calls = tuple(call_of(lenient(text, what), what) for text in dialects.nothing_but(content[first:], *CALL))
+    return (calls, content[:first].strip()) if calls else ((), content)
 
 
 def hermes_tools(system: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
     """(system text without its `<tools>` block, the tools of that block)."""
-    for start, end in marked(system, *DECLARED):
+    for start, end, text in dialects.marked(system, *DECLARED):
         try:
-            tools = tools_of(list(values_in(inside(system, (start, end), *DECLARED))))
+            tools = tools_of(list(values_in(text)))
         except UnreadableError:
             continue
         if tools:
