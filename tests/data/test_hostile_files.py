@@ -144,7 +144,9 @@ def test_marks_that_open_and_never_close_and_a_late_key_that_comes_twice_take_no
     [
         "\n" * 300_000,
         "USER:" * 100_000,
-        "<|im_start|>user\n" + "<tool_response>" * 100_000 + "<|im_start|>assistant\nred",
+        "<|im_start|>user\n<tool_response>a</tool_response>"
+        + "<tool_response>" * 100_000
+        + "<|im_start|>assistant\nred",
         "[INST]<<SYS>>" + " " * 300_000 + "x[/INST]red",
     ],
     ids=["lines", "users", "results", "system"],
