@@ -221,3 +221,31 @@ def test_no_accuracy_is_told_of_rows_that_there_are_none_of() -> None:
 def test_reading_gives_every_call_in_the_order_it_was_made() -> None:
     text = f"<think-not>\n{calls_text([PARIS, OSLO])}"
     assert [call.arguments["city"] for call in read_calls(text).calls] == ["Paris", "Oslo"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>" * 60_000,
+        "<tool_call><function=f>" + "</parameter><parameter=a>" * 40_000 + "</function></tool_call>",
+        "<tool_call>f" + "<arg_key>" * 60_000 + "</tool_call>",
+        "<tool_call>f" + "<arg_key>a</arg_key><arg_value>" * 30_000 + "</tool_call>",
+        "<|message|>" + "to=functions.f " * 60_000,
+        "<|tool_call_begin|>" * 40_000,
+        "<|tool_call_begin|>f<|tool_call_argument_begin|>" * 20_000,
+    ],
+    ids=["calls", "parameters", "keys", "values", "channels", "names", "arguments"],
+)
+def test_an_answer_full_of_marks_that_never_close_is_broken_and_takes_no_hour(text: str) -> None:
+    read = read_calls(text)
+    assert read.broken
+    assert not read.calls
+
+
+def test_a_call_that_is_begun_before_another_is_ended_is_broken_in_every_syntax() -> None:
+    for text in (
+        "<|tool_call_begin|>functions.f:0<|tool_call_begin|>functions.g:1<|tool_call_argument_begin|>{}<|tool_call_end|>",
+        "<tool_call>f<arg_key>a<arg_key>b</arg_key><arg_value>1</arg_value></tool_call>",
+        "<tool_call><function=f><parameter=a>1<parameter=b>2</parameter></function></tool_call>",
+    ):
+        assert read_calls(text).broken, text

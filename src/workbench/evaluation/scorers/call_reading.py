@@ -45,14 +45,22 @@ class UnreadableError(ValueError):
     """A call that is begun and is none."""
 
 
+# A mark that opens ends the one before it that never closed: else each of many would be followed to the text's end.
 HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|(?=<tool_call>)|\Z)", re.S)
 FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|\Z)", re.S)
-PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.S)
-GLM = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
-CHANNEL = re.compile(r"to=functions\.([\w.\-]+)[^{]*<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|\Z)", re.S)
+PARAMETER = re.compile(r"<parameter=([^>\n]+)>((?:(?!<parameter=).)*?)</parameter>", re.S)
+GLM = re.compile(r"<arg_key>((?:(?!<arg_key>).)*?)</arg_key>\s*<arg_value>((?:(?!<arg_key>).)*?)</arg_value>", re.S)
+CHANNEL = re.compile(
+    r"to=functions\.([\w.\-]+)(?:(?!to=functions\.)[^{])*<\|message\|>(.*?)(?:<\|call\|>|<\|end\|>|\Z)", re.S
+)
 MISTRAL = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\][\w\-]*)?(?:\[ARGS\])?\s*(\{.*\})\s*", re.S)
 DEEPSEEK = re.compile(r"<｜tool▁call▁begin｜>(.*?)(?:<｜tool▁call▁end｜>|\Z)", re.S)
-KIMI = re.compile(r"<\|tool_call_begin\|>(.*?)<\|tool_call_argument_begin\|>(.*?)(?:<\|tool_call_end\|>|\Z)", re.S)
+KIMI_BEGIN = "<|tool_call_begin|>"
+KIMI = re.compile(
+    r"<\|tool_call_begin\|>((?:(?!<\|tool_call_begin\|>).)*?)<\|tool_call_argument_begin\|>"
+    r"((?:(?!<\|tool_call_begin\|>).)*?)(?:<\|tool_call_end\|>|(?=<\|tool_call_begin\|>)|\Z)",
+    re.S,
+)
 PHI = re.compile(r"<\|tool_call\|>(.*?)(?:<\|/tool_call\|>|\Z)", re.S)
 FENCE = re.compile(r"\A```(?:json|python|tool_code|tool_call)?[ \t]*\n(.*?)\n?```\Z", re.S)
 BEGUN = re.compile(  # a call as JSON among words, or one in JSON or Python with which a text begins
@@ -95,8 +103,11 @@ def by_marks(text: str) -> list[Call] | None:
         return each(PHI.findall(text), lambda body: needed(from_json_text(body, marked=True)))
     if "<｜tool▁call" in text:
         return each(DEEPSEEK.findall(text), deepseek)
-    if "<|tool_call_begin|>" in text or "<|tool_calls_section_begin|>" in text:
-        return each(KIMI.findall(text), lambda pair: [Call(kimi_name(pair[0]), an_object(pair[1]))])
+    if KIMI_BEGIN in text or "<|tool_calls_section_begin|>" in text:
+        pairs = KIMI.findall(text)
+        if text.count(KIMI_BEGIN) != len(pairs):
+            raise UnreadableError
+        return each(pairs, lambda pair: [Call(kimi_name(pair[0]), an_object(pair[1]))])
     if "<function=" in text:
         return each(FUNCTION.findall(text), tagged)
     return None
