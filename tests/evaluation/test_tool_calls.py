@@ -232,7 +232,7 @@ def test_reading_gives_every_call_in_the_order_it_was_made() -> None:
         "<tool_call>f" + "<arg_key>a</arg_key><arg_value>" * 30_000 + "</tool_call>",
         "<|message|>" + "to=functions.f " * 60_000,
         "<|tool_call_begin|>" * 40_000,
-        "<|tool_call_begin|>f<|tool_call_argument_begin|>" * 20_000,
+        "<|tool_call_begin|>f<|tool_call_argument_begin|>x" * 20_000,
     ],
     ids=["calls", "parameters", "keys", "values", "channels", "names", "arguments"],
 )
