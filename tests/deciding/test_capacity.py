@@ -113,14 +113,16 @@ def test_one_asker_alone_is_asked_for_so_long_and_five_times_at_least() -> None:
 class Engine:
     """Says the same to every prompt, so many seconds later; `prompts` are those it was asked."""
 
-    def __init__(self, seconds: float):
-        self.seconds, self.prompts = seconds, []  # type: tuple[float, list[str]]
+    def __init__(self, seconds: float, *, tells: bool = True):
+        self.seconds, self.tells = seconds, tells
+        self.prompts, self.longest = [], []  # type: tuple[list[str], list[int]]
 
     def __call__(self, prompts: Any, longest: int, schema: Any = None, tools: Any = None) -> Iterator[Any]:
         for place, prompt in enumerate(prompts):
             self.prompts.append(prompt[-1].content)
+            self.longest.append(longest)
             time.sleep(self.seconds)
-            yield place, Answer("yes", "stop", 3, 1, 0.0, first_token=self.seconds / 2)
+            yield place, Answer("yes", "stop", 3, 1, 0.0, first_token=self.seconds / 2 if self.tells else None)
 
 
 def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weights(tmp_path: Path) -> None:
@@ -140,6 +142,11 @@ def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weight
     other = replace(arm, digest="b2")
     assert waits_of(other, engine, items, 8, places, False) == {}
     assert waits_of(other, Engine(0.03), items, 8, places, True)["latency_p50"] > 2 * first["latency_p50"]
+    silent = Engine(0.01, tells=False)
+    waits = waits_of(replace(arm, digest="c3"), silent, items, 8, places, True)
+    assert waits["first_token_p50"] >= 0.01, "an engine that does not tell it is asked for one token"
+    assert (silent.longest[-5:], set(silent.longest[:-5])) == ([1] * 5, {8})
+    assert len(set(silent.prompts)) == len(silent.prompts)
     for served_by, name in (("transformers", "student"), ("openai", "teacher"), ("llamacpp", "teacher")):
         assert not is_served(replace(arm, name=name, served_by=served_by))
 

@@ -113,6 +113,10 @@ def test_too_few_rows_to_judge_is_told_with_what_a_verdict_takes_and_what_can_be
     assert "or evaluate.folds=5: nearly all of 200 rows judge" in " ".join(lines)
     assert "data.test_share=0.5" in " ".join(lines)
     assert lines[-1].startswith("or gate.min_rows=40")
+    assert "or evaluate.folds=5 without quantize:" in " ".join(too_few(40, 200, Gate(), 0.2, against=["quantize"]))
+    assert "folds" not in " ".join(too_few(40, 200, Gate(), 0.2, against=["quantize", "teacher"])), (
+        "it would be refused"
+    )
     assert "folds" not in " ".join(too_few(16, 80, Gate(), 0.2)), "so few rows could not judge all together either"
     assert too_few(100, 200, Gate(), 0.5) == []
     assert "data.test_share=0.5" not in " ".join(too_few(10, 50, Gate(), 0.2)), "even half of them are too few"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 from functools import cache
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 import screenshots
 from workbench.compose import checked, find_recipe
 from workbench.deciding.costing import costed
-from workbench.deciding.inputs import exactly, inputs_of
+from workbench.deciding.inputs import NUMBERS, exactly, inputs_of
+from workbench.pages import cost_words as words
 from workbench.pages.cost_page import write_cost_page
 
 OVERLAPS = """(() => {
@@ -61,6 +63,21 @@ def test_a_rule_of_thumb_stands_on_its_page_with_what_was_found(tmp_path: Path) 
     page = (tmp_path / "cost.html").read_text()
     assert "182.5 to 365 USD a million tokens" in page
     assert "does not hold" in page
+
+
+def test_every_input_stands_on_the_page_in_words_and_with_its_unit(tmp_path: Path) -> None:
+    assert set(words.INPUTS) == set(NUMBERS)
+    whole = result()
+    assert all(each["unit"] for each in whole["inputs"])
+    write_cost_page(whole, tmp_path / "cost.html")
+    page = unescape((tmp_path / "cost.html").read_text())
+    for each in whole["inputs"]:
+        assert f"{words.INPUTS[each['name']]}</span><small><code>{each['name']}" in page
+    for name, ends in (("escalated", "10 % to 60 %"), ("engineers", "0.1 to 0.5 full-time people"),
+                       ("retry_factor", "1 to 1.1 times")):  # fmt: skip
+        assert words.between(next(each for each in whole["inputs"] if each["name"] == name)) == ends
+    widest = whole["tornado"][0]["name"]
+    assert f'<span class="swingname">{words.INPUTS[widest]}<small>' in page
 
 
 def test_the_strip_is_coloured_from_end_to_end_by_the_way_of_each_interval(tmp_path: Path) -> None:

@@ -221,3 +221,21 @@ def test_a_run_that_the_gate_refuses_prints_what_it_learned_beside_the_base_and_
     assert code == 3
     assert "the gate lets nothing ship" in err
     assert not re.search(r"nothing is bundled\s+done already", err)
+
+
+def test_a_refusal_for_too_few_rows_offers_folds_with_their_minutes_where_siblings_can_judge(
+    life: Life, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(life.folder, tmp_path / "few"))
+    code, out, err = typed_in(folder, "evaluate", *TYPED, "gate.min_rows=40")
+    assert code == 3, err
+    assert re.search(r"evaluate\.folds=5   # about 48 rows judge; 5 trainings more, about \d+ minutes", out)
+    (folds, chat, *_) = commands_in(out)
+    assert chat[0] == "chat"
+    code, shown, err = typed_in(folder, "plan", *folds[1:])
+    assert code == 0, err
+    assert "5 trainings more" in " ".join(shown.split())
+    for words in (["gate.min_rows=49"], ["gate.min_rows=40", "evaluate.limit=8"]):
+        code, out, err = typed_in(folder, "evaluate", *TYPED, *words)
+        assert code == 3, err
+        assert "folds" not in out, "they would not be enough either"

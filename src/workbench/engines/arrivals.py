@@ -42,10 +42,13 @@ def waits_of(seconds: Sequence[float], first: Sequence[float | None] = ()) -> Wa
     )
 
 
-def alone(ask: AskRow, rows: int, within: float = float("inf")) -> Waits:
+def alone(
+    ask: AskRow, rows: int, within: float = float("inf"), one_token: Callable[[int], object] | None = None
+) -> Waits:
     """Ask so many rows one after the other, after one that warms the engine up and is not counted.
 
-    `within` so many seconds it ends with the rows that were asked by then, five at least.
+    `within` so many seconds it ends with the rows that were asked by then, five at least. Where the engine does not
+    tell its first token, `one_token` asks a row for no more than that, and its wall time stands for it.
     """
     ask(0)
     seconds: list[float] = []
@@ -56,6 +59,12 @@ def alone(ask: AskRow, rows: int, within: float = float("inf")) -> Waits:
         started = time.perf_counter()
         first.append(ask(row))
         seconds.append(time.perf_counter() - started)
+    if one_token is not None and all(value is None for value in first):
+        first = []
+        for row in range(1, LEAST + 1):
+            started = time.perf_counter()
+            one_token(row)
+            first.append(time.perf_counter() - started)
     return replace(waits_of(seconds, first), each=tuple(seconds))
 
 

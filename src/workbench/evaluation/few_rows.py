@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from workbench.evaluation.metrics import amount, describe, points, title
@@ -13,13 +13,17 @@ from workbench.recipe.schema import Gate
 SIBLINGS = 5  # that are offered
 MOST_SHARE = 0.5  # that data.test_share may be
 DISCORDANT = 0.5  # of two arms' answers, those that differ: what so few rows could show is told for this share
+FORMATS = "quantize"  # the key that stands against folds and may be left out: formats can be made of the student later
 
 
-def too_few(judging: int, every: int, gate: Gate, share: float | None, *, by_folds: bool = False) -> list[str]:
+def too_few(
+    judging: int, every: int, gate: Gate, share: float | None, *, by_folds: bool = False, against: Collection[str] = ()
+) -> list[str]:
     """What is to be had where `judging` test rows are fewer than `gate.min_rows`; nothing where they are enough.
 
     `every` counts all rows that were split, `share` is `data.test_share`, None where the test rows are a file of
-    their own. `by_folds`: all of them judge already. Said before training: the gate would say it only after.
+    their own. `by_folds`: all of them judge already; `against` are the recipe's keys that forbid that. Said before
+    training: the gate would say it only after.
     """
     least = gate.min_rows
     if judging >= least:
@@ -36,10 +40,11 @@ def too_few(judging: int, every: int, gate: Gate, share: float | None, *, by_fol
         lines.append(
             f"a verdict takes about {math.ceil(least / share):,} rows at data.test_share={share:g} (now {every:,})"
         )
-        if every >= least:
+        if every >= least and not set(against) - {FORMATS}:
+            without = f" without {FORMATS}" if against else ""
             lines.append(
-                f"or evaluate.folds={SIBLINGS}: nearly all of {every:,} rows judge, each asked of one of {SIBLINGS} "
-                f"siblings of the student that has not seen it; they take {SIBLINGS} trainings more"
+                f"or evaluate.folds={SIBLINGS}{without}: nearly all of {every:,} rows judge, each asked of one of "
+                f"{SIBLINGS} siblings of the student that has not seen it; they take {SIBLINGS} trainings more"
             )
         wider = math.ceil(20 * least / every) / 20 if every else 1.0
         if wider <= MOST_SHARE:

@@ -124,7 +124,7 @@ def strip(result: Mapping[str, Any]) -> Markup:
 def tornado(result: Mapping[str, Any], most: int = 12) -> dict[str, Any]:
     """Bars of how much cheaper the cheapest way is at both ends of each input's range; left of the line it is not."""
     swings: Sequence[Mapping[str, Any]] = result["tornado"][:most]
-    ways = result["ways"]
+    ways, inputs = result["ways"], {each["name"]: each for each in result["inputs"]}
     base = ways[result["next"]]["usd_a_month"] - ways[result["cheapest"]]["usd_a_month"]
     ends = [swing[end] for swing in swings for end in ("margin_low", "margin_high")]
     axis = axis_of([*ends, base], at_least=(0.0, 1.0))
@@ -136,7 +136,14 @@ def tornado(result: Mapping[str, Any], most: int = 12) -> dict[str, Any]:
         parts = [*grid(axis), bar.format(start, max(end - start, 0.3)), upright(axis.at(0.0), "zero"),
                  upright(axis.at(base), "base")]  # fmt: skip
         label = f"{swing['name']}: {words.dollars(swing['margin_low'])} to {words.dollars(swing['margin_high'])}"
-        rows.append({"swing": swing, "svg": drawing(parts, "mark", "100%", label), "turns": low < 0})
+        rows.append(
+            {
+                "swing": swing,
+                "input": inputs[swing["name"]],
+                "svg": drawing(parts, "mark", "100%", label),
+                "turns": low < 0,
+            }
+        )
     return {"rows": rows, "axis": axis_row(axis)}
 
 

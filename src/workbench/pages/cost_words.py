@@ -8,10 +8,56 @@ from typing import Any
 from workbench.evaluation.metrics import DASH, amount
 
 NAMES = {"api": "API", "self": "self", "hybrid": "hybrid"}
+WINS = {
+    "api": "The API is the cheapest",
+    "self": "Your own student is the cheapest",
+    "hybrid": "Student and API together are the cheapest",
+}
 MEANS = {
-    "api": "every request to the API",
+    "api": "every request goes to the API",
     "self": "the student answers every request",
     "hybrid": "the student answers, and some requests go to the API",
+}
+INPUTS = {  # as a manager would call them; the key stands beside it
+    "requests_a_month": "your volume",
+    "tokens_in": "tokens read for one request",
+    "tokens_cached": "of these, tokens read from the provider's cache",
+    "tokens_out": "tokens of one answer",
+    "tokens_thought": "tokens that the API thinks before one answer, and bills",
+    "input_mtok": "the API's price of what it reads",
+    "cached_mtok": "the API's price of what it reads from its cache",
+    "output_mtok": "the API's price of what it writes",
+    "batch_share": "requests that can wait for a batch",
+    "batch_discount": "what a batch saves of the API's price",
+    "retry_factor": "requests paid for one answer",
+    "answers_per_second": "answers of one machine, none later than promised",
+    "usd_per_hour": "one rented machine",
+    "purchase_usd": "one machine, bought",
+    "purchase_months": "how long a bought machine serves",
+    "kilowatts": "power that a bought machine draws",
+    "pue": "power that its building draws for each of its kilowatts",
+    "usd_per_kwh": "price of power",
+    "kwh_per_1000_api": "energy of 1,000 answers of the API",
+    "kwh_per_1000_self": "energy of 1,000 answers at home",
+    "grams_per_kwh": "CO2 of the power",
+    "redundancy": "spare machines",
+    "peak_factor": "requests in the busiest hour, over the mean",
+    "storage_usd": "storage and logs",
+    "usd_per_1000_more": "1,000 answers at home, beside the machines",
+    "engineers": "people who keep it running",
+    "engineer_usd_a_year": "one engineer, all included",
+    "labels_usd": "labels for one training",
+    "training_usd": "one training",
+    "evaluation_usd": "one evaluation",
+    "months_between": "time between two trainings",
+    "setup_weeks": "an engineer's work until it is in production",
+    "horizon_months": "time over which that work is paid off",
+    "escalated": "requests that the student passes on to the API",
+    "harm": "requests wrong at home where the API is right",
+    "router_usd": "what stands between student and API",
+    "usd_per_error": "what one wrong answer costs you",
+    "error_api": "wrong answers of the API",
+    "error_self": "wrong answers of the student",
 }
 AT_SATURATION, AT_YOUR_VOLUME = "at saturation", "at your volume"
 INPUT_DIGITS = 4
@@ -48,7 +94,19 @@ def plain(value: float) -> str:
 
 def spread(each: Mapping[str, Any]) -> str:
     """An input's range, or a dash."""
-    return f"{plain(each['low'])} {DASH} {plain(each['high'])}" if each["low"] < each["high"] else DASH
+    low, high = (figure(each[end], each["unit"]) for end in ("low", "high"))
+    return f"{low} {DASH} {high}" if each["low"] < each["high"] else DASH
+
+
+def figure(value: float, unit: str) -> str:
+    """An input's value; a share in per cent."""
+    return f"{float(f'{100 * value:.3g}'):g} %" if unit == "share" else plain(value)
+
+
+def between(each: Mapping[str, Any]) -> str:
+    """Both ends of an input's range with its unit: `10 % to 60 %`, `0.1 to 0.5 full-time people`."""
+    low, high = (figure(each[end], each["unit"]) for end in ("low", "high"))
+    return f"{low} to {high}" + ("" if each["unit"] == "share" else f" {each['unit']}")
 
 
 def from_where(each: Mapping[str, Any]) -> str:
@@ -82,7 +140,7 @@ def verdict(result: Mapping[str, Any]) -> str:
     return (
         f"{NAMES[first]} is the cheapest {AT_YOUR_VOLUME} of {volume(result['requests_a_month'])} requests a month: "
         f"{dollars(ways[first]['usd_a_month'])} a month, {dollars(more)} less than {NAMES[second]}; "
-        f"in {percent(result['probability'][first])} of {result['draws']:,} draws"
+        f"that holds in {percent(result['probability'][first])} of {result['draws']:,} draws from the inputs' ranges"
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from workbench.deciding.identity import NAMES as PARTS
+from workbench.deciding.scores import MEANING
 from workbench.evaluation.metrics import percent, points, title
 from workbench.files import write_whole
 from workbench.pages import charts
@@ -26,8 +28,8 @@ DIFFERENCES = {
     "cascade_vs_random_mix": "the route − a random mix",
     "teacher_vs_student": "the teacher − the student",
 }
-WORDS = {"kind": "way", "score": "score", "rows": "rows", "auroc": "AUROC", "share": "kept", "harmful": "harmful",
-         "allowed": "allowed"}  # fmt: skip
+WAYS = {"cascade": "the student's answer", "before": "the prompt alone"}
+HEXES = 64  # of a SHA-256
 
 
 def write_route_page(report: Mapping[str, Any], path: Path) -> None:
@@ -40,6 +42,7 @@ def write_route_page(report: Mapping[str, Any], path: Path) -> None:
     environment.globals.update(
         report=report, fig=partial(quote, report), ends=partial(ends, report), script_sha256=nothing, names=NAMES,
         differences=DIFFERENCES, hues=ARMS, headline=headline(report), forest=forest(report), title_of=title,
+        ways=WAYS, meanings=MEANING, parts=PARTS, hexes=HEXES, harmed=harmed(report),
         shares=drawn(report, ("cascade", "mix"), "how often the answers are right, by the share kept at home"),
         harms=drawn(report, ("harm",), "harm by the share kept at home"),
     )  # fmt: skip
@@ -55,6 +58,13 @@ def headline(report: Mapping[str, Any]) -> dict[str, str]:
         return {"word": "There is no route that keeps this promise" if not report["test"] else "The route is refused",
                 "tone": "bad"}  # fmt: skip
     return {"word": "The student keeps a part at home", "tone": "good"}
+
+
+def harmed(report: Mapping[str, Any]) -> str:
+    """What harm is, in words."""
+    if report["against"] == "teacher":
+        return "their answer at home differs from the teacher's"
+    return "wrong at home, where the teacher is right"
 
 
 def forest(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,11 @@ class Cost:
     input_mtok: float | None = given("the API's input", unit="USD a million tokens", at_least=0)
     cached_mtok: float | None = given("its input from the cache", unit="USD a million tokens", at_least=0)
     output_mtok: float | None = given("its output", unit="USD a million tokens", at_least=0)
-    batch_share: float | None = given("of the requests, those that can wait for a batch", at_least=0, at_most=1)
-    batch_discount: float | None = given("of the price, what a batch saves", at_least=0, at_most=1)
-    retry_factor: float | None = given("requests paid for one answer", at_least=1)
+    batch_share: float | None = given(
+        "of the requests, those that can wait for a batch", unit="share", at_least=0, at_most=1
+    )
+    batch_discount: float | None = given("of the price, what a batch saves", unit="share", at_least=0, at_most=1)
+    retry_factor: float | None = given("requests paid for one answer", unit="times", at_least=1)
     device: str = key("cpu", "what serves the student", choices=("cpu", "cuda"), makes_weights=False)
     machine: str = key("", "that machine's name, for people", makes_weights=False)
     answers_per_second: float | None = given(
@@ -40,13 +42,13 @@ class Cost:
     purchase_usd: float | None = given("one machine, bought: then no usd_per_hour", unit="USD", at_least=0)
     purchase_months: float | None = given("it serves so long", unit="months", above=0)
     kilowatts: float | None = given("a bought machine draws", unit="kW", at_least=0)
-    pue: float | None = given("its building draws for each kW of its own", at_least=1)
+    pue: float | None = given("its building draws for each kW of its own", unit="kW", at_least=1)
     usd_per_kwh: float | None = given("power", unit="USD a kWh", at_least=0)
     kwh_per_1000_api: float | None = given("energy of 1,000 answers of the API", unit="kWh", at_least=0)
     kwh_per_1000_self: float | None = given("energy of 1,000 answers at home", unit="kWh", at_least=0)
     grams_per_kwh: float | None = given("CO2 of the power; null: no CO2 is told", unit="grams a kWh", at_least=0)
     redundancy: float | None = given("machines beyond those that the peak takes", unit="machines", at_least=0)
-    peak_factor: float | None = given("requests at the peak, over the month's mean", at_least=1)
+    peak_factor: float | None = given("requests at the peak, over the month's mean", unit="times", at_least=1)
     storage_usd: float | None = given("storage and logs", unit="USD a month", at_least=0)
     usd_per_1000_more: float | None = given(
         "1,000 answers at home beside the machines: egress, or a host that bills by the answer", unit="USD", at_least=0
@@ -63,12 +65,16 @@ class Cost:
         "cascade", "who sees a request first: the student all of them, or a router before it",
         choices=("cascade", "before"), makes_weights=False,
     )  # fmt: skip
-    escalated: float | None = given("of the requests, those that go to the API", at_least=0, at_most=1)
-    harm: float | None = given("of all requests: wrong at home where the API is right", at_least=0, at_most=1)
+    escalated: float | None = given("of the requests, those that go to the API", unit="share", at_least=0, at_most=1)
+    harm: float | None = given(
+        "of all requests: wrong at home where the API is right", unit="share", at_least=0, at_most=1
+    )
     router_usd: float | None = given("what stands between both", unit="USD a month", at_least=0)
     usd_per_error: float | None = given("what a wrong answer costs you", unit="USD", at_least=0)
-    error_api: float | None = given("of the API's answers, those that are wrong", at_least=0, at_most=1)
-    error_self: float | None = given("of the student's answers, those that are wrong", at_least=0, at_most=1)
+    error_api: float | None = given("of the API's answers, those that are wrong", unit="share", at_least=0, at_most=1)
+    error_self: float | None = given(
+        "of the student's answers, those that are wrong", unit="share", at_least=0, at_most=1
+    )
     load: bool = key(
         False, "measure what the run's bundle answers under load, in its engine, before the table", makes_weights=False
     )

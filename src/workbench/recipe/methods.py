@@ -101,8 +101,8 @@ def of_sort(name: str, own: bool) -> Kind:
     return kind
 
 
-def check_folds(recipe: Recipe) -> None:
-    """What siblings of the student can be trained for, and judged by."""
+def against_folds(recipe: Recipe) -> dict[str, str]:
+    """Key → why siblings of the student cannot be trained, or judged by, as long as it is set."""
     teachers = recipe.teacher.api != "none" or recipe.teacher.weights or recipe.route.teacher.api != "none"
     wrong = {
         "quantize": ("formats are held against the student itself, on its test rows", recipe.quantize),
@@ -111,10 +111,16 @@ def check_folds(recipe: Recipe) -> None:
         "evaluate.gold_student": ("it may have learned the rows that judge", recipe.evaluate.gold_student),
         "data.test": ("the rows that judge are named, and no student learns them", recipe.data.test),
     }
-    for where, (why, is_so) in wrong.items():
-        if is_so and recipe.evaluate.folds is not None:
-            remedy = f"evaluate.folds=null, or no {where}"
-            raise RequestError(f"evaluate.folds cannot judge here: {why}", where=where, remedy=remedy)
+    return {where: why for where, (why, is_so) in wrong.items() if is_so}
+
+
+def check_folds(recipe: Recipe) -> None:
+    """What siblings of the student can be trained for, and judged by."""
+    if recipe.evaluate.folds is None:
+        return
+    for where, why in against_folds(recipe).items():
+        remedy = f"evaluate.folds=null, or no {where}"
+        raise RequestError(f"evaluate.folds cannot judge here: {why}", where=where, remedy=remedy)
 
 
 def check_launch(recipe: Recipe) -> None:

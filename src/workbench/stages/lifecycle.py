@@ -379,6 +379,7 @@ def next_commands(recipe: Recipe, run: Run) -> list[str]:
     lines = []
     if made and run.done("register") is None:  # `until=bundle`, or an MLflow that did not answer
         lines.append(next_command("register", recipe.name) + "   # no alias has moved yet")
+    lines += verdict_by_folds(recipe, run)
     lines += [next_command("chat", recipe.name, "beside=base"), command("ui", *store_words(recipe))]
     for name in made:  # one that no server could load here can still be talked to
         verb = "chat" if verified_in(run, name) == "transformers" else "serve"
@@ -390,6 +391,27 @@ def next_commands(recipe: Recipe, run: Run) -> list[str]:
             + "   # or to=s3://…, gs://…, az://…"
         )
     return lines
+
+
+def verdict_by_folds(recipe: Recipe, run: Run) -> list[str]:
+    """The command that has nearly all rows judge, with its minutes, where too few did; none where siblings cannot."""
+    from workbench.evaluation.few_rows import SIBLINGS
+    from workbench.recipe.methods import against_folds
+    from workbench.stages.evaluate.evaluate import read_report
+    from workbench.stages.rows import part
+
+    report, evaluate = read_report(run), recipe.evaluate
+    missed = {check["name"] for check in report["gate"]["checks"] if not check["passed"]}
+    if "enough_rows" not in missed or evaluate.folds or against_folds(recipe):
+        return []
+    rows = sum(len(part(recipe, run, name)) for name in ("train", "validation", "test")) - evaluate.few_shot
+    judging = min(rows, evaluate.limit or rows)
+    if judging < recipe.gate.min_rows:
+        return []
+    training, evaluating = ((run.done(name) or {}).get("seconds", 0.0) for name in ("train", "evaluate"))
+    minutes = max(1, round((SIBLINGS * training + evaluating * judging / report["n"]) / 60))
+    line = next_command("train", recipe.name, f"evaluate.folds={SIBLINGS}")
+    return [f"{line}   # about {judging:,} rows judge; {SIBLINGS} trainings more, about {minutes} minutes"]
 
 
 def store_words(recipe: Recipe) -> list[str]:

@@ -119,11 +119,12 @@ def ways_table(result: Mapping[str, Any]) -> Table:
 def tornado_table(result: Mapping[str, Any]) -> Table:
     """The inputs that move the decision most, each alone."""
     first, second = words.NAMES[result["cheapest"]], words.NAMES[result["next"]]
-    table = plain_table("what moves it", "from", "to", f"{first} cheaper than {second} by", right=("from", "to"))
+    inputs = {each["name"]: each for each in result["inputs"]}
+    table = plain_table("what moves it", "over its range", f"{first} cheaper than {second} by")
     for swing in result["tornado"][:SWINGS]:
         ends = f"{words.dollars(swing['margin_low'])} to {words.dollars(swing['margin_high'])}"
         turns = "  turns it" if min(swing["margin_low"], swing["margin_high"]) < 0 else ""
-        table.add_row(swing["name"], words.plain(swing["low"]), words.plain(swing["high"]), ends + turns)
+        table.add_row(swing["name"], words.between(inputs[swing["name"]]), ends + turns)
     return table
 
 
@@ -132,6 +133,7 @@ def inputs_table(result: Mapping[str, Any]) -> Table:
     table = plain_table("input", "value", "range", "unit", "from", right=("value",))
     for each in result["inputs"]:
         table.add_row(
-            words.starred(each), words.plain(each["value"]), words.spread(each), each["unit"], words.from_where(each)
-        )
+            words.starred(each), words.figure(each["value"], each["unit"]), words.spread(each), each["unit"],
+            words.from_where(each),
+        )  # fmt: skip
     return table

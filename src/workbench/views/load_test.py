@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ def measured(server: Served, rows: Sequence[Reference], longest: int, recipe: Re
     cost, number = recipe.cost, iter(range(10**9))
     levels: list[dict[str, Any]] = []
 
-    def ask(row: int) -> float | None:
+    def ask(row: int, most: int = longest) -> float | None:
         reference = rows[row % len(rows)]
-        return chat(server, marked(reference.messages, next(number)), longest, tools=reference.tools).first_token
+        return chat(server, marked(reference.messages, next(number)), most, tools=reference.tools).first_token
 
-    single = alone(ask, min(ALONE, max(5, len(rows))))
+    single = alone(ask, min(ALONE, max(5, len(rows))), one_token=partial(ask, most=1))
     SCREEN.print(f"one request alone: {single.p50:.2f} s, 95 of 100 within {single.p95:.2f} s", markup=False)
 
     def p95_at(rate: float) -> float:

@@ -35,7 +35,7 @@ from workbench.recipe import (
     sources_of,
     weights_of,
 )
-from workbench.recipe.methods import distilled, guard_of, learned, material_of
+from workbench.recipe.methods import against_folds, distilled, guard_of, learned, material_of
 from workbench.records import Example, Message
 from workbench.runs import find_run, run_digest
 from workbench.sources import (
@@ -405,7 +405,8 @@ def about_evaluation(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     arms += ["adapter"] * (recipe.evaluate.adapter and recipe.method.kind == "lora") + ["student", *recipe.quantize]
     decides = f"{planned_metric(recipe.evaluate)}: student against {recipe.gate.baseline}, by interval"
     share = None if judges_by_given(recipe.data, splits) else recipe.data.test_share
-    short = too_few(n, every, recipe.gate, share, by_folds=bool(recipe.evaluate.folds))
+    folds = bool(recipe.evaluate.folds)
+    short = too_few(n, every, recipe.gate, share, by_folds=folds, against=against_folds(recipe))
     few: dict[str, Any] = {"too few": short} if short else {}
     if recipe.evaluate.folds:
         refuse_folds(recipe.data, splits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def measured_waits(folder: Path, name: str) -> tuple[float, ...]:
 def waits_of(
     arm: Arm, ask: Ask, items: Sequence[Example], longest: int, places: Sequence[Path], wanted: bool
 ) -> dict[str, float]:
-    """`latency_p50`, `latency_p95` and, where the engine tells it, `first_token_p50`, in seconds.
+    """`latency_p50`, `latency_p95` and `first_token_p50`, in seconds.
 
     The figures of the same weights in the same engine are taken from the first of `places` that has them, and written
     into it; else they are measured where that is `wanted`, and left out where it is not.
@@ -48,12 +49,12 @@ def waits_of(
             return {}
         number = count()
 
-        def ask_row(row: int) -> float | None:
+        def ask_row(row: int, most: int = longest) -> float | None:
             item = items[row % len(items)]
-            ((_, answer),) = ask([marked(item.prompt, next(number))], longest, None, [item.tools])
+            ((_, answer),) = ask([marked(item.prompt, next(number))], most, None, [item.tools])
             return answer.first_token
 
-        known = {"of": of} | asdict(alone(ask_row, ROWS, within=SECONDS))
+        known = {"of": of} | asdict(alone(ask_row, ROWS, within=SECONDS, one_token=partial(ask_row, most=1)))
     files[0].parent.mkdir(parents=True, exist_ok=True)
     write_whole(files[0], json.dumps(known))
     figures = {"latency_p50": known["p50"], "latency_p95": known["p95"], "first_token_p50": known["first_token_p50"]}

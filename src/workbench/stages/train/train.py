@@ -19,6 +19,7 @@ from workbench.errors import RequestError
 from workbench.evaluation.few_rows import too_few
 from workbench.files import read_json, write_whole
 from workbench.recipe import Launch, Recipe, has_open_teacher, has_teacher
+from workbench.recipe.methods import against_folds
 from workbench.records import Example, TokenRow
 from workbench.runs import Run, Staging, kept_data, stage
 from workbench.sources import left_unread, refuse_rows_beyond, refuse_untrainable
@@ -140,7 +141,8 @@ def too_few_to_judge(recipe: Recipe, splits: Splits) -> list[str]:
     every = len(splits.train) + len(splits.validation) + len(splits.test)
     judging = every - recipe.evaluate.few_shot if recipe.evaluate.folds else len(splits.test)
     n = min(judging, recipe.evaluate.limit or judging)
-    return too_few(n, every, recipe.gate, share, by_folds=bool(recipe.evaluate.folds))
+    folds = bool(recipe.evaluate.folds)
+    return too_few(n, every, recipe.gate, share, by_folds=folds, against=against_folds(recipe))
 
 
 @dataclass(frozen=True)
