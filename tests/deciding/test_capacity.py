@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -125,7 +126,12 @@ class Engine:
             yield place, Answer("yes", "stop", 3, 1, 0.0, first_token=self.seconds / 2 if self.tells else None)
 
 
-def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weights(tmp_path: Path) -> None:
+KEPT = {"askers": 5, "p50": 4.3, "p95": 6.1, "first_token_p50": 2.5, "each": [4.3] * 5}
+
+
+def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = [Example(f"r{i}", (Message("user", f"text {i}"), Message("assistant", "yes"))) for i in range(3)]
     arm = Arm("gguf_q8_0", "a1", 1, "llamacpp", nullcontext)
     places, engine = (tmp_path / "new", tmp_path / "old"), Engine(0.01)
@@ -147,6 +153,12 @@ def test_what_one_asker_waits_is_measured_once_and_never_taken_from_other_weight
     assert waits["first_token_p50"] >= 0.01, "an engine that does not tell it is asked for one token"
     assert (silent.longest[-5:], set(silent.longest[:-5])) == ([1] * 5, {8})
     assert len(set(silent.prompts)) == len(silent.prompts)
+    monkeypatch.delenv("VLLM_PYTHON", raising=False)
+    student = replace(arm, name="student", served_by="vllm")
+    (places[0] / "student.alone.json").write_text(json.dumps(KEPT | {"of": "a1 in vllm 0.32.0"}))
+    assert waits_of(student, engine, items, 8, places, True)["latency_p95"] == 6.1, "it stands where vLLM is not here"
+    assert waits_of(replace(student, digest="b2"), engine, items, 8, places, True) == {}, "and is nobody else's"
+    assert len(engine.prompts) == asked
     for served_by, name in (("transformers", "student"), ("openai", "teacher"), ("llamacpp", "teacher")):
         assert not is_served(replace(arm, name=name, served_by=served_by))
 

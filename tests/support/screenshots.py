@@ -99,6 +99,13 @@ class Browser:
         likes = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.ask("Emulation.setEmulatedMedia", media=media, features=likes)
 
+    def know_mlflow(self) -> None:
+        """Be one who has clicked away what the MLflow UI shows a newcomer."""
+        stored = "".join(
+            f"localStorage.setItem({json.dumps(k)}, {json.dumps(json.dumps(v))});" for k, v in MLFLOW_SETTINGS.items()
+        )
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=f"try {{ {stored} }} catch (e) {{}}")
+
     def go(self, url: str, wait_s: float) -> None:
         """Open a page or a file and let it draw itself."""
         self.ask("Page.navigate", url=url if "://" in url else Path(url).resolve().as_uri())
@@ -150,10 +157,7 @@ def picture(
     width, height = map(int, size.split("x"))
     with browse() as browser:
         browser.look(width, height, dark="dark" in words, media="print" if "print" in words else "")
-        stored = "".join(
-            f"localStorage.setItem({json.dumps(k)}, {json.dumps(json.dumps(v))});" for k, v in MLFLOW_SETTINGS.items()
-        )
-        browser.ask("Page.addScriptToEvaluateOnNewDocument", source=f"try {{ {stored} }} catch (e) {{}}")
+        browser.know_mlflow()
         browser.go(url, wait_s)
         for text in clicks:
             if not browser.evaluate(CLICK % json.dumps(text)):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from distil_project import SMALL, run_of, with_answers
 from teacher_project import Project, project, questions
 from workbench.errors import RequestError
 from workbench.recipe.methods import distilled, kind_named
+from workbench.training.progress import Progressed, Watch
 
 FRAMES = 6  # of this project's own, from the command to the optimizer
 
@@ -234,3 +236,18 @@ def test_the_loop_s_optimizer_keeps_float32_state_for_16_bit_weights(tiny_model:
     assert len(decayed["params"]) + len(still["params"]) == len(named)
     optimizer = optimizer_for(model, Method(kind="full"), "bfloat16")
     assert all(p.dtype == torch.float32 for group in optimizer.param_groups for p in group["params"])
+
+
+def test_a_long_training_is_told_from_its_first_step_on_and_then_ever_less_often() -> None:
+    points: list[tuple[int, float]] = []
+
+    def event(kind: str, **fields: Any) -> None:
+        if fields["name"] == "train/loss":
+            points.append((fields["step"], fields["value"]))
+
+    watch = Watch(100_000, Progressed(), event, screen=SimpleNamespace(step=lambda *_: None))  # type: ignore[arg-type]
+    for step in range(1, 501):
+        watch.stepped(step, {"loss": float(step)}, 8, 4, 0.1)
+    assert [step for step, _ in points] == [1, 2, 4, 8, 16, 32, 64, 128, 200, 400]
+    assert points[2] == (4, 3.5), "the mean since the line before"
+    assert points[-1] == (400, 300.5)

@@ -20,6 +20,7 @@ from workbench.tracking.store import is_server, shown, store_uri
 
 # Seconds between two looks. Feeding takes at most a sixth of the time, and a server that is away is asked ever less.
 LOOK_S, MOST_LOOK_S, SHARE = 1.0, 15.0, 5.0
+FIRST_LOOK_S = 4.0  # at most, until there is a point: whoever has opened the page waits for that
 AGAIN_S, MOST_AGAIN_S = 15.0, 120.0
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -36,6 +37,7 @@ def follow(
     uri = store_uri(tracking, experiments)
     known = size_of(folder) if is_fed(folder, uri) else -1
     again, wait, away, linked, over, failed = AGAIN_S, 0.0, False, False, False, 0.0
+    most = FIRST_LOOK_S
     while not over:
         over = ended(wait)
         size, wait = size_of(folder), LOOK_S
@@ -58,7 +60,8 @@ def follow(
         if fed["said"]:
             tell({"said": fed["said"]})
         away, linked, known, again = False, True, size, AGAIN_S
-        wait = min(MOST_LOOK_S, max(LOOK_S, SHARE * (time.monotonic() - started)))
+        most = MOST_LOOK_S if fed["metrics"] else most
+        wait = min(most, max(LOOK_S, SHARE * (time.monotonic() - started)))
 
 
 def size_of(folder: Path) -> int:

@@ -102,6 +102,8 @@ class Watch:
     def stepped(self, step: int, values: Mapping[str, float], tokens: int, trained_tokens: int, seconds: float) -> None:
         """Count a step; at every `every`-th and the last, tell the means of what was told since the line before.
 
+        Before the first of these, at the first step and at each that doubles it: a long training has a curve at once.
+
         `told` are the step's metrics by their names after `train/`; the learning rate and the gradient's norm are
         told as they are.
         """
@@ -112,7 +114,8 @@ class Watch:
         self.since_line = (self.since_line[0] + tokens, self.since_line[1] + seconds)
         for name, value in values.items():
             p.window.setdefault(name, []).append(value)
-        if step % self.every and step != self.steps:
+        is_early = step < self.every and step & (step - 1) == 0
+        if step % self.every and step != self.steps and not is_early:
             return
         means = {n: v[-1] if n in AS_THEY_ARE else sum(v) / len(v) for n, v in p.window.items()}
         p.window = {}

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.bundles.prove import HERE, choose_engine
 from workbench.data.prepare import Splits
 from workbench.data.split import tied
 from workbench.deciding.ways import SECONDS as MONTH_S
@@ -442,9 +441,9 @@ def tell_waits(
 
 
 def as_vllm_serves(recipe: Recipe, run: Run) -> Arm | None:
-    """The student in the engine that will serve it; None where that is not here, or no limit wants to know."""
+    """The student in the engine that will serve it; None where no limit wants to know what one asker waits there."""
     folder = merged_model(run)
-    if recipe.gate.max_seconds is None or choose_engine(folder, recipe.model.dtype) == HERE:
+    if recipe.gate.max_seconds is None:
         return None
     engine = partial(served_engine, folder, "vllm", parallel=1, threads=recipe.launch.threads)
     return Arm(STUDENT, run.output_digest("merge"), 0, "vllm", engine)

@@ -12,7 +12,7 @@ from pathlib import Path
 from workbench.bundles.prove import verified_in
 from workbench.engines.arrivals import alone, marked
 from workbench.engines.ask import Ask
-from workbench.engines.served import ENGINES
+from workbench.engines.served import ENGINES, available
 from workbench.files import read_json, write_whole
 from workbench.records import Example
 from workbench.stages.evaluate.arms import Arm
@@ -38,14 +38,16 @@ def waits_of(
     """`latency_p50`, `latency_p95` and `first_token_p50`, in seconds.
 
     The figures of the same weights in the same engine are taken from the first of `places` that has them, and written
-    into it; else they are measured where that is `wanted`, and left out where it is not.
+    into it; else they are measured where that is `wanted`, and left out where it is not. Where the engine is not here
+    now, what was measured in it stands, whatever its version.
     """
-    engine = verified_in(arm.served_by)
-    of = f"{arm.digest} in {engine.engine} {engine.version}"
+    here = available(arm.served_by) is None
+    of = f"{arm.digest} in {arm.served_by} " + (verified_in(arm.served_by).version if here else "")
     files = [place / f"{arm.name}.alone.json" for place in places]
-    known = next((held for path in files if path.is_file() and (held := read_json(path))["of"] == of), None)
+    measured = [read_json(path) for path in files if path.is_file()]
+    known = next((held for held in measured if held["of"] == of or (not here and held["of"].startswith(of))), None)
     if known is None:
-        if not wanted:
+        if not wanted or not here:
             return {}
         number = count()
 
