@@ -11,7 +11,7 @@ import pytest
 
 from workbench.deciding.chances import drawn, probabilities, tornado
 from workbench.deciding.inputs import ASSUMED, Input
-from workbench.deciding.staircase import cheapest_at, intervals, stretches
+from workbench.deciding.staircase import Interval, cheapest_at, intervals, stretches
 from workbench.deciding.ways import Way, parts_of, serving_of, ways_of
 
 BOUNDS = {  # input → the ends between which it is drawn, evenly over its logarithm
@@ -120,6 +120,10 @@ def test_a_staircase_may_be_crossed_many_times_and_each_turn_is_an_interval() ->
     assert told[0][0] == 1e4
     assert told[-1][1] == 3.05e6
     assert sum(turns for *_, turns in told) + len(told) == len(pieces)
+    close = [(1e4, 4.23e7, "api"), (4.23e7, 4.233e7, "self"), (4.233e7, 4.27e7, "api"), (4.27e7, 1e10, "self")]
+    assert stretches([Interval(low, high, cheapest=way) for low, high, way in close]) == [
+        (1e4, 4.23e7, ("api",), 0), (4.23e7, 4.27e7, ("self", "api"), 1), (4.27e7, 1e10, ("self",), 0),
+    ], "ends that would be written alike are no line"  # fmt: skip
 
 
 def test_a_third_way_is_found_where_it_wins_only_between_the_other_two() -> None:

@@ -44,7 +44,7 @@ def test_a_label_that_certainly_lost_is_a_finding_in_the_verdicts_first_lines() 
     verdict = judge(report, Gate(), report["primary"], [])
     assert verdict["passed"], "it is not judged by it"
     (finding,) = verdict["findings"]
-    assert finding.startswith("student certainly lost against base_few_shot on label red lost ")
+    assert finding.startswith("student is certainly worse than base_few_shot in a part: label red lost ")
     assert "blue" not in finding
     assert "Told, not judged" in finding
     from workbench.pages.terminal import gate_lines

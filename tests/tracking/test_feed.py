@@ -234,6 +234,14 @@ def test_a_file_outside_the_run_is_never_logged(experiments: Path) -> None:
     ]
 
 
+def test_a_page_of_a_stage_at_work_is_waited_for_and_one_that_never_came_is_told(experiments: Path) -> None:
+    run = HandMade(experiments).train()
+    run.event("file", "train", path="train/page.html", title="page")
+    assert catch_up(run.folder, Tracking(), experiments)["said"] == []
+    run.trained()
+    assert catch_up(run.folder, Tracking(), experiments)["said"] == ["train/page.html is not there and was not logged"]
+
+
 @pytest.mark.parametrize("answers", [False, True], ids=["refuses", "accepts and stays silent"])
 def test_a_dead_server_is_an_answer_in_seconds_and_loses_nothing(experiments: Path, answers: bool) -> None:
     run = HandMade(experiments).train()

@@ -15,6 +15,7 @@ from workbench.deciding.inputs import Floats
 from workbench.deciding.ways import Way
 
 FROM, TO = 1e4, 1e10  # requests a month
+NARROW = 0.02  # of two stretches of volume: the logarithm of their end over their begin
 MOST_STEPS = 100_000  # machines of one way; above that volume nothing is told
 
 
@@ -94,13 +95,16 @@ def cheapest_at(pieces: Sequence[Interval], requests: float) -> str | None:
 
 
 def stretches(pieces: Sequence[Interval], most: int = 7) -> list[tuple[float, float, tuple[str, ...], int]]:
-    """At most so many lines for people: (from, to, ways, turns). Where ways alternate, the shortest are told as one."""
+    """At most so many lines for people: (from, to, ways, turns). Where ways alternate, the shortest are told as one,
+    and so are neighbours that together are narrower than NARROW, for both ends would be written alike.
+    """
     lines: list[tuple[float, float, tuple[str, ...], int]] = [
         (each.low, each.high, (each.cheapest,), 0) for each in pieces
     ]
-    while len(lines) > most:
-        widths = [np.log(b[1] / a[0]) for a, b in pairwise(lines)]
+    while widths := [float(np.log(b[1] / a[0])) for a, b in pairwise(lines)]:
         i = int(np.argmin(widths))
+        if len(lines) <= most and widths[i] >= NARROW:
+            break
         a, b = lines[i], lines[i + 1]
         lines[i : i + 2] = [(a[0], b[1], tuple(dict.fromkeys(a[2] + b[2])), a[3] + b[3] + 1)]
     return lines

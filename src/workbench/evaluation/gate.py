@@ -258,7 +258,7 @@ def label_losses(report: Report, gate: Gate) -> list[str]:
         return []
     named = "; ".join(slice_line(report, part, row) for part, row in worse[:MOST_NAMED])
     more = f"; and {len(worse) - MOST_NAMED} more" if len(worse) > MOST_NAMED else ""
-    return [f"{STUDENT} certainly lost against {gate.baseline} on {named}{more}. Told, not judged: {WHY_TOLD}"]
+    return [f"{STUDENT} is certainly worse than {gate.baseline} in a part: {named}{more}. Told, not judged: {WHY_TOLD}"]
 
 
 def sliced(report: Report, other: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -125,7 +125,7 @@ def stretch(line: Mapping[str, Any]) -> str:
     names = [NAMES[name] for name in line["ways"]]
     if len(names) == 1 and not line["turns"]:
         return names[0]
-    return f"{listed(names)} by turns ({line['turns']} changes: each machine more is a step)"
+    return f"{listed(names)} by turns ({line['turns']} change{'s' * (line['turns'] > 1)}: each machine more is a step)"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -191,6 +191,13 @@ def compared(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in flat if key.startswith(ALWAYS) or (key not in FACTS and defaults.get(key, FACTS) != v)}
 
 
+def is_in_the_making(events: Sequence[Line], name: str) -> bool:
+    """Whether the stage that names a file is still at work: it lies in the staging folder until the stage is done."""
+    at = max(i for i, line in enumerate(events) if line.kind == "file" and str(line.body.get("path")) == name)
+    ends = ("stage_done", "stage_failed")
+    return not any(line.kind in ends and line.stage == events[at].stage for line in events[at:])
+
+
 def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out: Outbound) -> list[str]:
     """Files that events name, and the recipe, as artefacts of the parent run; a changed file replaces the old one.
 
@@ -214,7 +221,7 @@ def feed_files(store: Store, fed: Fed, folder: Path, events: Sequence[Line], out
                 log_whole(store, fed.parent, path, shown_as)
             else:
                 store.client.log_text(fed.parent, redacted_file(path, name, out), masked(name))
-        elif name != "recipe.yaml":
+        elif name != "recipe.yaml" and not is_in_the_making(events, name):
             notes.append(f"{name} is not there and was not logged")
     if stay:
         notes.append(f"rows are {out.privacy}, and {out.to} is another machine: {', '.join(stay)} stay here")
