@@ -121,8 +121,8 @@ def test_a_label_that_a_person_corrects_in_mlflow_is_the_label_of_the_next_run(
         assert made.label().returncode == 0
         run = only_run(tmp_path)
         with ui(tmp_path) as address:
-            browser.go(f"{address}/#/experiments/1/traces", 0.5)
-            awaited(lambda: browser.evaluate("document.body.innerText.includes('Is item')"))
+            browser.go(address, 1.0)
+            awaited(lambda: browser.evaluate("document.readyState === 'complete'"))
             with closing(sqlite3.connect(tmp_path / "experiments" / "mlflow.db")) as store:
                 ((trace,), *_) = store.execute("SELECT request_id FROM trace_info")
             browser.evaluate(WRITE % {"trace": trace, "assessment": json.dumps({

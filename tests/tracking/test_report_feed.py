@@ -143,7 +143,9 @@ def test_the_description_has_the_verdict_first_and_the_next_commands_last(
     shares = [f"{100 * cell[end]:.1f}" for end in ("value", "ci_low", "ci_high")]
     assert student.split("|")[2].strip() == "{} % ({} to {})".format(*shares)
     assert "next:" not in note
-    assert note.splitlines()[-2:] == ["python -m workbench ui", "```"]
+    assert note.splitlines()[-2:] == ["", "`` python -m workbench ui ``"], (
+        "a line that wraps: MLflow stays in its columns"
+    )
 
 
 def test_the_report_stands_on_top_of_the_artefacts(run: HandMade) -> None:

@@ -32,7 +32,10 @@ ROWS = [
 def answered(experiments: Path, rows: list[dict[str, Any]] | None = None, stage: str = "evaluate") -> HandMade:
     run = HandMade(experiments)
     run.event("stage_started", stage)
-    run.write(f"{stage}/review.jsonl", "".join(json.dumps(row) + "\n" for row in (ROWS if rows is None else rows)))
+    run.write(
+        f"{stage}/{'to_' * (stage == 'label')}review.jsonl",
+        "".join(json.dumps(row) + "\n" for row in (ROWS if rows is None else rows)),
+    )
     run.done(stage, stage)
     return run
 

@@ -186,7 +186,8 @@ def report_note(
     wanted = [command.strip() for command in commands if command.strip() not in ("", "next:")]
     if not wanted and name:
         wanted = [f"python -m workbench train recipe={name}"]
-    return "\n".join([*rows, *(["", "Next:", "", "```bash", *wanted, "```"] if wanted else [])])
+    # Each a line that wraps: a block is as wide as its longest line, and pushes MLflow's columns off the screen.
+    return "\n".join([*rows, *(["", "Next:"] if wanted else []), *(f"\n`` {command} ``" for command in wanted)])
 
 
 # The evaluation in MLflow: its figures as metrics, tables and pictures of the parent run, the gate's word as tags.

@@ -1,6 +1,6 @@
 """Answers as MLflow's traces, the scorer's word on each as its assessments, for people to review; and what they say.
 
-A stage leaves `STAGE/review.jsonl`, one answer a line: `{"id", "prompt", "answer", "expected", "scores"}`, of which a
+A stage leaves one answer a line in its file of FILES: `{"id", "prompt", "answer", "expected", "scores"}`, of which a
 teacher's labels have the first three. A trace is
 found again by an id that is made of the run, the row and the answer, so that it is there once, however often it is
 fed, and keeps what people have written on it.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Assessment, Span, Trace, TraceInfo
     from mlflow.tracing.client import TracingClient
 
-FILE, STAGES = "review.jsonl", ("label", "evaluate")
+FILES = {"label": "to_review.jsonl", "evaluate": "review.jsonl"}  # as the stages write them
 WANTED = "expected_response"  # the name of the right answer, where there is one, and where a person writes one
 ROW, STAGE = "workbench.row", "workbench.stage"
 CORRECTIONS = (WANTED, "answer", "correction")
@@ -69,7 +69,7 @@ def items_of(fed: Fed, folder: Path, stage: str, out: Outbound) -> list[Item]:
 
 def review_rows(folder: Path, stage: str) -> Iterator[dict[str, Any]]:
     """The first MOST lines with an answer of a stage's file of them; none where it has left none."""
-    path = folder / stage / FILE
+    path = folder / stage / FILES[stage]
     lines = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1]) if path.is_file() else ()
     yield from itertools.islice((line for line in lines if line.get("answer") is not None), MOST)
 
@@ -79,8 +79,8 @@ def feed_traces(store: Store, fed: Fed, folder: Path, out: Outbound, at_ms: int)
 
     Of restricted rows none leaves for another machine, of internal ones placeholders do.
     """
-    for stage in STAGES:
-        path = folder / stage / FILE
+    for stage in FILES:
+        path = folder / stage / FILES[stage]
         if out.rule == "withheld" or not path.is_file() or not fed.is_new(f"traces of {stage}", file_sha256(path)):
             continue
         client = tracing(store)
@@ -186,7 +186,7 @@ def reviewed(
     WorkbenchError when the store cannot be reached.
     """
     events = run_record.read_events(folder / "events.jsonl")
-    rows = {(stage, digest(line["id"], 16)): line for stage in STAGES for line in review_rows(folder, stage)}
+    rows = {(stage, digest(line["id"], 16)): line for stage in FILES for line in review_rows(folder, stage)}
     if not rows:
         return {}
     newest: dict[str, dict[str, dict[str, str]]] = {}
