@@ -395,18 +395,20 @@ def next_commands(recipe: Recipe, run: Run) -> list[str]:
 
 def verdict_by_folds(recipe: Recipe, run: Run) -> list[str]:
     """The command that has nearly all rows judge, with its minutes, where too few did; none where siblings cannot."""
+    from workbench.data.prepare import judges_by_given
     from workbench.evaluation.few_rows import SIBLINGS
     from workbench.recipe.methods import against_folds
     from workbench.stages.evaluate.evaluate import read_report
-    from workbench.stages.rows import part
+    from workbench.stages.rows import rows
 
     report, evaluate = read_report(run), recipe.evaluate
     missed = {check["name"] for check in report["gate"]["checks"] if not check["passed"]}
     if "enough_rows" not in missed or evaluate.folds or against_folds(recipe):
         return []
-    rows = sum(len(part(recipe, run, name)) for name in ("train", "validation", "test")) - evaluate.few_shot
-    judging = min(rows, evaluate.limit or rows)
-    if judging < recipe.gate.min_rows:
+    splits = rows(recipe, run)
+    every = len(splits.train) + len(splits.validation) + len(splits.test) - evaluate.few_shot
+    judging = min(every, evaluate.limit or every)
+    if judging < recipe.gate.min_rows or judges_by_given(recipe.data, splits):
         return []
     training, evaluating = ((run.done(name) or {}).get("seconds", 0.0) for name in ("train", "evaluate"))
     minutes = max(1, round((SIBLINGS * training + evaluating * judging / report["n"]) / 60))
