@@ -541,7 +541,7 @@ def test_children_take_no_code_from_the_current_folder(project: Path, monkeypatc
     monkeypatch.setattr("workbench.tracking.store.subprocess.Popen", no_server)
     with pytest.raises(WorkbenchError, match="not started"):
         serve_ui("sqlite:///here.db", 5000, project, print)
-    assert seen["there"] == []
+    assert {path.name for path in seen["there"]} <= {".lock"}, "nothing that could be code"
     assert seen["env"]["PYTHONSAFEPATH"] == "1"
     assert f"sqlite:///{project / 'here.db'}" in seen["command"]
     assert not (project / MARK).exists(), (project / MARK).read_text()
