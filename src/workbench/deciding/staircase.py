@@ -37,7 +37,8 @@ def intervals(ways: Mapping[str, Way], low: float = FROM, high: float = TO) -> l
     high = min([high, *(float(way.volume) * MOST_STEPS for way in ways.values())])
     if high <= low:
         return []
-    bounds = np.unique(np.concatenate([[low, high], *(steps(way, low, high) for way in ways.values())]))
+    every = np.sort(np.concatenate([[low, high], *(steps(way, low, high) for way in ways.values())]))
+    bounds = every[np.diff(every, prepend=-np.inf) > 0]  # np.unique would import all of numpy.ma
     starts, ends = bounds[:-1], bounds[1:]
     middle = (starts + ends) / 2
     fixed = np.stack([way.fixed + way.per_machine * way.machines(middle) for way in ways.values()])
