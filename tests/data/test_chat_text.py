@@ -3,7 +3,6 @@
 # ruff: noqa: E501  (a chat is read by its turns, not by its lines)
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from row_files import one, read
 from workbench.data.chat_text import chat_turns, way_of
-from workbench.data.load import Loaded, load
 from workbench.errors import RequestError
-from workbench.recipe import Columns, Data
-from workbench.records import Example, Message
+from workbench.recipe import Columns
+from workbench.records import Message
 
 ASK, SAY, MORE, END = "Where is it?", "At home.", "And now?", "Gone."
 CHATS = {
@@ -38,17 +37,6 @@ CHATS = {
     "### Instruction:": "Be short.\n\n### Instruction:\nWhere is it?\n\n### Input:\nA cat.\n\n### Response:\nGone.</s>",
     "USER: and ASSISTANT:": "Be short. USER: Where is it? ASSISTANT: At home.</s>USER: And now? ASSISTANT: Gone.</s>",
 }  # fmt: skip
-
-
-def read(folder: Path, *rows: Any, **data: Any) -> Loaded:
-    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load(folder / "r.jsonl", Data(**data))
-
-
-def one(folder: Path, row: Any, **data: Any) -> Example:
-    loaded = read(folder, row, **data)
-    assert loaded.bad == []
-    return loaded.examples[0]
 
 
 @pytest.mark.parametrize("way", CHATS)

@@ -11,28 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from row_files import one, read
 from workbench.data.chat import load_tokenizer, render
-from workbench.data.load import Loaded, load
+from workbench.data.load import load
 from workbench.data.prepare import describe, prepare
 from workbench.errors import RequestError
 from workbench.recipe import Columns, Data
-from workbench.records import Example, Message, ToolCall, message_dicts
+from workbench.records import Message, ToolCall, message_dicts
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"id": 7}'}}
 TOOL = {"type": "function", "function": {"name": "find", "description": "Finds.", "parameters": {"type": "object"}}}
 ASK, SAY = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At home."}
 CALLED = (ToolCall("find", '{"id": 7}', "c1"),)
-
-
-def read(folder: Path, *rows: Any, **data: Any) -> Loaded:
-    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load(folder / "r.jsonl", Data(**data))
-
-
-def one(folder: Path, row: Any, **data: Any) -> Example:
-    loaded = read(folder, row, **data)
-    assert loaded.bad == []
-    return loaded.examples[0]
 
 
 WITH_TOOLS: dict[str, Any] = {

@@ -8,25 +8,14 @@ from typing import Any
 
 import pytest
 
-from workbench.data.load import Loaded, load
+from row_files import one, read
+from workbench.data.load import load
 from workbench.data.prepare import prepare
 from workbench.errors import RequestError
 from workbench.recipe import Columns, Data
-from workbench.records import Example
 
 ASK, SAY = {"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "At home."}
 CALL = {"type": "tool_use", "id": "a1", "name": "find", "input": {"id": 7}}
-
-
-def read(folder: Path, *rows: Any, **data: Any) -> Loaded:
-    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load(folder / "r.jsonl", Data(**data))
-
-
-def one(folder: Path, row: Any) -> Example:
-    loaded = read(folder, row)
-    assert loaded.bad == []
-    return loaded.examples[0]
 
 
 def why(folder: Path, row: Any) -> str:
