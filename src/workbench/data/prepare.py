@@ -24,7 +24,6 @@ from workbench.sources import is_pattern, resolve, resolve_all, unchanged
 from workbench.stored_rows import StoredRows, changed, pick, spooled
 from workbench.words import at_a_word, word_count
 
-OWN_SPLIT = "the split of"
 SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can neither join nor drop a row
 
 
@@ -32,7 +31,8 @@ SHARED_WORDS = 4  # a shorter beginning that all rows have is left alone: it can
 class Splits:
     """Rows by their use, the rows set aside, what a user should hear, and one description a data set.
 
-    A description is `{"name", "source", "digest", "rows", "role"}`; the role is training, validation or test.
+    A description is `{"name", "source", "digest", "rows", "role", "given"}`; the role is training, validation or test,
+    and rows that were split off here are not given.
     """
 
     train: Sequence[Example]
@@ -117,7 +117,7 @@ def prepare(
         bad=[row for source_rows in loaded.values() for row in source_rows.bad],
         notes=notes,
         datasets=[
-            describe(parts[part], part, sources[part] or sources["train"], data)
+            describe(parts[part], part, sources[part] or sources["train"], data) | {"given": bool(named[part])}
             for part in ("train", "validation", "test")
         ],
     )
@@ -161,13 +161,13 @@ def named_sources(data: Data) -> tuple[dict[str, tuple[RowSource, ...]], list[st
             if not named[part]:
                 having = [entry for entry, splits in own.items() if part in splits]
                 named[part] = tuple(replace(entry, weight=None) for entry in having)
-                notes += [f"{part}: {OWN_SPLIT} {entry.source} (data.{part} names no other)" for entry in having]
+                notes += [f"{part}: the split of {entry.source} (data.{part} names no other)" for entry in having]
     return named, notes
 
 
 def judges_by_given(data: Data, splits: Splits) -> bool:
     """Whether the test rows were named, or brought along by the training rows' own sources, and not split off here."""
-    return bool(data.test) or any(line.startswith(f"test: {OWN_SPLIT}") for line in splits.notes)
+    return bool(data.test) or any(known["role"] == "test" and known.get("given") for known in splits.datasets)
 
 
 def refuse_folds(data: Data, splits: Splits) -> None:
