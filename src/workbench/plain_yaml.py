@@ -29,10 +29,15 @@ def read_yaml(text: str) -> Any:
     Raises YAMLSizeError where it would not end in time or fit into memory, yaml.YAMLError and ValueError where it
     cannot be read.
     """
+    return read_yaml_nodes(text)[0]
+
+
+def read_yaml_nodes(text: str) -> tuple[Any, yaml.Node | None]:
+    """The value of a YAML text, and the nodes it was made of, merge keys written out. It raises as `read_yaml` does."""
     loader = yaml.SafeLoader(text)
     try:
         node = measured(loader)
-        return None if node is None else loader.construct_document(node)
+        return (None if node is None else loader.construct_document(node)), node
     finally:
         loader.dispose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from workbench import __main__ as door
 from workbench.compose import composed, find_recipe
@@ -63,9 +64,9 @@ def test_text_that_yaml_keeps_and_numbers_where_they_belong_stay_as_typed(tmp_pa
 
 
 def test_a_noun_s_file_is_held_to_its_own_section() -> None:
-    refuse_retyped("labels: [a]\nscorer: label", "x.yaml", "evaluate")
+    refuse_retyped(yaml.compose("labels: [a]\nscorer: label"), "x.yaml", "evaluate")
     with pytest.raises(RequestError, match=r"evaluate\.labels takes text"):
-        refuse_retyped("labels: [y, no]", "x.yaml", "evaluate")
+        refuse_retyped(yaml.compose("labels: [y, no]"), "x.yaml", "evaluate")
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,10 @@ def read(cfg: DictConfig, name: str) -> Recipe:
     for path, value in walk(raw):
         refuse_dangerous(path, value, held)
     try:
-        typed = OmegaConf.merge(every_default(), cfg)  # which copies what it merges into
-        OmegaConf.update(typed, "name", name)
+        # Hydra's begins with the schema, and has its types already. To merge copies what is merged into.
+        typed = cfg if OmegaConf.get_type(cfg) is Recipe else OmegaConf.merge(every_default(), cfg)
         recipe = typing.cast(Recipe, OmegaConf.to_object(typed))
+        recipe.name = name
     except OmegaConfBaseException as error:
         raise bad_key(str(error.full_key or ""), str(error.msg or error)) from None
     check_limits(recipe, "")

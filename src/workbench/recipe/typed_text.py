@@ -31,13 +31,12 @@ MARK = "tag:yaml.org,2002:"
 kinds_of = functools.cache(typing.get_type_hints)  # of a section of the schema, which every key asks for
 
 
-def refuse_retyped(text: str, file: str, group: str = "") -> None:
+def refuse_retyped(root: yaml.Node | None, file: str, group: str = "") -> None:
     """Refuse a YAML file in which a text key's plain value, or any key, would not be read as the text it is.
 
     `group` is the config group that the file belongs to: a noun's keys are those of its section.
     """
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    for path, leaf in leaves(node, (group,) if group else (), set()):
+    for path, leaf in leaves(root, (group,) if group else (), set()):
         last = path[-1] if path else ""
         line = f"{file}:{leaf.start_mark.line + 1}"
         if last == KEY:
