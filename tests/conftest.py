@@ -22,9 +22,6 @@ from workbench.privacy.secrets import READ
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests that send one need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# As the command line does: most of what a test makes is gone without a collection.
-gc.set_threshold(50_000, 20, 10)
-
 # Two workers (`-n 2`) share the cores: threads of one that wait by spinning would hold up the other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,7 +1,9 @@
 """Fine-tune a small open model on your own task, prove it item by item, and hand it to serving."""
 
 from workbench.isolation import leave_current_folder
+from workbench.quick_imports import import_quickly
 
 __version__ = "0.1.0"
 
 leave_current_folder()
+import_quickly()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -75,8 +74,6 @@ def terminate(_number: int, _frame: FrameType | None) -> None:
 
 def prepare_libraries() -> None:
     """Keep libraries from phoning home or talking over the screen; have torch take huge pages. The user's word wins."""
-    # What a library makes as it is imported stays: looking through it every 700 objects is a seventh of a start.
-    gc.set_threshold(50_000, 20, 10)
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
