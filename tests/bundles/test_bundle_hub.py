@@ -115,6 +115,7 @@ def export(hub: Any, folder: Path, to: str = "hf://org/legal") -> subprocess.Com
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_one_commit_of_a_private_repository_with_a_card_that_the_hub_reads(
     hub: Any,
     bundle: Path,  # noqa: F811

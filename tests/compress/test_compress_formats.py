@@ -33,11 +33,12 @@ def written(merged: Path, folder: Path, format: str) -> dict[str, Any]:
     return write_format(format, merged, folder, TEXTS, rows=8, tokens=48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "least", "most"),
     [
-        pytest.param("w4a16", 4.2, 5, marks=pytest.mark.slow),
-        pytest.param("fp8_dynamic", 8, 8.5, marks=pytest.mark.slow),
+        ("w4a16", 4.2, 5),
+        ("fp8_dynamic", 8, 8.5),
         ("nf4", 4.1, 7),
     ],
 )  # NF4 has 1.3 kB of tables a layer, which weigh on layers as small as these

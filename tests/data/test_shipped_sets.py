@@ -141,6 +141,7 @@ def test_a_build_gives_the_same_bytes_again(name: str, source: Callable[[Path], 
     assert [text for text in unwanted if text in whole] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "decides"), [("medical_icd", "chapter_accuracy"), ("ui_translate", "valid_chrf")])
 def test_each_recipe_of_these_sets_has_a_plan(
     name: str, decides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -62,6 +62,7 @@ def test_case_and_punctuation_make_no_difference_and_order_of_words_does() -> No
     assert labels == [0, 0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0, 70, 90])
 def test_five_thousand_rows_of_a_hundred_words_take_seconds_whatever_they_share(shared: int) -> None:
     draw = random.Random(shared)

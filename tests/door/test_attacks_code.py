@@ -434,6 +434,7 @@ def test_a_recipe_may_hold_the_values_of_its_own_sweep(project: Path, capsys: py
     assert door.main(["plan", "recipe=./mine.yaml", "output=json"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["-m"], ["--multirun", "hydra/launcher=basic", "hydra/sweeper=basic"]])
 def test_a_sweep_over_a_method_and_over_recipes_runs_each(
     flags: list[str], project: Path, capsys: pytest.CaptureFixture[str]
@@ -466,6 +467,7 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_folder_full_of_traps_is_no_code(project: Path) -> None:
     """Every module of the standard library and of ours by name, plugins, and metadata with entry points."""
     found = [n for n in sys.stdlib_module_names if n not in BEFORE_ANY_PACKAGE and n not in sys.builtin_module_names]

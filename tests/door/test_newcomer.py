@@ -204,6 +204,7 @@ def test_a_noun_of_a_group_that_the_recipe_does_not_name_is_put_in_and_the_recip
     assert recipe.gate.max_bytes == (1e9 if noun == "lean" else None)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_group_that_the_recipe_does_not_name_runs_each(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ print(resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's heap")
 @pytest.mark.parametrize("release", ["release_freed_memory()", "keep_at_most(2**20)"])
 def test_freed_memory_is_kept_until_it_is_released_or_more_than_may_be_kept(release: str) -> None:

@@ -99,6 +99,7 @@ def test_numbers_of_many_values_are_quartered_and_a_list_is_in_each_of_its_parts
     assert by_value("fixed", [7] * 11 + [None]) == {("fixed", "7"): list(range(11)), ("fixed", "(none)"): [11]}
 
 
+@pytest.mark.slow
 def test_equal_arms_are_seldom_refused_for_one_of_many_slices() -> None:
     # Forty slices of 25 rows, arms equally good: without correction about two in three such evaluations would fail.
     meta = {f"row{i}": {"source": f"s{i % 40}"} for i in range(1000)}

@@ -114,6 +114,7 @@ def test_the_bare_package_plans_previews_and_looks_at_the_machine(tiny_model: Pa
     assert run_bare("--help", folder=project).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_only_transformers_reads_is_counted_by_characters_and_not_shown(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_names_of_people_and_places_are_not_found() -> None:
     assert found == 0
 
 
+@pytest.mark.slow
 def test_redaction_leaves_nothing_and_is_undone_exactly(corpus: Documents) -> None:
     rows = [corpus[i : i + 3] for i in range(0, len(corpus), 3)]
     for row in rows:

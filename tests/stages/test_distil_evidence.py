@@ -423,6 +423,7 @@ def test_mlflow_is_told_the_share_with_its_interval_and_the_rest_of_the_evidence
 
 
 # Two of them show the most; each takes seconds.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_of_the_licence_notices_has_a_plan(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -38,6 +38,7 @@ def learned(made: Project, *words: str) -> tuple[Recipe, Lessons]:
         return recipe, lessons(recipe, Run(run, "mine", run.name))
 
 
+@pytest.mark.slow
 def test_text_learns_several_answers_by_their_votes_with_gold_rows_mixed_in(tiny_model: Path, tmp_path: Path) -> None:
     answers = [*RIGHT, ["Is item", ["yes", "no", "yes", "maybe"]]]
     with teacher_server(answer=answers) as server:
@@ -146,6 +147,7 @@ def local(yes_model: Path, tmp_path: Path) -> Project:
     return made
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_the_same_tokenizer_are_used_token_by_token(local: Project, tiny_model: Path) -> None:
     done = local.run("train", *SMALL, f"model.source=dir:{tiny_model}", "method.distil=[logprobs]", "until=train")
     assert done.returncode == 0, done.stderr

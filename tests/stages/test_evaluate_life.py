@@ -91,6 +91,7 @@ def test_the_next_student_is_held_against_the_champion_and_still_is_once_it_has_
     assert "champion" in report_of(run)["arms"], "it is judged against what it replaced, not against itself"
 
 
+@pytest.mark.slow
 def test_a_registry_out_of_reach_is_said_and_no_error(
     champion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

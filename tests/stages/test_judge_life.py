@@ -143,6 +143,7 @@ FLATTERY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_answer_that_tells_a_gullible_judge_what_to_say_does_not_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_until_stops_the_next_command_goes_on_and_an_evaluate_key_reruns_evaluat
     assert after["evaluate"]["fingerprint"] != before["evaluate"]["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_method_key_and_changed_rows_make_a_new_run_each(trained: Path) -> None:
     main(["train", "recipe=./mine.yaml", "until=train", "method.learning_rate=2e-3"])
     assert len(list((trained / "experiments" / "mine").iterdir())) == 2

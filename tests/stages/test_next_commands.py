@@ -80,6 +80,7 @@ def test_every_next_command_runs_as_printed(life: Life, monkeypatch: pytest.Monk
     assert (life.folder / "exported" / "mine" / "MANIFEST.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_registered_student_is_talked_to_by_its_alias_and_an_arm_by_its_name(life: Life) -> None:
     words = ["chat", "model=models:/mine@champion", "experiments=my runs", "max_new_tokens=3"]
     code, out, err = typed_in(life.folder, *words, stdin="hello\n")
@@ -202,6 +203,7 @@ def test_the_result_as_json_is_one_line_whose_numbers_have_units(life: Life) -> 
     assert all(words for words in map(shlex.split, result["next"]))
 
 
+@pytest.mark.slow
 def test_a_run_that_the_gate_refuses_prints_what_it_learned_beside_the_base_and_names_the_checks(
     life: Life, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_run_that_the_gate_refuses_prints_what_it_learned_beside_the_base_and_
     assert not re.search(r"nothing is bundled\s+done already", err)
 
 
+@pytest.mark.slow
 def test_a_refusal_for_too_few_rows_offers_folds_with_their_minutes_where_siblings_can_judge(
     life: Life, tmp_path: Path
 ) -> None:

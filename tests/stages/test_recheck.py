@@ -219,6 +219,7 @@ def tags(project: Path) -> dict[str, str]:
         return dict(client.get_model_version_by_alias("mine", "champion").tags)
 
 
+@pytest.mark.slow
 def test_fresh_rows_of_the_same_kind_end_with_0_and_the_version_is_tagged(
     project: Path, tmp_path: Path, said: Said, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_route_keeps_at_home_what_the_student_knows_and_its_promise_and_its_fi
     assert "240 rows of data.validation decide" in shown
 
 
+@pytest.mark.slow
 def test_no_test_row_is_asked_and_the_predictions_stay_as_they_were_and_a_changed_route_is_a_second_look(
     project: Path, server: TeacherServer
 ) -> None:

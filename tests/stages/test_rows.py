@@ -158,6 +158,7 @@ def test_a_base_that_is_gone_is_named_by_the_stage_that_needs_it(
     assert "no such file: base" in shown
 
 
+@pytest.mark.slow
 def test_prepared_rows_that_were_changed_or_are_gone_are_refused_by_name(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

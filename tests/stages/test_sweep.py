@@ -60,6 +60,7 @@ def test_a_sweep_names_its_best_trial_and_has_one_parent_in_mlflow(swept: Any) -
     assert parent.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_trial_that_fails_ends_with_its_code(swept: Any) -> None:
     _, done, trials = swept("method.learning_rate=1e-3", "method.rank=0,4")
     assert done.returncode == 2, done.stderr

@@ -39,6 +39,7 @@ def check_books(made: Project, server: object, rows: int) -> None:
     assert (assumed or 0) / 1e9 >= unheard, "what nobody told us is assumed at its worst"
 
 
+@pytest.mark.slow
 def test_every_row_of_a_failing_teacher_has_exactly_one_outcome_and_the_books_agree(tmp_path: Path) -> None:
     with teacher_server(answer="json", faults=ALL_FAULTS, timeout_s=3.0, retry_after=0.2, slow_s=0.1) as server:
         made = project(tmp_path, questions(400), server.url + "/v1", timeout_s=2.0, **YES_NO)
@@ -99,6 +100,7 @@ def test_several_samples_at_temperature_0_are_refused(tmp_path: Path) -> None:
     assert "teacher.samples" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_budget_that_runs_out_ends_with_3_keeps_what_was_bought_and_goes_on_with_more(tmp_path: Path) -> None:
     with teacher_server(answer="json", latency_s=0.01) as server:
         made = project(tmp_path, questions(300), server.url + "/v1", budget_usd=0.004, concurrency=64, **YES_NO)

@@ -17,6 +17,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_prompts_alone_are_enough_validation_rows_are_answered_too_and_gold_must_be_named(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -413,6 +413,7 @@ def test_a_fault_befalls_a_conversation_no_more_often_than_its_depth() -> None:
         assert server.calls(6)[0]["fault"] == "wrong_schema"  # another sample is another conversation
 
 
+@pytest.mark.slow
 def test_faults_depend_on_the_seed_and_not_on_the_order_of_arrival() -> None:
     played = []
     for order in (range(30), reversed(range(30))):

@@ -50,6 +50,7 @@ def test_online_requests_are_as_documented_and_answers_are_read(tmp_path: Path, 
         assert 0 < cached < tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 def test_a_batch_costs_half_and_what_it_lacks_is_asked_one_by_one(tmp_path: Path, api: str) -> None:
     faults = {"batch_error": 0.1, "batch_expired": 0.1, "wrong_schema": 0.1}
@@ -69,6 +70,7 @@ def test_a_batch_costs_half_and_what_it_lacks_is_asked_one_by_one(tmp_path: Path
         assert spent / 1e9 == pytest.approx(server.totals()["cost_usd"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 def test_a_batch_outlives_the_process_that_sent_it(tmp_path: Path, api: str) -> None:
     with teacher_server(answer="json", batch_polls=10_000) as server:

@@ -106,6 +106,7 @@ def test_registering_with_a_server_that_is_none_fails_in_seconds(tmp_path: Path,
         assert time.monotonic() - begun < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "500", "drip", "drips its answers"])
 def test_no_stage_waits_for_a_server_and_what_it_missed_is_fed_once_later(
     project: Path, own_feeder: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], how: str

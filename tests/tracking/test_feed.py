@@ -115,6 +115,7 @@ def test_feeding_again_adds_only_what_is_new(experiments: Path) -> None:
     assert [step for step, _ in points(experiments, there["tiny/0badcafe"], "loss")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_feed_killed_midway_leaves_nothing_doubled(experiments: Path) -> None:
     run = whole_run(experiments)
     program = f"""

@@ -245,6 +245,7 @@ def test_of_internal_rows_placeholders_reach_another_machine_and_each_upload_is_
     assert not found(WORD | MAIL, json.dumps(lines).encode())
 
 
+@pytest.mark.slow
 def test_public_rows_reach_another_machine_as_they_are_and_are_logged(servers: tuple[str, str], tmp_path: Path) -> None:
     body, _ = sent(servers[0], canary_run(tmp_path, "public"), tmp_path, "public")
     assert found(WORD, body) >= set(PLACES) - {"train", "factkey"}
@@ -252,6 +253,7 @@ def test_public_rows_reach_another_machine_as_they_are_and_are_logged(servers: t
     assert {line["rule"] for line in log_lines(tmp_path)} == {"raw"}
 
 
+@pytest.mark.slow
 def test_a_server_on_this_machine_gets_all_of_restricted_rows_and_nothing_is_logged(
     servers: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -359,6 +361,7 @@ def test_a_password_in_the_tracking_uri_is_refused_at_the_door_and_never_repeate
     assert all(b"hunter2" not in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "mine.yaml")
 
 
+@pytest.mark.slow
 def test_a_password_of_a_run_made_before_is_masked_wherever_it_is_shown_or_fed(tmp_path: Path) -> None:
     experiments = new_experiments(tmp_path)
     run = canary_run(tmp_path, "public")

@@ -79,6 +79,7 @@ def change(experiments: Path, number: int, *, tag_too: bool) -> None:
 BOTH = {"challenger": 1, "champion": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["changed", "changed with its tag", "gone", "unsigned"])
 def test_a_champion_whose_proof_fails_gives_its_aliases_back_to_the_last_proven_version(
     experiments: Path, fault: str
@@ -101,6 +102,7 @@ def test_a_champion_whose_proof_fails_gives_its_aliases_back_to_the_last_proven_
     assert said == ["tiny version 3 is now challenger", "tiny version 3 is now champion"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag_too", [False, True])
 def test_an_earlier_version_that_does_not_stand_either_gets_no_alias(experiments: Path, tag_too: bool) -> None:
     registered(experiments, one_run(experiments, "aaaaaaaa"))
@@ -123,6 +125,7 @@ def test_champion_never_goes_back_to_a_version_that_the_gate_refused(experiments
     assert aliases(experiments) == {}
 
 
+@pytest.mark.slow
 def test_an_alias_left_on_a_version_that_is_marked_unproven_is_taken_back_by_the_next_registration(
     experiments: Path,
 ) -> None:

@@ -89,6 +89,7 @@ def test_how_a_step_is_cut_changes_nothing_and_what_was_sampled_is_told(unsure_m
     assert {f"train/{name}" for name in names} <= told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates", [1, 2])
 def test_a_run_that_was_killed_ends_with_the_very_same_weights(
     unsure_model: Path, tmp_path: Path, updates: int

@@ -114,6 +114,7 @@ def losses(events: list[dict[str, Any]]) -> list[float]:
     return [e["value"] for e in events if e.get("name") in ("train/loss", "validation/loss")]
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_teacher_on_the_student_s_own_answers_falls(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_an_adapter_moves_in_its_own_dtype_and_the_base_and_the_teacher_do_not(
     assert (taught_model / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +195,7 @@ def test_checkpoints_of_another_teacher_are_not_gone_on_from(
     assert any("starting over" in e.get("text", "") for e in events)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_said_and_a_second_kind_goes_on_from_the_first_ones_adapter(
     tiny_model: Path, taught_model: Path, tmp_path: Path
 ) -> None:
