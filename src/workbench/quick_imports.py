@@ -1,7 +1,8 @@
 """How every process of ours starts sooner: garbage is looked for less often, and no library is read that nobody calls.
 
-transformers imports scikit-learn, and by that SciPy and pandas, for one way of decoding that is not used here: about
-half of the CPU seconds that importing a model takes.
+transformers imports scikit-learn, and by that pandas and much of SciPy, for a way of decoding that is not used here,
+and peft imports bitsandbytes, and by that torch's compiler, to look at condition numbers, which nobody asks for. The
+two are two fifths of the CPU seconds that a training's imports take.
 """
 
 from __future__ import annotations
@@ -12,31 +13,39 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
-READER, UNUSED = "transformers.generation.candidate_generator", "sklearn"
+UNUSED = {"transformers.generation.candidate_generator": "sklearn", "peft.helpers": "bitsandbytes"}
 
 
 class LoaderWithout(SourceFileLoader):
-    """Loads a module as ever, but that `UNUSED` is not there for it; whoever imports that afterwards gets it."""
+    """Loads a module as ever, but that what is `UNUSED` is not there for it; who imports that afterwards gets it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code. A name that `sys.modules` has as None is Python's own word for "not to be found"."""
-        if UNUSED in sys.modules:
+        """Run the module's code. A name that `sys.modules` has as None is Python's own word for "not to be found".
+
+        A module that cannot do without is run again with it.
+        """
+        unused = UNUSED[module.__name__]
+        if unused in sys.modules:
             super().exec_module(module)
             return
-        sys.modules[UNUSED] = None  # type: ignore[assignment]
+        sys.modules[unused] = None  # type: ignore[assignment]
         try:
             super().exec_module(module)
+            return
+        except ImportError:
+            pass
         finally:
-            sys.modules.pop(UNUSED, None)
+            sys.modules.pop(unused, None)
+        super().exec_module(module)
 
 
 class Finder:
-    """Finds `READER` alone, for `LoaderWithout`; every other module is found as ever."""
+    """Finds the readers of what is `UNUSED`, for `LoaderWithout`; every other module is found as ever."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
         """The module's spec, or None: ask the next."""
-        if name != READER:
+        if name not in UNUSED:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
