@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from workbench.__main__ import main
 from yardstick import cpu_seconds, start
 
 ROOT = Path(__file__).parents[2]
@@ -110,3 +112,14 @@ def test_help_lists_every_verb() -> None:
     done = workbench("--help")
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("wanted", [None, "active"])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", wanted or "")
+    if wanted is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == (wanted or "passive")
