@@ -3,14 +3,15 @@
     python tests/support/soak.py MINUTES [FOLDER]
 
 Each recipe labels with a teacher on loopback, trains, evaluates, bundles and registers. Until the time is up, a run is
-killed (SIGKILL, SIGTERM or SIGINT) after a random while, is given a largest size of its files now and then (the system
-then refuses a write, as a full disk does), or finds an MLflow that is silent or gives 500. Afterwards each command
-is given once more without faults. Prints a line for each try and what was lost or doubled; exits 1 where
-something failed.
+killed (SIGKILL, SIGTERM or SIGINT) after a random while, finds the disk full now and then, or an MLflow that is silent
+or gives 500. All three lie on one small disk in memory, which is filled to the last bytes; where none may be mounted
+(that takes root), a run is given a largest size of its files instead. Afterwards each command is given once more
+without faults. Prints a line for each try and what was lost or doubled; exits 1 where something failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,9 @@ gate: {{min_rows: 5, better_by: -1.0, quantized_margin: 1.0}}
 bundle: {{parity_rows: 4, most_kl: 0.02}}
 """
 FAULTS = ("kill", "kill", "kill", "term", "interrupt", "full", "full", "mlflow silent", "mlflow 500", "none")
+DISK_MB = 64  # three lives take about a third of it
+LEFT_BYTES = (0, 4_000, 40_000, 250_000, 1_500_000)  # what a full disk has free
+LARGEST_BYTES = (20_000, 100_000, 1_000_000)  # a file's, where no disk can be filled
 # What a run may end with while it is disturbed: done, a failure with a sentence, a signal's own code.
 ENDS = {0, 1, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
@@ -81,6 +86,37 @@ def project(folder: Path, name: str, model: Path, url: str) -> None:
     (folder / f"{name}.yaml").write_text(RECIPE.format(model=model, name=name, url=url))
 
 
+def small_disk(folder: Path) -> bool:
+    """Mount a small disk in memory on a folder; False where this user or system may not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0700", "soak", str(folder)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path, left: int, after: float) -> Iterator[None]:
+    """After so many seconds, and until the block ends, the disk of a folder has no more than `left` bytes free."""
+    filler = folder / f"filler-{threading.get_ident()}"
+    timer = threading.Timer(after, fill, (filler, left))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        filler.unlink(missing_ok=True)
+
+
+def fill(filler: Path, left: int) -> None:
+    """Write a file until its disk has so many bytes free."""
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+        while (free := shutil.disk_usage(filler.parent).free) > left:
+            stream.write(bytes(min(free - left, 1 << 16)))
+
+
 def start(folder: Path, name: str, words: list[str], most: int | None) -> subprocess.Popen[str]:
     """`workbench train` on one recipe; no file may grow beyond `most` bytes."""
 
@@ -103,14 +139,21 @@ def disturbed(folder: Path, name: str, until: float, draw: random.Random, book: 
     while time.monotonic() < until:
         number += 1
         fault = draw.choice(FAULTS)
-        FAULTS_OF[name] += 1
+        shared = fault == "full" and os.path.ismount(folder)
+        with book.lock:
+            FAULTS_OF.update(NAMES if shared else [name])
         if fault.startswith("mlflow"):
             with hole_server(fault.removeprefix("mlflow ")) as hole:
                 ended(
                     start(folder, name, [f"tracking.uri={hole}"], None), draw.uniform(20, 60), None, name, fault, book
                 )
             continue
-        most = draw.choice((20_000, 100_000, 1_000_000)) if fault == "full" else None
+        if shared:
+            left, after = draw.choice(LEFT_BYTES), draw.choice((0.0, draw.uniform(1, 30)))
+            with full_disk(folder, left, after):
+                ended(start(folder, name, [], None), draw.uniform(1, 45), None, name, f"full, {left:,} left", book)
+            continue
+        most = draw.choice(LARGEST_BYTES) if fault == "full" else None
         number_of = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}.get(fault)
         ended(start(folder, name, [], most), draw.uniform(1, 45), number_of, name, fault, book)
 
@@ -203,6 +246,8 @@ def main(minutes: float, folder: Path, model: Path, seed: int = 0) -> int:
     with odd_teacher(reply) as server:
         for name in NAMES:
             project(folder, name, model, server.url)
+        kind = f"{DISK_MB} MB in memory" if os.path.ismount(folder) else "the system's own; files have a largest size"
+        print(f"the disk: {kind}", flush=True)
         until = time.monotonic() + 60 * minutes
         threads = [
             threading.Thread(target=disturbed, args=(folder, name, until, random.Random(seed + n), book))
@@ -216,6 +261,9 @@ def main(minutes: float, folder: Path, model: Path, seed: int = 0) -> int:
         for name in NAMES:
             judged(folder, name, server, book)
     registered(folder, book)
+    if os.path.ismount(folder):
+        print(f"{shutil.disk_usage(folder).used / 1e6:.1f} MB lie on the disk")
+    print(f"faults {dict(FAULTS_OF)}")
     print(f"held {book.held} failed {len(book.failed)}: {'; '.join(book.failed)}")
     return 1 if book.failed else 0
 
@@ -236,10 +284,12 @@ def tiny(folder: Path) -> Path:
 
 if __name__ == "__main__":
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.mkdtemp(prefix="soak-"))
-    place.mkdir(parents=True, exist_ok=True)
-    code = main(float(sys.argv[1]), place, tiny(place / "models"))
+    small_disk(place / "disk")
+    code = main(float(sys.argv[1]), place / "disk", tiny(place / "models"))
     if code:
-        print(f"what is left lies in {place}")
+        print(f"what is left lies in {place}; `umount {place / 'disk'}` frees the disk")
     else:
+        if os.path.ismount(place / "disk"):
+            subprocess.run(["umount", "-l", str(place / "disk")], check=True)
         shutil.rmtree(place, ignore_errors=True)
     sys.exit(code)
