@@ -44,7 +44,8 @@ def write_whole(path: Path, content: str | bytes, *, errors: str = "strict", mod
     data = content.encode("utf-8", errors) if isinstance(content, str) else content
     partial.unlink(missing_ok=True)  # a killed writer's; and O_EXCL then follows no link that was laid there
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with named_when_full(path), os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -58,7 +59,7 @@ def write_whole(path: Path, content: str | bytes, *, errors: str = "strict", mod
 def append(path: Path, text: str) -> None:
     """Add text at the end of a file and force it to the disk, all of it or none: a full disk may cut it short."""
     data = memoryview(text.encode())
-    with path.open("ab", buffering=0) as stream:
+    with named_when_full(path), path.open("ab", buffering=0) as stream:
         before = os.fstat(stream.fileno()).st_size
         try:
             while data:
@@ -73,15 +74,16 @@ def append(path: Path, text: str) -> None:
 def whole_folder(final: Path) -> Iterator[Path]:
     """An empty folder beside `final` that takes its place when the block ends well; otherwise it goes.
 
-    Only one process at a time may write a folder: the caller holds its lock.
+    Only one process at a time may write a folder: the caller holds its lock. A full disk is one error that names it.
     """
     partial = final.with_name(f".{final.name}.partial")
     remove(partial)  # what a killed writer left
     partial.mkdir(parents=True)
     try:
-        yield partial
-        flush_tree(partial)
-        replace_folder(partial, final)
+        with disk_errors(final.parent):
+            yield partial
+            flush_tree(partial)
+            replace_folder(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -434,6 +436,17 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+@contextlib.contextmanager
+def named_when_full(path: Path) -> Iterator[None]:
+    """Have an error of a disk that is full name the file: the system does when it is opened, not when it is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def place_of(error: OSError, folder: Path) -> Path:

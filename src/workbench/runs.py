@@ -33,6 +33,7 @@ from workbench.files import (
     disk_error,
     disk_errors,
     flush_tree,
+    named_when_full,
     read_json,
     remove,
     replace_folder,
@@ -104,7 +105,7 @@ def now() -> str:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file, whole or not at all: what a full disk has cut short is taken back."""
     data = memoryview(f"{line}\n".encode())
-    with APPENDING, path.open("ab", buffering=0) as stream:
+    with APPENDING, named_when_full(path), path.open("ab", buffering=0) as stream:
         before = os.fstat(stream.fileno()).st_size
         try:
             while data:

@@ -14,7 +14,7 @@ from typing import IO, Any, overload
 
 import numpy as np
 
-from workbench.files import Home, temporary_home
+from workbench.files import Home, named_when_full, temporary_home
 from workbench.records import Example, Message, ToolCall
 
 HELD = 20_000  # rows of one file that are held in memory: about 60 MB of short ones
@@ -175,7 +175,7 @@ def joined_files(files: Sequence[Path], home: Home | None = None) -> StoredRows:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write the lines. A text may hold half of a surrogate pair: it is kept as it was read."""
-    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
+    with named_when_full(path), path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
         stream.writelines(f"{line}\n" for line in lines)
 
 

@@ -6,9 +6,13 @@ import errno
 import importlib
 import os
 import py_compile
+import resource
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +20,12 @@ from filelock import FileLock
 
 from workbench import files
 from workbench.__main__ import main
+from workbench.data.near_copies import clusters
 from workbench.engines.child import LOG, tail
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import LOCK, PREFIX, sweep, temporary_folder, temporary_home
+from workbench.files import LOCK, PREFIX, append, sweep, temporary_folder, temporary_home, whole_folder, write_whole
+from workbench.runs import append_line
+from workbench.stored_rows import write_lines
 
 
 @pytest.mark.parametrize("number", sorted(files.KINDS))
@@ -32,6 +39,44 @@ def test_what_the_system_refuses_is_explained_with_the_place_the_room_and_a_reme
     named = files.disk_error(OSError(number, os.strerror(number), str(tmp_path / "weights")), Path("/elsewhere"))
     assert str(tmp_path) in str(named)
     assert "elsewhere" not in str(named)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+def test_a_full_disk_of_temporary_files_or_of_the_cache_is_named_and_not_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").symlink_to("/dev/full")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "wb"))
+
+    def unpack() -> None:
+        with whole_folder(tmp_path / "model") as folder:
+            (folder / "weights").symlink_to("/dev/full")
+            (folder / "weights").write_bytes(b"weights")
+
+    writes = [
+        lambda: write_lines(tmp_path / "rows.jsonl", ["a row"]),
+        lambda: clusters(["a text of some words"]),
+        unpack,
+    ]
+    for write in writes:
+        with pytest.raises((OSError, WorkbenchError), match="space") as caught:
+            write()
+        assert str(files.disk_error(caught.value, Path("/elsewhere"))).startswith(f"{tmp_path}: no space left")
+
+
+@pytest.mark.parametrize("write", [write_whole, append, append_line])
+def test_a_file_that_may_not_grow_is_named_and_not_the_folder_of_the_work(
+    write: Callable[[Path, str], None], tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write(tmp_path / "pin.json", "x" * 200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(files.disk_error(caught.value, Path("/elsewhere"))).startswith(f"{tmp_path / 'pin.json'}: ")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 
+from workbench.files import named_when_full
 from workbench.words import runs_of, words_of
 
 CHUNK = 1 << 20  # shingles that are looked at together
@@ -38,7 +40,7 @@ def clusters(texts: Iterable[str], words: int = 4, threshold: float = 0.6) -> np
     """`near_copies` as an array (texts,)."""
     distinct: dict[int, int] = {}
     which = array("q")
-    with tempfile.TemporaryFile() as file:
+    with named_when_full(Path(tempfile.gettempdir(), "near copies")), tempfile.TemporaryFile() as file:
         sizes = array("q")
         for text in texts:
             text_words = words_of(text)

