@@ -51,6 +51,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 SEALED = ".sealed.json"
+RESUMED = ("label", "train", "evaluate", "route")  # stages that go on from what a stop has left in their staging folder
 APPENDING = threading.Lock()  # threads of one process write a run's events; other processes are kept out by its lock
 
 
@@ -273,8 +274,9 @@ def staging_folder(run: Run, stage: str) -> Path:
 def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Iterator[Staging]:
     """Do one stage's work in a staging folder and, if it ends well, make it part of the run.
 
-    `resume` keeps what a killed attempt left in the staging folder. Names listed in `Staging.scratch` are no part of
-    the result: they go last, for an attempt that is killed before its end is made again from them.
+    `resume` keeps what a killed attempt left in the staging folder; without it that goes when the work fails. Names
+    listed in `Staging.scratch` are no part of the result: they go last, for an attempt that is killed before its end is
+    made again from them.
     `Staging.artefacts` names what the manifest hashes (paths inside the folder); empty means the folder as a whole.
     Once the work is whole, a seal beside the folder says so: from then on it is finished by whoever opens the run.
     Raises WorkbenchError naming the folder when the disk is full, or fails otherwise.
@@ -298,6 +300,9 @@ def stage(run: Run, name: str, fingerprint: str, *, resume: bool = False) -> Ite
         refusal = disk_error(error, run.folder) if isinstance(error, Exception) else None
         shown = refusal or error
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(shown).__name__}: {shown}"
+        if not resume and not seal_path(run, name).exists():  # on a full disk it would only be in the way
+            with contextlib.suppress(OSError):
+                remove(folder, run.folder)
         with contextlib.suppress(OSError):  # a disk that is full has no room for this either
             run.event("stage_failed", stage=name, why=why)
         if refusal is not None and refusal is not error:
@@ -405,15 +410,16 @@ def holds(folder: Path, name: str, entry: Mapping[str, Any], scratch: Sequence[s
 def leftovers(run: Run) -> list[Path]:
     """What a killed process has left that no stage goes on from.
 
-    What it was half through writing or removing; and staging folders below a stage's own folder, for only stages at
-    the top (label, train, evaluate) resume. A folder that was set aside counts only where another stands in its place.
+    What it was half through writing or removing; and the staging folders of stages that begin anew. A folder that was
+    set aside counts only where another stands in its place.
     """
     folders = [run.folder, *(path for path in run.folder.iterdir() if path.is_dir() and path.name[0] != ".")]
     paths = [path for folder in folders for path in folder.glob(".*.partial")]
     for folder in folders:
         paths += [path for path in folder.glob(".*.old") if (folder / path.name[1:].removesuffix(".old")).exists()]
-        paths += folder.glob(".*.staging") if folder != run.folder else []
-    return sorted(paths)
+        paths += folder.glob(".*.staging")
+    resumed = {staging_folder(run, name) for name in RESUMED}
+    return sorted(path for path in paths if path not in resumed)
 
 
 def tell(run: Run, text: str) -> None:

@@ -311,6 +311,21 @@ def test_what_a_kill_left_beside_the_formats_is_removed_aloud_and_a_resumable_st
     assert "quantize/.q4.staging was left behind" in capfd.readouterr().err
 
 
+def test_what_a_stage_that_begins_anew_had_written_does_not_stay_on_the_disk_when_it_fails_or_is_killed(
+    tmp_path: Path,
+) -> None:
+    for name, resume in (("merge", False), ("evaluate", True)):
+        with open_here(tmp_path) as run:
+            with pytest.raises(WorkbenchError), stage(run, name, "f1", resume=resume) as staging:
+                (staging.folder / "half").write_bytes(bytes(1000))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            assert staging.folder.exists() == resume, "make room: its own half is the first to go"
+    (run.folder / ".merge.staging").mkdir()
+    with open_here(tmp_path):
+        pass
+    assert [p.name for p in run.folder.glob(".*.staging")] == [".evaluate.staging"]
+
+
 # A full disk.
 
 
