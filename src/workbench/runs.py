@@ -407,6 +407,18 @@ def holds(folder: Path, name: str, entry: Mapping[str, Any], scratch: Sequence[s
     return True
 
 
+def hold_artefacts(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Raise WorkbenchError unless all that a stage has made is in the run's folder, byte for byte as its entry says."""
+    for made in entry.get("artefacts", []):
+        path = folder / made["path"]
+        if not path.exists() or artefact(path, folder).sha256 != made["sha256"]:
+            raise WorkbenchError(
+                "these files are not the ones the stage made",
+                where=str(path),
+                remedy="put them back, or delete all of this and run `train` again: it is made anew",
+            )
+
+
 def leftovers(run: Run) -> list[Path]:
     """What a killed process has left that no stage goes on from.
 

@@ -87,6 +87,21 @@ def test_the_same_command_again_has_nothing_left_to_do(shipped: Path, monkeypatc
     assert "nothing left to do" in capfd.readouterr().err
 
 
+def test_a_student_that_has_changed_since_it_was_made_is_neither_judged_nor_bundled(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = only_run(Path(shutil.copytree(shipped, tmp_path / "changed")))
+    monkeypatch.chdir(tmp_path / "changed")
+    weights = run / "merge" / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    before = stages(run)
+    for words in (["bundle", "bundle.parity_rows=3", "bundle.adapter=true"], ["evaluate", "evaluate.confidence=0.9"]):
+        assert main([*words, "recipe=./mine.yaml"]) == 1
+        assert f"{weights.parent}: these files are not the ones the stage made" in capfd.readouterr().err
+    assert stages(run) == before
+
+
 def test_verify_finds_a_sound_bundle_sound_in_its_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failed(bundle, capsys) == []
 

@@ -267,6 +267,24 @@ def test_other_base_weights_under_the_same_folder_are_another_run_and_never_merg
     assert main(["merge", *words]) == 0
 
 
+def test_weights_that_have_changed_since_they_were_made_go_no_further_and_are_made_anew_once_they_are_gone(
+    trained: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = only_run(trained)
+    before, adapter = stages(run)["train"]["artefacts"], run / "train" / "adapter"
+    content = bytearray((adapter / "adapter_model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (adapter / "adapter_model.safetensors").write_bytes(content)
+    assert main(["merge", "recipe=./mine.yaml"]) == 1
+    shown = capfd.readouterr().err
+    assert f"{adapter}: these files are not the ones the stage made" in shown
+    assert list(stages(run)) == ["train"]
+    shutil.rmtree(adapter)
+    assert main(["train", "recipe=./mine.yaml", "until=merge"]) == 0
+    assert "train/adapter is not there any more: it is made anew" in capfd.readouterr().err
+    assert stages(run)["train"]["artefacts"] == before
+
+
 def test_a_disk_without_room_for_training_is_refused_before_it_begins(
     project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

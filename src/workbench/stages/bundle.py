@@ -41,7 +41,7 @@ from workbench.recipe import Method, Model, Recipe
 from workbench.records import digest
 from workbench.runs import Run, forget, now, stage
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
-from workbench.stages.common import base_model, is_done, merged_model, need, say
+from workbench.stages.common import base_model, hold_made, is_done, merged_model, need, say
 from workbench.stages.held_out import references, scoring_of
 from workbench.stages.rows import descriptions
 from workbench.stages.train.task import start_model
@@ -71,6 +71,7 @@ def run(recipe: Recipe, run: Run) -> bool:
             continue
         if engine == HERE and not recipe.bundle.fallback:
             choose_engine(folder, format, "vllm")  # raises, saying why it cannot be started
+        hold_made(run, "merge", made_by(name))
         rows = rows or references(recipe, run)
         worked = True
         with stage(run, f"bundle/{name}", fingerprint_of(recipe, run, name, engine)) as staging:
@@ -119,10 +120,14 @@ def is_bundled(recipe: Recipe, run: Run, name: str, engine: str) -> bool:
     return any(is_done(run, f"bundle/{name}", fingerprint_of(recipe, run, name, each)) for each in engines)
 
 
+def made_by(name: str) -> str:
+    """The stage that has made a bundle's weights."""
+    return {STUDENT: "merge", ADAPTER: "train"}.get(name, f"quantize/{name}")
+
+
 def fingerprint_of(recipe: Recipe, run: Run, name: str, engine: str) -> str:
     """What a bundle rests on: its weights, the verdict, its own settings, the engine, and who signs."""
-    stages = {STUDENT: "merge", ADAPTER: "train"}
-    made = run.output_digest(stages.get(name, f"quantize/{name}"))
+    made = run.output_digest(made_by(name))
     key = fingerprint(public_key_of(signing_key()))
     settings = asdict(recipe.bundle) | {"privacy": recipe.data.privacy, "engine": engine, "key": key}
     return digest({"weights": made, "report": run.output_digest("evaluate"), "settings": settings}, 16)

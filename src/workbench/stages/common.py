@@ -12,7 +12,7 @@ from workbench.command import next_command
 from workbench.errors import WorkbenchError
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe
-from workbench.runs import Run, hold_source, kept_data
+from workbench.runs import Run, hold_artefacts, hold_source, kept_data
 from workbench.screen import SafeConsole
 from workbench.sources import (
     content_sha256,
@@ -55,9 +55,14 @@ def say(run: Run, stage: str, text: str) -> None:
 
 
 def is_done(run: Run, stage: str, fingerprint: str) -> bool:
-    """Whether the stage is whole and was made from the same inputs and settings."""
+    """Whether the stage is whole, still there, and was made from the same inputs and settings."""
     entry = run.done(stage)
-    return entry is not None and entry["fingerprint"] == fingerprint
+    if entry is None or entry["fingerprint"] != fingerprint:
+        return False
+    gone = [made["path"] for made in entry["artefacts"] if not (run.folder / made["path"]).exists()]
+    if gone:
+        say(run, stage, f"{gone[0]} is not there any more: it is made anew")
+    return not gone
 
 
 def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
@@ -70,6 +75,12 @@ def need(run: Run, stage: str, wanted_by: str) -> dict[str, Any]:
             remedy=next_command("train", run.recipe_name, f"until={stage.partition('/')[0]}"),
         )
     return entry
+
+
+def hold_made(run: Run, *stages: str) -> None:
+    """Raise WorkbenchError when weights of these stages, as far as they are done, have changed since they were made."""
+    for stage in stages:
+        hold_artefacts(run.folder, run.done(stage) or {})
 
 
 def has_rows(run: Run) -> bool:

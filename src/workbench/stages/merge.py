@@ -9,7 +9,7 @@ from workbench.engines.device import release_memory
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.stages.common import is_done, need, say
+from workbench.stages.common import hold_made, is_done, need, say
 from workbench.stages.rows import part
 from workbench.stages.train.task import rendered, start_model
 from workbench.terms.policy import as_tags, base_duties, joined, read_duties, write_duties
@@ -23,6 +23,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = digest({"train": run.output_digest("train")}, 16)
     if is_done(run, "merge", fingerprint):
         return False
+    hold_made(run, "train")
     base = start_model(recipe, run)
     with stage(run, "merge", fingerprint) as staging:
         if recipe.method.kind == "full":

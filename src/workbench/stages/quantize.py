@@ -10,7 +10,7 @@ from workbench.engines.served import engine_for
 from workbench.recipe import Quantize, Recipe, source_text
 from workbench.records import digest
 from workbench.runs import Run, stage
-from workbench.stages.common import is_done, merged_model, need, say
+from workbench.stages.common import hold_made, is_done, merged_model, need, say
 from workbench.stages.held_out import PROBE_ROWS, distance, probe_rows
 from workbench.stages.rows import part
 from workbench.terms.policy import read_duties, write_duties
@@ -30,6 +30,8 @@ def run(recipe: Recipe, run: Run) -> bool:
         )
         if is_done(run, f"quantize/{name}", fingerprint):
             continue
+        if not worked:
+            hold_made(run, "merge")
         worked = True
         with stage(run, f"quantize/{name}", fingerprint) as staging:
             texts = calibration_texts(recipe, run, wanted)

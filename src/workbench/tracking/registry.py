@@ -24,6 +24,7 @@ from workbench.names import check_arm
 from workbench.privacy.secrets import masked_values
 from workbench.recipe import Tracking
 from workbench.records import digest
+from workbench.runs import hold_artefacts
 from workbench.tracking import content, run_record
 from workbench.tracking import versions as stored
 from workbench.tracking.bounds import AwayError
@@ -433,16 +434,8 @@ def bundled(
 
 def checked_digest(folder: Path, entry: Mapping[str, Any], model: Path) -> str:
     """The digest of a model's folder, after what the manifest says of its stage has been found true on disk."""
-    known = {}
-    for made in entry.get("artefacts", []):
-        path = folder / made["path"]
-        if not path.exists() or artefact(path, folder).sha256 != made["sha256"]:
-            raise WorkbenchError(
-                "these files are not the ones the stage made",
-                where=str(path),
-                remedy="delete this stage's folder and run `train` again: it is made anew",
-            )
-        known[path] = made["sha256"]
+    hold_artefacts(folder, entry)
+    known = {folder / made["path"]: made["sha256"] for made in entry.get("artefacts", [])}
     return known.get(model) or artefact(model, folder).sha256
 
 

@@ -34,7 +34,7 @@ from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
 from workbench.records import Answer, Example, Message, Tools, answer_text, canonical
 from workbench.runs import Run, Staging, read_events, stage
-from workbench.stages.common import is_done, log_datasets, merged_model, need, say
+from workbench.stages.common import hold_made, is_done, log_datasets, merged_model, need, say
 from workbench.stages.evaluate import folds
 from workbench.stages.evaluate.arms import (
     FETCHED,
@@ -77,6 +77,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = fingerprint_of(recipe, run, incumbent, gold)
     if is_done(run, "evaluate", fingerprint):
         return False
+    hold_made(run, "train", "merge", *(f"quantize/{name}" for name in recipe.quantize))
     with stage(run, "evaluate", fingerprint, resume=True) as staging:
         staging.scratch = [FETCHED, folds.FOLDER]
         splits = rows(recipe, run)
