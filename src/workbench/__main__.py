@@ -84,7 +84,7 @@ def prepare_libraries() -> None:
     }.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages: 4 to 14 % more training on a CPU
-    # A thread that waits for another sleeps, where it would keep a core that a neighbour needs: half as fast again then.
+    # A thread that waits for another sleeps; it would keep a core that a neighbour needs, and training waits for both.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that the CPU path does not need
 
