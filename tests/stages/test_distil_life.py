@@ -67,6 +67,7 @@ def test_text_learns_several_answers_by_their_votes_with_gold_rows_mixed_in(tiny
     assert [e.id for e in again.splits.train] == [e.id for e in found.splits.train]
 
 
+@pytest.mark.slow
 def test_without_gold_the_evaluation_loss_rests_on_the_teachers_answers_and_no_gold_row_is_trained_on(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_without_gold_the_evaluation_loss_rests_on_the_teachers_answers_and_no_g
     assert {e.answer for e, _ in found.development} == {"yes"}, "held against gold"
 
 
+@pytest.mark.slow
 def test_reasons_are_a_second_task_and_the_answers_task_is_asked_as_at_inference(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_log_probabilities_of_the_same_tokenizer_are_used_token_by_token(local: 
     assert "the teacher scores 1.000, base 0.000" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_teacher_that_does_not_beat_the_base_is_refused_with_both_scores(tiny_model: Path, tmp_path: Path) -> None:
     with teacher_server(answer=[["", "no"]]) as server:
         made = project(tmp_path, questions(12), server.url + "/v1")
@@ -169,6 +172,7 @@ def test_a_teacher_that_does_not_beat_the_base_is_refused_with_both_scores(tiny_
         assert len(server.calls()) == bought
 
 
+@pytest.mark.slow
 def test_a_student_that_collapses_while_its_loss_falls_is_stopped_and_its_best_checkpoint_kept(
     yes_model: Path, tmp_path: Path
 ) -> None:
@@ -206,6 +210,7 @@ def test_a_cut_student_is_trained_merged_and_judged_beside_the_whole_base(tiny_m
     assert (run_of(made) / "evaluate" / "predictions" / "student.jsonl").read_text().count("\n") == 12
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_cut_model_is_merged_into_that_model(tiny_model: Path, tmp_path: Path) -> None:
     with teacher_server(answer=[["", "yes"]]) as server:
         made = project(tmp_path, questions(24), server.url + "/v1")

@@ -214,6 +214,7 @@ def killed_arms() -> dict[str, list[Prediction]]:
     return {"base": predicted(base), "student": predicted(student)}
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_no_verdict_that_came_is_asked_for_twice(tmp_path: Path) -> None:
     with judge_server(latency_s=0.05) as server:
         code = CHILD.format(here=str(HERE), folder=str(tmp_path), url=server.url)

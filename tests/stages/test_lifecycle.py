@@ -161,6 +161,7 @@ def test_an_answer_cut_by_max_length_is_refused_naming_the_row(
     assert "max_length" in shown
 
 
+@pytest.mark.slow
 def test_too_long_rows_are_dropped_aloud_where_the_recipe_says_so(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +249,7 @@ def test_preview_marks_the_answer_and_its_stop_token_as_trained_and_nothing_else
         assert trained[0].endswith("<|im_end|>")
 
 
+@pytest.mark.slow
 def test_other_base_weights_under_the_same_folder_are_another_run_and_never_merged_into(
     project: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

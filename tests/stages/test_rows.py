@@ -207,6 +207,7 @@ def test_rows_are_read_back_as_they_were_prepared(empty: Run) -> None:
     assert run_rows.descriptions(recipe, empty) == wanted.datasets
 
 
+@pytest.mark.slow
 def test_an_evaluation_shows_the_same_examples_whatever_was_too_long_to_learn_from(empty: Run) -> None:
     recipe = notices()
     wanted = run_rows.keep_prepared(recipe, empty).splits

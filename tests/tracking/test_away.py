@@ -205,6 +205,7 @@ def test_a_feeder_that_is_killed_leaves_nothing_undone_and_nothing_doubled(
     assert statuses(project / "experiments") == {"all": "FINISHED", "train": "FINISHED"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_killed_in_mlflow_soon_after(project: Path) -> None:
     program = f"""
 import os, signal, sys, time

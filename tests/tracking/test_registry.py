@@ -72,6 +72,7 @@ def test_the_student_and_its_shipped_formats_become_linked_and_proven_versions(e
     assert {k: version.tags.get(k) for k in expected} == expected
 
 
+@pytest.mark.slow
 def test_registering_again_changes_nothing(experiments: Path) -> None:
     run = whole_run(experiments)
     first = register(run.folder, Tracking(), experiments, passed=True, shipped=SHIPPED)
@@ -107,6 +108,7 @@ def test_a_refused_run_leaves_the_champion_of_another_run_alone(experiments: Pat
     assert (int(aliases["champion"]), int(aliases["challenger"])) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_copy_damaged_in_the_store_gets_no_alias_and_is_stored_anew_next_time(experiments: Path) -> None:
     run = whole_run(experiments)
 

@@ -208,6 +208,7 @@ def log_lines(experiments: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+@pytest.mark.slow
 def test_of_restricted_rows_no_byte_reaches_another_machine(servers: tuple[str, str], tmp_path: Path) -> None:
     run = canary_run(tmp_path, "restricted")
     body, told = sent(servers[0], run, tmp_path, "restricted")
@@ -222,6 +223,7 @@ def test_of_restricted_rows_no_byte_reaches_another_machine(servers: tuple[str, 
     assert log_lines(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_of_internal_rows_placeholders_reach_another_machine_and_each_upload_is_logged(
     servers: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -285,6 +287,7 @@ def test_a_bundle_whose_recipe_holds_personal_data_of_internal_rows_is_not_store
     assert not found(MAIL, b"\n".join(Recorder.seen))
 
 
+@pytest.mark.slow
 def test_rows_that_become_restricted_are_not_sent_again_and_those_that_become_public_are(
     servers: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_an_earlier_version_that_does_not_stand_either_gets_no_alias(experiments
     assert aliases(experiments) == {}
 
 
+@pytest.mark.slow
 def test_champion_never_goes_back_to_a_version_that_the_gate_refused(experiments: Path) -> None:
     registered(experiments, one_run(experiments, "aaaaaaaa"), passed=False)
     second = one_run(experiments, "bbbbbbbb")
@@ -188,6 +189,7 @@ def test_bytes_changed_together_with_their_tag_are_no_source(experiments: Path, 
         fetch_champion(Tracking(), experiments, found, tmp_path / "fetched")
 
 
+@pytest.mark.slow
 def test_a_signed_bundle_is_a_source_without_its_run_and_an_unsigned_version_is_not(
     experiments: Path, tmp_path: Path
 ) -> None:

@@ -172,6 +172,7 @@ def test_the_noise_has_the_paper_s_size_and_depends_on_the_row_the_step_and_the_
     assert not torch.equal(noise, row_noise(ids, False, 64, 5.0, "3 8"))
 
 
+@pytest.mark.slow
 def test_neftune_changes_what_is_learned_from_alone_and_resumes_exactly_whatever_the_micro_batch(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ def test_neftune_changes_what_is_learned_from_alone_and_resumes_exactly_whatever
 # Patience, and which step is the best.
 
 
+@pytest.mark.slow
 def test_training_ends_when_its_patience_is_spent_and_the_best_step_stays_also_when_it_is_killed(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def curve_of(base: Path, out: Path, kind: str, micro: int, **teach: Any) -> list
     return [e["value"] for e in events if e.get("name") in ("train/loss", "validation/loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "teach"),
     [

@@ -76,6 +76,7 @@ def test_the_loss_is_the_paper_s_clipped_ratio_and_its_estimate_of_the_distance(
     assert distance_to(start, now.detach()).tolist() == pytest.approx((moved.exp() - moved - 1).tolist())
 
 
+@pytest.mark.slow
 def test_how_a_step_is_cut_changes_nothing_and_what_was_sampled_is_told(unsure_model: Path, tmp_path: Path) -> None:
     curves = []
     for micro in (8, 2):

@@ -152,6 +152,7 @@ def test_no_kind_s_file_imports_torch_until_its_job_is_made() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"kind": "full", "dtype": "bfloat16"}, {"optimizer": "adamw_8bit"}])
 def test_a_run_cut_off_anywhere_ends_with_the_very_same_weights(
     tiny_model: Path, tmp_path: Path, changes: dict[str, Any]

@@ -133,6 +133,7 @@ def test_the_distance_to_the_teacher_on_the_student_s_own_answers_falls(
     assert {e["step"] for e in events if e.get("name") == "validation/loss"} == {13, 27, 40}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "teach",
     [{"divergence": "jsd", "temperature": 2.0}, {"divergence": "skew_kl", "samples": 2}],
@@ -351,6 +352,7 @@ def test_an_answer_that_breaks_off_inside_a_character_is_followed_as_far_as_it_i
     assert other.decode(right.ids) == "ok"
 
 
+@pytest.mark.slow
 def test_gold_s_loss_does_not_depend_on_how_a_step_is_cut_and_falls(
     tiny_model: Path, other_model: Path, tmp_path: Path
 ) -> None:

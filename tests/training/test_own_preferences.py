@@ -142,6 +142,7 @@ def test_an_answer_that_is_not_a_prompt_s_own_is_another_row_s_and_the_same_whoe
         assert pair.rejected.input_ids != one.row.input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [odds, kto])
 def test_what_is_better_rises_on_held_out_rows_too_and_how_a_step_is_cut_changes_nothing(
     tiny_model: Path, tmp_path: Path, kind: Callable[[Job], Job]
@@ -157,6 +158,7 @@ def test_what_is_better_rises_on_held_out_rows_too_and_how_a_step_is_cut_changes
     assert after > before if kind is odds else after < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [odds, kto])
 def test_a_run_that_was_killed_ends_with_the_very_same_weights(
     tiny_model: Path, tmp_path: Path, kind: Callable[[Job], Job]

@@ -277,6 +277,7 @@ class Small:
         return read(model, ids, documents, **more)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_bins_aloud_and_the_run_learns_the_same_also_when_it_is_killed(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

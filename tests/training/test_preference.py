@@ -97,6 +97,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_paper_s_equation_7(
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
+@pytest.mark.slow
 def test_one_by_eight_two_by_four_and_eight_by_one_give_the_same_loss_curve(tiny_model: Path, tmp_path: Path) -> None:
     told: dict[int, list[float]] = {}
     for micro in (8, 4, 1):
@@ -153,6 +154,7 @@ def test_the_reference_is_the_student_as_the_kind_starts_in_a_chain_too(tiny_mod
             assert told["chain"][pair.chosen.id] != pytest.approx(told["alone"][pair.chosen.id], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_against_the_same_reference_and_ends_as_if_it_had_not_been(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +253,7 @@ def test_samples_that_are_not_as_they_were_written_are_drawn_again(tmp_path: Pat
     assert file.read_text() == text
 
 
+@pytest.mark.slow
 def test_a_damaged_reference_is_taken_once_more_and_the_end_is_the_same(tiny_model: Path, tmp_path: Path) -> None:
     class Cut(BaseException):
         pass

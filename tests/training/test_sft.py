@@ -73,6 +73,7 @@ def test_the_adapter_written_gives_the_loss_that_was_told(tiny_model: Path, tmp_
     assert told == pytest.approx(summary["best_validation_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, {"micro_batch_size": 2}, {"checkpointing": "on"}])
 def test_how_a_step_is_cut_does_not_change_what_is_learned(
     tiny_model: Path, tmp_path: Path, changes: dict[str, Any]
