@@ -445,3 +445,31 @@ def test_a_prompt_that_opens_thoughts_keeps_the_template_s_own_marks_around_them
         row = render(Example("a", messages), tokenizer, train_on="last_answer", max_length=512)
         assert trained(row, tokenizer) == wanted
         assert list(row.input_ids[: row.answer_start]) == prompt_ids(messages[:-1], tokenizer)
+
+
+def test_rows_without_thoughts_are_refused_one_by_one_where_the_prompt_opens_them(
+    tokenizer_for: Callable[..., Any],
+) -> None:
+    plain, thinking = (USER, ANSWER), (USER, THOUGHT)
+    turns = [plain, thinking, plain, (*plain, *plain)]
+    rows = [Example(str(n), talk, where=f"rows.jsonl:{n}") for n, talk in enumerate(turns, 1)]
+    tokenizer = tokenizer_for(GLM47, thoughts=True)
+    with pytest.raises(RequestError, match="3 rows have a trained turn without thoughts") as caught:
+        render_all(rows, tokenizer, Method(reasoning="train"))
+    for where in ("rows.jsonl:1: message 2 has no thoughts", "rows.jsonl:3: message 2", "rows.jsonl:4: message 4"):
+        assert where in caught.value.what
+    assert caught.value.remedy.startswith("give such turns thoughts, leave such rows out, or method.reasoning=drop")
+    assert len(render_all([rows[1]], tokenizer, Method(reasoning="mask"))) == 1
+    earlier = Example("a", (*plain, *thinking), where="rows.jsonl:5")
+    assert trained(render_all([earlier], tokenizer, Method(reasoning="train"))[0], tokenizer).endswith("way." + EOS)
+    with pytest.raises(RequestError, match=r"rows.jsonl:5: message 2 has no thoughts") as caught:
+        render_all([earlier], tokenizer, Method(reasoning="train", train_on="all_answers"))
+    assert caught.value.remedy.startswith("method.train_on=last_answer")
+    dropped = tokenizer_for(GLM47)
+    assert len(render_all(rows, dropped, Method(reasoning="drop"))) == 4
+
+
+def test_thoughts_are_never_written_behind_the_mark_that_ends_them(tokenizer_for: Callable[..., Any]) -> None:
+    with pytest.raises(RequestError, match="has thoughts, and the chat template writes none") as caught:
+        render(Example("a", (USER, THOUGHT)), tokenizer_for(GLM47), train_on="last_answer", max_length=512)
+    assert "method.reasoning=train" in caught.value.remedy

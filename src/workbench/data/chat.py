@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from workbench.data.lossless import (
+    NoThoughtsError,
     SpecialTokenError,
     decoded,
     encode_ahead,
     pieces_of,
     place_of,
+    refuse_all,
     refuse_lost,
     refuse_marks,
     special_ids,
@@ -35,6 +37,7 @@ from workbench.data.templates import (
     usable,
     ways_with_thoughts,
 )
+from workbench.dialects import opened_by
 from workbench.errors import RequestError
 from workbench.recipe import Method
 from workbench.recipe.methods import learned
@@ -103,7 +106,8 @@ def render(
 
     Raises RequestError naming the row when nothing or everything would be trained, no stop token ends an answer, a text
     is lost, or the template cannot render it; SpecialTokenError when a text holds a mark of the template's;
-    TooLongError when `max_length` (tokens) would cut it.
+    NoThoughtsError when a trained turn has no thoughts where the model is made to think; TooLongError when `max_length`
+    (tokens) would cut it.
     """
     where = example.where or example.id
     messages = example.messages
@@ -184,10 +188,10 @@ def render_all(
 
     Where the student's own answer takes the place of the row's, there must be room for it. What a user should hear of
     the rendering is added to `notes`. Raises RequestError when no row is left (but with `none_left`), and for all rows
-    that hold a mark of the template's at once.
+    that hold a mark of the template's, or that lack thoughts, at once.
     """
     rows: list[TokenRow] = []
-    marked: list[SpecialTokenError] = []
+    refused: list[SpecialTokenError | NoThoughtsError] = []
     room = room_wanted(method)
     for example in examples:
         try:
@@ -204,9 +208,9 @@ def render_all(
         except TooLongError:
             if method.too_long != "drop":
                 raise
-        except SpecialTokenError as error:
-            marked.append(error)
-    refuse_all(marked)
+        except (SpecialTokenError, NoThoughtsError) as error:
+            refused.append(error)
+    refuse_all(refused)
     if examples and not rows and not none_left:
         raise RequestError(f"all {len(examples):,} rows are longer", where="method.max_length", remedy="raise it")
     if notes is not None:
@@ -223,19 +227,6 @@ def refuse_marked(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBas
         except SpecialTokenError as error:
             marked.append(error)
     refuse_all(marked)
-
-
-def refuse_all(marked: Sequence[SpecialTokenError]) -> None:
-    """Raise one error for all of these; none where there are none."""
-    if len(marked) > 1:
-        first = "".join(f"\n    {error.where}: {error.what}" for error in marked[:3])
-        raise SpecialTokenError(
-            f"{len(marked):,} rows hold marks of the chat template in their texts; the first:{first}",
-            where=marked[0].where,
-            remedy=marked[0].remedy,
-        )
-    if marked:
-        raise marked[0]
 
 
 def render_many(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, method: Method) -> list[TokenRow]:
@@ -342,6 +333,7 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
     prompt = whole.part(turn, True)
     start = len(prompt)
     if list(ids[:start]) != prompt:
+        refuse_unthought(whole, turn, prompt)
         raise RequestError(
             f"the prompt before message {turn + 1} is rendered differently once the answer follows it",
             where=where,
@@ -367,6 +359,24 @@ def answer_span(whole: Rendering, turn: int, *, masked: bool = False) -> tuple[i
             )
             refuse_other(why, where)
     return general_span(whole, turn, start, masked=masked)
+
+
+def refuse_unthought(whole: Rendering, turn: int, prompt: Sequence[int]) -> None:
+    """NoThoughtsError where the generation prompt opens thoughts which the turn after it would need (GLM 4.7's)."""
+    opening = opened_by(decoded(whole.tokenizer, prompt))
+    if not opening or whole.messages[turn].reasoning:
+        return
+    thinking = replace(whole.messages[turn], reasoning="Workbench")
+    with_thoughts = replace(whole, messages=[*whole.messages[:turn], thinking]).part(turn + 1, False)
+    if with_thoughts[: len(prompt)] == list(prompt):
+        earlier = any(m.role == "user" for m in whole.messages[turn:])
+        raise NoThoughtsError(
+            f"message {turn + 1} has no thoughts, and the generation prompt opens them ({opening}): the model would be "
+            "asked otherwise than it was trained",
+            where=whole.where,
+            remedy=("method.train_on=last_answer, " if earlier else "")
+            + "give such turns thoughts, leave such rows out, or method.reasoning=drop, which learns the answers alone",
+        )
 
 
 def general_span(whole: Rendering, turn: int, start: int, *, masked: bool) -> tuple[int, int]:

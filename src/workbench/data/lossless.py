@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 class SpecialTokenError(RequestError):
     """A text holds a token that the model would read as its own mark: the end of a turn, or the beginning of one."""
 
+    several = "hold marks of the chat template in their texts"
+
+
+class NoThoughtsError(RequestError):
+    """A turn that is trained has no thoughts, and the generation prompt opens them."""
+
+    several = "have a trained turn without thoughts, and the generation prompt opens them"
+
+
+def refuse_all(errors: Sequence[SpecialTokenError | NoThoughtsError]) -> None:
+    """Raise one error for all of these that are of one kind; none where there are none."""
+    if not errors:
+        return
+    first, alike = errors[0], [error for error in errors if type(error) is type(errors[0])]
+    if len(alike) == 1:
+        raise first
+    listed = "".join(f"\n    {error.where}: {error.what}" for error in alike[:3])
+    raise type(first)(
+        f"{len(alike):,} rows {first.several}; the first:{listed}", where=first.where, remedy=first.remedy
+    )
+
 
 def pieces_of(message: Message) -> Iterator[tuple[str, object]]:
     """What a turn's rendering must hold: its thoughts, then its answer, and all that its calls are made of."""

@@ -429,7 +429,8 @@ def thought_form(tokenizer: PreTrainedTokenizerBase) -> str | None:
         except Exception:  # a form that the template cannot take is no form of it
             continue
         rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
-        marked_twice = candidate == AS_TEXT and whole.count("<think>") > 1  # the template writes a block of its own
+        # The template writes a block of its own, or (GLM 4.7's) the mark that ends one.
+        marked_twice = candidate == AS_TEXT and max(whole.count("<think>"), whole.count("</think>")) > 1
         if 0 <= rest.find("Workbench") < rest.find("Answer") and not marked_twice:
             form = candidate
             break
