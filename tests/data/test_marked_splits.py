@@ -159,3 +159,87 @@ def test_given_test_rows_are_nobody_s_fold(tmp_path: Path) -> None:
         refuse_folds(data, splits)
     plain = Data(train=written(tmp_path / "s.jsonl", rows({"a": 30}, "note")))
     refuse_folds(plain, prepare(plain, 1))
+
+
+def flagged(marks: dict[str, int], **columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `marks`, each with the columns' values for its mark."""
+    return [
+        {name: value for name, value in row.items() if name != "mark"}
+        | {column: values[row["mark"]] for column, values in columns.items() if row["mark"] in values}
+        for row in rows(marks, "mark")
+    ]
+
+
+YES_OR_NO = {
+    "one column": {"is_test": {"train": False, "dev": False, "Test": True}},
+    "as a CSV writes it": {"isTest": {"train": "False", "dev": "0", "Test": "True"}},
+    "the bare word": {"test": {"train": False, "dev": False, "Test": True}},
+    "train alone: what is not is held out": {"is_train": {"train": 1, "dev": 1, "Test": 0}},
+    "two, the third is the rest": {"is_train": {"train": True, "dev": False, "Test": False},
+                                   "is_validation": {"train": False, "dev": True, "Test": False}},
+    "three": {"is_train": {"train": True, "dev": False, "Test": False},
+              "is_valid": {"train": False, "dev": True, "Test": False},
+              "is_test": {"train": False, "dev": False, "Test": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", YES_OR_NO)
+def test_columns_of_true_and_false_mark_the_split_aloud(form: str, tmp_path: Path) -> None:
+    columns = YES_OR_NO[form]
+    source = written(tmp_path / "r.jsonl", flagged(MARKED, **columns))
+    splits = prepare(Data(train=source), 1)
+    assert {e.id.rstrip("0123456789") for e in splits.test} == {"Test"}
+    assert len(splits.test) == 10
+    assert len(splits.train) + len(splits.validation) == 35
+    if len(columns) > 1:
+        assert beginnings(splits) == [{"train"}, {"dev"}, {"Test"}]
+    [line] = [line for line in splits.notes if "not among the train rows, by the column" in line]
+    assert all(repr(column) in line for column in columns)
+    assert not [line for line in splits.notes if "not used" in line]
+    assert not {*columns} & {*splits.test[0].meta}
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"is_test": {"train": False, "Test": None}}, "'is_test' is None there"),
+        ({"is_test": {"train": False}}, "'is_test' is None there"),
+        ({"is_test": {"train": False, "Test": True}, "is_train": {"train": True, "Test": True}},
+         "'is_test' is True and 'is_train' is True there"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_marked_as_nothing_or_as_two_things_are_refused(
+    columns: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    source = written(tmp_path / "r.jsonl", flagged({"train": 30, "Test": 10}, **columns))
+    with pytest.raises(RequestError, match="in 10 rows it names no split") as caught:
+        prepare(Data(train=source), 1)
+    assert words in caught.value.what
+    assert caught.value.where.startswith("r.jsonl:")
+    assert "true or false" in caught.value.remedy
+    assert "data.columns.split=none" in caught.value.remedy
+
+
+def test_a_column_of_true_and_false_that_says_something_else_marks_nothing(tmp_path: Path) -> None:
+    half = {"train": True, "Test": False}
+    for columns in ({"is_valid": half}, {"val": half}, {"test": {"train": 1, "Test": 7}}, {"tested": half}):
+        source = written(tmp_path / "r.jsonl", flagged({"train": 30, "Test": 10}, **columns))
+        splits = prepare(Data(train=source), 1)
+        assert f"train: not used of r.jsonl: {next(iter(columns))}" in splits.notes
+    # A column that the recipe has another use for is that and no mark.
+    source = written(tmp_path / "r.jsonl", flagged({"train": 30, "Test": 10}, test=half))
+    data = Data(columns=Columns(prompt="prompt", answer="test"))
+    assert len(load(Path(source), data).examples) == 40
+    # Whatever it is called, the recipe can name it; of several it can name one.
+    source = written(tmp_path / "r.jsonl", flagged(MARKED, use_for_test=YES_OR_NO["one column"]["is_test"],
+                                                   is_train=YES_OR_NO["three"]["is_train"]))  # fmt: skip
+    splits = prepare(Data(train=source, columns=Columns(split="use_for_test")), 1)
+    assert len(splits.test) == 10
+    assert "train: not used of r.jsonl: is_train" in splits.notes
+
+
+def test_a_true_that_comes_late_is_not_passed_over(tmp_path: Path) -> None:
+    late = [*rows({"a": 70}, "note"), *flagged({"Test": 3}, is_test={"Test": True})]
+    with pytest.raises(RequestError, match="'is_test' is True, and the first 64 rows are not marked") as caught:
+        prepare(Data(train=written(tmp_path / "r.jsonl", late)), 1)
+    assert caught.value.where == "r.jsonl:71"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workbench.data.containers import Raw, read_rows
 from workbench.data.layouts import ANSWERS, CHOSEN, JUDGED, MATERIAL, Census
-from workbench.data.marked_splits import OFF, TRAINING, held_as, marks_of, notes_of, of_part
+from workbench.data.marked_splits import OFF, TRAINING, held_as, mapped, marks_of, notes_of, of_part
 from workbench.data.row_making import BadRow, Ids, Shard, Way
 from workbench.files import file_sha256, read_sealed, temporary_home, write_sealed, write_whole
 from workbench.recipe import Data
@@ -62,14 +62,14 @@ def load(
     notes: list[str] = []
 
     marks, off = marks_of(paths, data, part), data.columns.split == OFF
-    if marks.column or off or part not in TRAINING:
-        data = replace(data, columns=replace(data.columns, split=marks.column))
+    if marks.mark or off or part not in TRAINING:
+        data = replace(data, columns=replace(data.columns, split=None))
 
     def raws(into: list[str]) -> Iterator[Raw]:
         into += notes_of(marks, part)
-        holds = {one: held_as(one, part, data) if marks.column else part for one in paths}
+        holds = {one: held_as(one, part, data) if marks.mark else part for one in paths}
         rows = (raw for one in paths for raw in read_rows(one, holds[one], into, data))
-        return rows if off else of_part(rows, part, marks)
+        return rows if off else of_part(rows, part, marks, mapped(data))
 
     way = Way(data, unanswered, name, frozenset(judged_by))
     held = list(islice(raws(notes), HELD + 1)) if most is None else drawn(raws(notes), most, seed, notes)

@@ -123,8 +123,6 @@ def example_of(row: dict[str, Any], where: str, layout: str, data: Data, ids: Id
         first = next(i for i, m in enumerate(turns) if m.role == "user")
         turns[first] = replace(turns[first], content=f"{data.instruction.strip()}\n\n{turns[first].content}")
     group = fields.take(columns.group) if columns.group else None
-    if columns.split:
-        fields.take(columns.split)
     left.add("", fields.unused())
     meta = {str(k): jsonable(v) for k, v in row.items() if k not in fields.known | fields.used}
     return Example(
