@@ -84,6 +84,61 @@ def test_calls_results_and_tools_are_read_from_every_layout(layout: str, tmp_pat
         assert example.messages[0].content == "You call functions."
 
 
+CALLS = [{"name": "find", "arguments": {"id": 7}}, {"name": "find", "arguments": {"id": 8}}]
+HERMES_CALLS = "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in CALLS)
+
+
+@pytest.mark.parametrize("answers", [
+    json.dumps(CALLS), CALLS, f"```json\n{json.dumps(CALLS, indent=2)}\n```", HERMES_CALLS,
+    json.dumps([{"type": "function", "function": call} for call in CALLS]),
+], ids=["text", "list", "fenced", "hermes", "openai"])  # fmt: skip
+def test_calls_written_as_an_answer_s_text_beside_tools_are_calls_aloud(answers: Any, tmp_path: Path) -> None:
+    mapped = {"columns": Columns(prompt="query", answer="answers")}
+    tools = json.dumps([TOOL["function"]])
+    row = {"query": "Where?", "answers": answers, "tools": tools}
+    loaded = read(tmp_path, row, row | {"query": "And now?"}, **mapped)  # of one row alone the list might be the rows
+    example = loaded.examples[0]
+    assert example.messages[-1] == Message(
+        "assistant", "", tool_calls=tuple(ToolCall("find", json.dumps({"id": n})) for n in (7, 8))
+    )
+    assert any("2 answers of r.jsonl are calls written as text, beside their tools" in line for line in loaded.notes)
+    text = answers if isinstance(answers, str) else json.dumps(answers)
+    for row in (
+        {"prompt": "Where?", "completion": text},
+        {"instruction": "Where?", "output": text},
+        {"messages": [ASK, SAY | {"content": text}]},
+        {"prompt": "Where?", "chosen": text, "rejected": "At home."},
+    ):
+        example = one(tmp_path, row | {"tools": tools})
+        assert [call.name for call in example.messages[-1].tool_calls] == ["find", "find"]
+    # Without tools it is the text that was wanted.
+    assert one(tmp_path, {"prompt": "Where?", "completion": text}).answer == text
+
+
+def test_what_only_looks_like_calls_stays_text_aloud_and_an_empty_list_of_them_is_refused(tmp_path: Path) -> None:
+    tools = {"tools": [TOOL]}
+    other = json.dumps({"name": "Ann", "parameters": {"age": 7}})
+    loaded = read(tmp_path, {"prompt": "Who?", "completion": other} | tools)
+    assert loaded.examples[0].answer == other
+    assert any("look like calls of functions that are none of their tools (Ann)" in line for line in loaded.notes)
+    for text in ('{"name": "find"}', "[1, 2]", "{broken", "find(id=7)"):
+        assert one(tmp_path, {"prompt": "Who?", "completion": text} | tools).answer == text
+    [bad] = read(tmp_path, {"prompt": "Who?", "completion": "[]"} | tools).bad
+    assert "an empty list of calls" in bad.reason
+    with pytest.raises(RequestError) as caught:
+        read(tmp_path, *[{"query": "Where?", "answers": CALLS, "tools": [TOOL]}] * 2)
+    assert "columns: {prompt: query, answer: answers}" in caught.value.remedy
+    assert "calls of the tools in answers, a JSON list, are read as calls" in caught.value.remedy
+
+
+def test_segments_of_a_text_without_a_template_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    segments = [{"label": False, "text": "<s>Hi\n"}, {"label": True, "text": "Hello!</s>"}]
+    for beside in ({}, {"source": "web"}):
+        with pytest.raises(RequestError) as caught:
+            read(tmp_path, *[{"segments": segments} | beside] * 2)
+        assert "give its turns as `messages`, with weight: 0" in caught.value.remedy
+
+
 def test_roles_are_known_in_any_capitals_and_parts_of_text_are_joined(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Where"}, {"type": "text", "text": "is it?"}]
     turns = [

@@ -141,6 +141,11 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
         return "give it rows"
     if "input_ids" in present:
         return "token ids are another tokenizer's work: give the texts they were made of, as `messages` or in columns"
+    if isinstance(row.get("segments"), list):
+        return (
+            "segments of a text without a template are learned by no method here: give its turns as `messages`, with "
+            "weight: 0 for an answer that is context, and the model's own template writes them"
+        )
     if {"completions", "labels"} <= set(present):
         return "labels of single steps are learned by no method here: write a row for each whole answer, judged or not"
     if chat := next((name for name in present if way_of(row.get(name))), None):
@@ -174,11 +179,13 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
     lines = [f"columns: {{prompt: {prompt}, answer: {answer}}}"]
     if beside and columns.prompt is None:
         lines = [f'prompt: "{{{beside}}}\\n\\n{{{prompt}}}"', f"columns: {{answer: {answer}}}"]
-    note = ""
-    if isinstance(row.get(answer), dict | list):
+    note, called = "", "tools" in present or "functions" in present
+    if called and answer.lower() in ("answers", "answer", "tool_calls", "calls"):
+        note = f"\n    calls of the tools in {answer}, a JSON list, are read as calls"
+    elif isinstance(row.get(answer), dict | list):
         note = f"\n    {answer} holds {kind(row[answer])}: as an answer it is learned as JSON writes it"
     several = next((name for name in present if isinstance(row.get(name), list) and name.endswith("s")), None)
-    if several and note:
+    if several and note and not called:
         note += f"; where {several} are several answers to one prompt, write a row for each"
     thoughts = next(
         (name for name in present if name != answer and any(w in name.lower() for w in THOUGHT_WORDS)), None

@@ -99,8 +99,12 @@ class Shard:
         self.raws, self.examples = self.raws + other.raws, self.examples + other.examples
         self.bad += other.bad
         self.left.add("", list(other.left.fields))
-        self.left.written += other.left.written
-        for own, others in ((self.left.chats, other.left.chats), (self.left.marks, other.left.marks)):
+        self.left.written, self.left.calls = self.left.written + other.left.written, self.left.calls + other.left.calls
+        for own, others in (
+            (self.left.chats, other.left.chats),
+            (self.left.marks, other.left.marks),
+            (self.left.strange_calls, other.left.strange_calls),
+        ):
             own.update({name: own.get(name, 0) + count for name, count in others.items()})
         self.judged_bad, self.weighing = self.judged_bad + other.judged_bad, self.weighing + other.weighing
         both = [*self.weights, *other.weights]

@@ -19,6 +19,7 @@ from workbench.data.turns import (
     THOUGHTS,
     Fields,
     Leftovers,
+    called,
     content_of,
     conversation,
     hermes_tools,
@@ -77,6 +78,8 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
     if layout != "columns" and laid.turns[0].role != "system":
         laid = replace(laid, turns=system_turn(row) + laid.turns)
     laid = with_hermes_tools(laid)
+    turns, rejected = ([called(turn, laid.tools, left) for turn in part] for part in (laid.turns, laid.rejected))
+    laid = replace(laid, turns=turns, rejected=tuple(rejected))
     check_turns(laid.turns)
     return replace(laid, weight=row_weight(row, layout, data))
 

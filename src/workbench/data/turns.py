@@ -74,6 +74,8 @@ class Leftovers:
     written: int = 0
     chats: dict[str, int] = field(default_factory=dict)  # texts that were read as turns, by how they are written
     marks: dict[str, int] = field(default_factory=dict)  # learned texts with what opens a user's turn, by that
+    calls: int = 0  # answers that were calls written as text
+    strange_calls: dict[str, int] = field(default_factory=dict)  # those of no tool of their row, by its name
 
     def add(self, where: str, names: Sequence[str]) -> None:
         """Keep the names, in the order in which they first come."""
@@ -337,7 +339,53 @@ def named_results(turns: Sequence[Message]) -> list[Message]:
     ]
 
 
-# Hermes writes tools, calls and results as marked text.
+# Calls written as text, beside `tools` that they are calls of. Hermes writes tools, calls and results as marked text.
+
+
+def called(turn: Message, tools: Sequence[Mapping[str, Any]], left: Leftovers) -> Message:
+    """An assistant's turn with its calls, where its text is nothing but them, as JSON or as Hermes writes them.
+
+    Only where `tools` may be called: the template then tells the model to call them in its own way. UnreadableError for
+    an empty list of calls, which nobody is to say.
+    """
+    if turn.role != "assistant" or turn.tool_calls or not tools:
+        return turn
+    if CALL[0] in turn.content:
+        calls, content = hermes_calls(turn.content, "the answer")
+    else:
+        calls, content = json_calls(turn.content), ""
+    names = {tool.get("function", tool).get("name") for tool in tools}
+    strange = next((call.name for call in calls if call.name not in names), None)
+    if strange is not None:
+        left.strange_calls[strange] = left.strange_calls.get(strange, 0) + 1
+    if not calls or strange is not None:
+        return turn
+    left.calls += 1
+    return replace(turn, content=content, tool_calls=calls)
+
+
+FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.S)
+
+
+def json_calls(content: str) -> tuple[ToolCall, ...]:
+    """The calls that a text is nothing but: an object with a name and arguments, or a list of such (xLAM's answers)."""
+    text = content.strip()
+    fenced = FENCE.fullmatch(text)
+    text = fenced[1].strip() if fenced else text
+    if text[:1] not in ("[", "{"):
+        return ()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return ()
+    if value == []:
+        raise UnreadableError("the answer is an empty list of calls: write what is said where nothing is called")
+    values = value if isinstance(value, list) else [value]
+    inner = [v.get("function", v) if isinstance(v, dict) else None for v in values]
+    if not all(isinstance(f, dict) and isinstance(f.get("name"), str) and {"arguments", "parameters"} & f.keys()
+               for f in inner):  # fmt: skip
+        return ()
+    return tuple(call_of(one, "the answer") for one in values)
 
 
 def hermes_calls(content: str, what: str) -> tuple[tuple[ToolCall, ...], str]:
