@@ -47,7 +47,19 @@ def words_of(text: str) -> list[str]:
     """A text's words in order, in one case, without punctuation; where a script sets no spaces, its signs."""
     if text.isascii():
         return ASCII_WORD.findall(text.lower())
-    return patterns().word.findall(unicodedata.normalize("NFC", text.casefold()))
+    return patterns().word.findall(unicodedata.normalize("NFC", without_unseen(text).casefold()))
+
+
+# What pages and PDFs put into words, and nobody sees: soft hyphens, spaces of no width, byte order marks.
+UNSEEN = ("\u00ad", "\u200b", "\u2060", "\ufeff")
+
+
+def without_unseen(text: str) -> str:
+    """A text without the signs that show nothing and mean nothing; a copy that has some is a copy."""
+    for sign in UNSEEN:
+        if sign in text:
+            text = text.replace(sign, "")
+    return text
 
 
 def runs_of(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:

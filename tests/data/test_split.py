@@ -138,6 +138,20 @@ def test_short_texts_go_only_when_they_are_the_same_but_for_case_and_space() -> 
     assert drop_overlaps([same, longer], test) == ([longer], [(same, "test:1")])
 
 
+@pytest.mark.parametrize("copy", ["Caf\u00e9 \u00f6ff\u00adnet um neun", "Cafe\u0301 \u00f6\u200bffnet um neun",
+                                  "\ufeffCAF\u00c9 \u00d6FFNET\u00a0um\r\nneun"])  # fmt: skip
+def test_a_copy_with_signs_that_nobody_sees_is_a_copy(copy: str) -> None:
+    kept, dropped = drop_overlaps([row(copy), row("Bank")], [row("Caf\u00e9 \u00f6ffnet um neun", where="t")], 13)
+    assert [e.text for e in kept] == ["Bank"]
+    assert len(dropped) == 1
+
+
+def test_curly_quotes_are_no_other_text_and_another_sign_is() -> None:
+    test = [row('it\'s "x" + 2', where="t")]
+    kept, _ = drop_overlaps([row("it\u2019s \u201cx\u201d + 2"), row('it\'s "x" - 2')], test, 13)
+    assert [e.text for e in kept] == ['it\'s "x" - 2']
+
+
 def test_an_instruction_before_every_row_is_no_overlap() -> None:
     instruction = words(0, 20)
     train = row(f"{instruction}\n\nmine", own="mine")

@@ -15,7 +15,7 @@ from workbench.data.near_copies import clusters, in_order, near_copies
 from workbench.errors import RequestError
 from workbench.records import Example, canonical
 from workbench.stored_rows import pick
-from workbench.words import runs_of, words_of
+from workbench.words import runs_of, without_unseen, words_of
 
 __all__ = [
     "drop_overlaps",
@@ -31,8 +31,16 @@ __all__ = [
 
 
 def normalised(text: str) -> str:
-    """The text for exact comparison: lower-cased, runs of white space as one space, letters in one way of writing."""
+    """The text for exact comparison: lower-cased, runs of white space as one space, letters in one way of writing.
+
+    Signs that show nothing are left out, and curly quotes are straight ones.
+    """
+    if not text.isascii():
+        text = without_unseen(text).translate(STRAIGHT)
     return unicodedata.normalize("NFC", " ".join(text.lower().split()))
+
+
+STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 
 
 def split(
