@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "workbench"
 
 # No more than these. A change that leaves fewer lowers the number; only a capability that moves in raises the files.
-MOST = {"files": 296, "lines of a file": 520, "twin file names": 0, "names without meaning": 0, "Any": 100}
+MOST = {"files": 297, "lines of a file": 520, "twin file names": 0, "names without meaning": 0, "Any": 100}
 WITHOUT_MEANING = {
     "told",
     "found",

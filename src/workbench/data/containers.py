@@ -7,6 +7,7 @@ over many lines is read whole.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -154,6 +155,7 @@ def parquet_rows(path: Path) -> Iterator[Raw]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         schema = file.schema_arrow
+        refuse_twins(schema, path)
         return batch_rows(file.iter_batches(BATCH), path, class_names(schema))
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"not a readable Parquet file: {first_line(error)}", where=str(path)) from None
@@ -173,6 +175,7 @@ def arrow_rows(path: Path) -> Iterator[Raw]:
         except pyarrow.ArrowInvalid:
             stream = pyarrow.ipc.open_stream(source)
             batches, schema = stream, stream.schema
+        refuse_twins(schema, path)
         return batch_rows(batches, path, class_names(schema))
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"not a readable Arrow file: {first_line(error)}", where=str(path)) from None
@@ -190,6 +193,15 @@ def batch_rows(batches: Iterable[Any], path: Path, names: Mapping[str, Sequence[
             number += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise RequestError(f"the file breaks after row {number - 1:,}: {first_line(error)}", where=str(path)) from None
+
+
+def refuse_twins(schema: pyarrow.Schema, path: Path) -> None:
+    """RequestError for a table that has two columns of one name: a row would keep one of them."""
+    twins = sorted(name for name, count in Counter(schema.names).items() if count > 1)
+    if twins:
+        raise RequestError(
+            f"columns with one name: {', '.join(twins)}", where=str(path), remedy="give each a name of its own"
+        )
 
 
 def class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ QUOTINGS = {
     "backslash": Quoting("backslash", {"doublequote": False, "escapechar": "\\"}),
     "none": Quoting("none", {"quoting": csv.QUOTE_NONE, "quotechar": None}),
 }
+SEP = re.compile(r'"?sep=([,;|\t])"?', re.I)
 LOOKED_AT = 2_000  # lines by which a delimiter and a quoting are told
 
 
@@ -36,6 +38,8 @@ def csv_rows(path: Path, encoding: str, quoting: str, notes: list[str]) -> Itera
     lines = decoded_lines(path, encoding, universal=True)
     head = list(islice(lines, LOOKED_AT))
     delimiter = "\t" if suffix_of(path) == ".tsv" else sniff(head[:200])
+    if head and (named := SEP.fullmatch(head[0].strip())):  # Excel's line, which says what cells are cut at
+        delimiter, head[0] = named[1], "\n"
     if delimiter not in (",", "\t"):
         notes.append(f"{path.name} is cut at {delimiter!r}")
     chosen = QUOTINGS[quoting] if quoting != "auto" else quoting_of(head, delimiter)

@@ -32,8 +32,10 @@ def json_rows(path: Path, encoding: str, part: str, notes: list[str]) -> Iterato
         if not whole_value(begin) and begin[-1:] in "{[,:":
             text = "".join(rest)
             return spread_rows(text, path, part, notes) if spreads(text) else line_rows(text.split("\n"), path, notes)
-        if not any(line.strip() for line in second) and wrapped(begin):
-            return spread_rows("".join(rest), path, part, notes)
+        if not any(line.strip() for line in second):
+            if wrapped(begin):
+                return spread_rows("".join(rest), path, part, notes)
+            refuse_columns(begin, path)
     return line_rows(rest, path, notes)
 
 
@@ -123,6 +125,32 @@ def wrapped(text: str) -> bool:
         return False
 
 
+def refuse_columns(text: str, path: Path) -> None:
+    """RequestError for one JSON object with a table's columns, or its rows by their names, as pandas writes them."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(value, dict) or len(value) < 2:
+        return
+    inner = list(value.values())
+    lists = lists_of(inner) and all(len(one) == len(inner[0]) > 1 for one in inner)
+    plain = lists and not any(isinstance(cell, dict | list) for one in inner for cell in one)
+    objects = all(isinstance(one, dict) and len(one) > 1 and one.keys() == inner[0].keys() for one in inner)
+    split = {"columns", "data"} <= value.keys() and isinstance(value["data"], list) and lists_of(value["data"])
+    if plain or objects or split:
+        raise RequestError(
+            "it holds one object with the columns of a table, or with its rows by their names: a row is an object",
+            where=str(path),
+            remedy="write an object for each row; pandas: to_json(…, orient='records', lines=True)",
+        )
+
+
+def lists_of(values: list[Any]) -> bool:
+    """Whether all values are lists."""
+    return all(isinstance(value, list) for value in values)
+
+
 NO_ROWS = ("tools", "functions", "tool_calls", "system", "parts", "content")  # lists of objects that a row has
 TURNS = ("role", "from", "speaker")  # what a turn of a conversation has, and a row has not
 
@@ -184,6 +212,7 @@ def spread_rows(text: str, path: Path, part: str, notes: list[str]) -> Iterator[
     except (ValueError, RecursionError):
         lists = []
     if not lists:
+        refuse_columns(text, path)
         notes.append(f"{path.name} has its rows over several lines")
         yield from array_rows(text, path, bare=True)
         return

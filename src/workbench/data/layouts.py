@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workbench.data.chat_text import way_of
 from workbench.data.column_texts import check_template
 from workbench.data.containers import kind
+from workbench.data.turns import ROLES
 from workbench.errors import RequestError, nearest
 from workbench.recipe import Columns, Data
 
@@ -131,8 +133,13 @@ def fits_layout(row: Mapping[str, Any], layout: str) -> bool:
     """Whether a row has a layout's columns; a word on the answer is true or false, else it is anybody's column."""
     if layout == "chat_text":
         return way_of(row.get("text")) is not None
-    judged = layout not in JUDGING or isinstance(row.get(JUDGING[layout][1]), bool)
+    judged = layout not in JUDGING or is_word(row.get(JUDGING[layout][1]))
     return judged and all(key in row for key in LAYOUTS[layout])
+
+
+def is_word(value: object) -> bool:
+    """Whether a value is a word on an answer: true or false, also as a CSV writes them."""
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false"))
 
 
 def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Columns) -> str:
@@ -146,6 +153,8 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
             "segments of a text without a template are learned by no method here: give its turns as `messages`, with "
             "weight: 0 for an answer that is context, and the model's own template writes them"
         )
+    if elsewhere := conversation_elsewhere(row, present):
+        return elsewhere
     if {"completions", "labels"} <= set(present):
         return "labels of single steps are learned by no method here: write a row for each whole answer, judged or not"
     if chat := next((name for name in present if way_of(row.get(name))), None):
@@ -176,6 +185,23 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
         )
     prompt, answer, beside = guess(present)
     prompt, answer = columns.prompt or prompt, columns.answer or answer
+    given = row.get(answer)
+    rivals = [] if columns.answer else answers_beside(answer, present)
+    if rivals:
+        return (
+            f"{' and '.join(rivals)} are several answers to one prompt: write the better one into chosen and the other "
+            f"into rejected, or name the one that is wanted: data.columns.answer={rivals[0]}"
+        )
+    if (
+        columns.answer is None
+        and not {"tools", "functions"} & set(present)
+        and is_objects(given)
+        and not is_turns(given)
+    ):
+        return (
+            f"{answer} holds a list of objects: write the text that is wanted into a column of its own, or two of them "
+            "into chosen and rejected"
+        )
     lines = [f"columns: {{prompt: {prompt}, answer: {answer}}}"]
     if beside and columns.prompt is None:
         lines = [f'prompt: "{{{beside}}}\\n\\n{{{prompt}}}"', f"columns: {{answer: {answer}}}"]
@@ -196,6 +222,46 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
         lines.append(f'answer: "<think>\\n{{{thoughts}}}\\n</think>\\n\\n{{{answer}}}"')
     shown = "".join(f"\n      {line}" for line in lines)
     return f"say so in the recipe (put your own columns here):\n    data:{shown}{note}"
+
+
+def conversation_elsewhere(row: Mapping[str, Any], present: Sequence[str]) -> str:
+    """What to do where turns lie in a column of another name, deeper in the row, or in rows of their own; else ''."""
+    for name in present:
+        value = row.get(name)
+        if is_turns(value) and {"user", "assistant"} <= {role_of(turn) for turn in value}:
+            return f"{name} holds turns: call that column `messages`, and they are read"
+        inner = next((key for key in ("messages", "conversations") if isinstance(value, dict) and key in value), None)
+        if inner is not None:
+            return f"{name} holds a conversation: write its {inner} (and its tools) at the top of each row"
+    if role_of(row):
+        return "each row is one turn: gather the turns of a conversation into one row, as a list called `messages`"
+    return ""
+
+
+def answers_beside(answer: str, present: Sequence[str]) -> list[str]:
+    """The columns that are called as a likely answer is but for one sign at the end; none where it is alone."""
+    stem = STEM.fullmatch(answer)
+    alike = [name for name in present if stem and (other := STEM.fullmatch(name)) and other[1] == stem[1]]
+    return alike if len(alike) > 1 else []
+
+
+STEM = re.compile(r"(.*?)_?(?:[0-9]|(?<=_)[a-z])")
+
+
+def is_objects(value: object) -> bool:
+    """Whether a value is a list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value is a list of turns."""
+    return is_objects(value) and all(role_of(turn) for turn in value)
+
+
+def role_of(turn: Mapping[str, Any]) -> str:
+    """The role of a turn in one of the known layouts; else ''."""
+    given = turn.get("role", turn.get("from"))
+    return ROLES.get(given.strip().lower(), "") if isinstance(given, str) else ""
 
 
 THOUGHT_WORDS = ("cot", "reasoning", "thought", "thinking", "rationale")

@@ -194,17 +194,9 @@ def told_of(shard: Shard, name: str, judged_by: Collection[str]) -> list[str]:
         lines.append(
             f"{shard.left.written:,} texts of {name} were numbers, true or false, or objects: taken as JSON writes them"
         )
-    if shard.left.calls:
-        lines.append(
-            f"{shard.left.calls:,} answers of {name} are calls written as text, beside their tools: read as calls, "
-            "which the model's own template writes"
-        )
-    if strange := shard.left.strange_calls:
-        names = ", ".join(list(strange)[:3]) + (", …" if len(strange) > 3 else "")
-        lines.append(
-            f"{sum(strange.values()):,} answers of {name} look like calls of functions that are none of their tools "
-            f"({names}): learned as text; name those among the tools, and they are read as calls"
-        )
+    for oddity, (count, sign) in shard.left.oddities.items():
+        noun, _, rest = oddity.partition("\t")
+        lines.append(f"{count:,} {noun} of {name} {rest} (the first: {sign!r})")
     for way, count in shard.left.chats.items():
         lines.append(f"{count:,} texts of {name} are chats as {way} writes them: read as turns")
     for mark, count in shard.left.marks.items():

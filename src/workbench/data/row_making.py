@@ -99,13 +99,12 @@ class Shard:
         self.raws, self.examples = self.raws + other.raws, self.examples + other.examples
         self.bad += other.bad
         self.left.add("", list(other.left.fields))
-        self.left.written, self.left.calls = self.left.written + other.left.written, self.left.calls + other.left.calls
-        for own, others in (
-            (self.left.chats, other.left.chats),
-            (self.left.marks, other.left.marks),
-            (self.left.strange_calls, other.left.strange_calls),
-        ):
+        self.left.written += other.left.written
+        for own, others in ((self.left.chats, other.left.chats), (self.left.marks, other.left.marks)):
             own.update({name: own.get(name, 0) + count for name, count in others.items()})
+        for kind, (count, sign) in other.left.oddities.items():
+            known = self.left.oddities.setdefault(kind, [0, sign])
+            known[0] += count
         self.judged_bad, self.weighing = self.judged_bad + other.judged_bad, self.weighing + other.weighing
         both = [*self.weights, *other.weights]
         self.weights = [min(both), max(both)] if both else []

@@ -14,6 +14,7 @@ from workbench.data.chat_text import asked_turns, chat_turns, way_of, without
 from workbench.data.column_texts import filled
 from workbench.data.containers import UnreadableError, kind
 from workbench.data.layouts import FORMS, JUDGING, LAYOUTS, TABLES
+from workbench.data.odd_texts import count_odd
 from workbench.data.turns import (
     MEDIA,
     THOUGHTS,
@@ -26,7 +27,9 @@ from workbench.data.turns import (
     is_empty,
     named_results,
     number_or_none,
+    parsed,
     parted,
+    shows,
     text_of,
     tools_of,
     written,
@@ -80,6 +83,7 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
     laid = with_hermes_tools(laid)
     turns, rejected = ([called(turn, laid.tools, left) for turn in part] for part in (laid.turns, laid.rejected))
     laid = replace(laid, turns=turns, rejected=tuple(rejected))
+    count_odd(turns, rejected, laid.tools, left)
     check_turns(laid.turns)
     return replace(laid, weight=row_weight(row, layout, data))
 
@@ -161,9 +165,14 @@ def instructed(row: Fields) -> list[Message]:
 
 
 def earlier(row: Fields) -> list[Message]:
-    """The turns of `history`, a list of pairs of a question and its answer, which come before the row's own."""
-    turns = []
-    for number, pair in enumerate(row.take("history") or [], 1):
+    """The turns of `history`, a list of pairs of a question and its answer, which come before the row's own.
+
+    In a CSV it is the JSON text of one.
+    """
+    turns, pairs = [], parsed(row.take("history") or [], "history")
+    if not isinstance(pairs, list):
+        raise UnreadableError(f"history is {kind(pairs)}, not a list of pairs")
+    for number, pair in enumerate(pairs, 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UnreadableError(f"entry {number} of history is no pair of a question and its answer")
         question, answer = (text_of(text, f"entry {number} of history") for text in pair)
@@ -185,7 +194,7 @@ def assistant(text: str, left: Leftovers | None = None) -> Message:
     thoughts, answer = parted("", text)
     if left is not None:
         left.mark(answer)
-    if not answer.strip():
+    if not shows(answer):
         raise UnreadableError("the answer is empty")
     return Message("assistant", answer, thoughts)
 

@@ -32,7 +32,7 @@ CALLING = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # What a text-only model cannot be shown, and what would change which tokens are trained in a way that is not read.
 MEDIA = ("image", "images", "image_url", "audio", "audios", "input_audio", "video", "videos", "file", "files")
-REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail", "mask", "masked", "tools")
+REFUSED = (*MEDIA, "refusal", "train_detail", "training_detail", "mask", "masked", "loss_mask", "tools")
 TEXT_PARTS = ("text", "input_text", "output_text")
 # Searched for as they stand: an expression for what is between two marks takes hours where many open and none closes.
 CALL, RESULT, DECLARED = ((f"<{name}>", f"</{name}>") for name in ("tool_call", "tool_response", "tools"))
@@ -74,8 +74,7 @@ class Leftovers:
     written: int = 0
     chats: dict[str, int] = field(default_factory=dict)  # texts that were read as turns, by how they are written
     marks: dict[str, int] = field(default_factory=dict)  # learned texts with what opens a user's turn, by that
-    calls: int = 0  # answers that were calls written as text
-    strange_calls: dict[str, int] = field(default_factory=dict)  # those of no tool of their row, by its name
+    oddities: dict[str, list[Any]] = field(default_factory=dict)  # how many there are of a kind, and the first
 
     def add(self, where: str, names: Sequence[str]) -> None:
         """Keep the names, in the order in which they first come."""
@@ -89,6 +88,11 @@ class Leftovers:
         """Count a text that is learned, where it holds what opens a user's turn."""
         if mark := user_mark(text):
             self.marks[mark] = self.marks.get(mark, 0) + 1
+
+    def odd(self, noun: str, rest: str, sign: str) -> None:
+        """Count one of the `noun` of which something is to be said, with the sign of the first."""
+        known = self.oddities.setdefault(f"{noun}\t{rest}", [0, sign])
+        known[0] += 1
 
 
 def conversation(value: object, what: str, left: Leftovers) -> list[Message]:
@@ -132,9 +136,8 @@ def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left
         calls = calls_of(fields.take("tool_calls", "function_call"), what)
         if isinstance(given, str) and given.strip().lower() in CALLING:
             calls, raw = calls + calls_of(raw, what), ""
-    if role == "assistant" and isinstance(raw, dict):
-        raw = json.dumps(raw, ensure_ascii=False)
-        left.written += 1
+    if isinstance(raw, dict) if role == "assistant" else role == "tool" and is_result(raw):
+        raw = written(raw, called, left)
     content = content_of(raw, called, left, may_be_empty=bool(calls) or (role == "tool" and isinstance(raw, str)))
     if role == "assistant":
         thoughts, content = parted(thoughts, content)
@@ -145,16 +148,25 @@ def message_of(turn: Mapping[str, Any], what: str, last: bool, source: str, left
             )
         if not calls and "<tool_call>" in content:
             calls, content = hermes_calls(content, what)
-        if not content.strip() and not calls:
+        if not shows(content) and not calls:
             raise UnreadableError(f"{called} is empty")
     call_id, name = "", ""
     if role == "tool":
         whole = content.strip()
         if whole.startswith(RESULT[0]) and whole.endswith(RESULT[1]):
             content = whole.removeprefix(RESULT[0]).removesuffix(RESULT[1]).strip()
-        call_id, name = (str(fields.take(key) or "") for key in ("tool_call_id", "name"))
+        call_id, name = (str(fields.take(*keys) or "") for keys in (("tool_call_id",), ("name", "tool_name")))
     left.add(f"{source}[].", fields.unused())
     return Message(role, content, thoughts, calls, call_id, name, weight)
+
+
+def is_result(value: object) -> bool:
+    """Whether an object or a list is what a tool gave back, and not the parts of a text."""
+    if not isinstance(value, list):
+        return isinstance(value, dict)
+    texts = (part.get("text") if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS else part
+             for part in value)  # fmt: skip
+    return not all(isinstance(text, str) for text in texts)
 
 
 def content_of(value: object, what: str, left: Leftovers, *, may_be_empty: bool = False) -> str:
@@ -174,6 +186,8 @@ def part_text(part: object, number: int, what: str, left: Leftovers) -> str:
         raise UnreadableError(f"part {number} of {what} is {kind(part)}, not text")
     fields = Fields(part)
     named = fields.take("type")
+    if named is None and isinstance(part.get("text"), str):
+        named = "text"  # as Bedrock's files have it
     if named not in TEXT_PARTS or not isinstance(part.get("text"), str):
         raise UnreadableError(f"part {number} of {what} is of type {named!r}: only text can be learned")
     fields.take("text")
@@ -181,9 +195,18 @@ def part_text(part: object, number: int, what: str, left: Leftovers) -> str:
     return part["text"]
 
 
+UNSEEN = " \u00ad\u200b\u200c\u200d\u2060\ufeff"  # what is no white space to Python, and shows nothing either
+
+
+def shows(text: str) -> bool:
+    """Whether there is anything in a text that can be seen."""
+    bare = text.strip()
+    return bool(bare) and (bare[0] not in UNSEEN or any(not (s.isspace() or s in UNSEEN) for s in bare))
+
+
 def text_of(value: object, what: str) -> str:
     """The value as it is, when it is text with something in it."""
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and shows(value):
         return value
     if value is None or isinstance(value, str):
         raise UnreadableError(f"{what} is {'missing' if value is None else 'empty'}")
@@ -218,12 +241,13 @@ def written(value: object, what: str, left: Leftovers) -> str:
 def weight_of(fields: Fields, role: Role, what: str) -> float | None:
     """A turn's own weight, from `weight` (0 or more) or `train` (true or false); None leaves it to the recipe.
 
-    ms-swift calls them `loss_scale` and `loss`.
+    ms-swift calls them `loss_scale` and `loss`, Axolotl the second one `training`. True and false may be 1 and 0.
     """
-    train = fields.take("train", "loss")
+    train = fields.take("train", "training", "trainable", "loss")
+    train = bool(train) if isinstance(train, int | float) and train in (0, 1) else train
     weight = number_or_none(fields.take("weight", "loss_scale"), f"the weight of {what}")
     if train is not None and not isinstance(train, bool):
-        raise UnreadableError(f"`train` or `loss` of {what} is {kind(train)}, not true or false")
+        raise UnreadableError(f"`train` or `loss` of {what} is {train!r}, not true or false")
     if train is not None:
         weight = (1.0 if weight is None else weight) * train
     if weight and role != "assistant":
@@ -357,10 +381,12 @@ def called(turn: Message, tools: Sequence[Mapping[str, Any]], left: Leftovers) -
     names = {tool.get("function", tool).get("name") for tool in tools}
     strange = next((call.name for call in calls if call.name not in names), None)
     if strange is not None:
-        left.strange_calls[strange] = left.strange_calls.get(strange, 0) + 1
+        left.odd("answers", "look like calls of functions that are none of their `tools`: learned as text", strange)
     if not calls or strange is not None:
         return turn
-    left.calls += 1
+    left.odd(
+        "answers", "are calls written as text beside `tools`: read as calls, by the model's template", calls[0].name
+    )
     return replace(turn, content=content, tool_calls=calls)
 
 

@@ -6,6 +6,7 @@ Claude's Messages API has calls, results and thoughts as parts of a turn's conte
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,15 +27,37 @@ TEXTS = ("text", "thought", *SIGNATURES)
 
 
 def turns_in(value: object, what: str) -> list[Any]:
-    """A list of turns; in a CSV cell, the JSON text of one. Raises UnreadableError for anything else."""
+    """A list of turns; in a CSV cell, the JSON text of one, or as Python writes it; a table's lists, turn by turn.
+
+    Raises UnreadableError for anything else.
+    """
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise UnreadableError(f"{what} is text that is not a JSON list of turns") from None
+        value = listed(value, what)
+    if isinstance(value, Mapping) and value and all(isinstance(one, list) for one in value.values()):
+        # As `datasets` keeps a sequence of objects: a list for each of their keys.
+        if len({len(one) for one in value.values()}) > 1:
+            raise UnreadableError(f"{what} has lists of different lengths for the keys of its turns")
+        value = [dict(zip(value, cells)) for cells in zip(*value.values())]
     if not isinstance(value, list) or not value:
         raise UnreadableError(f"{what} is {kind(value)}, not a list of turns" if value else f"{what} is empty")
     return value
+
+
+LONGEST_LITERAL = 1_000_000  # characters that are read as Python writes a list
+
+
+def listed(text: str, what: str) -> object:
+    """The list of turns that a text is, as JSON or as Python writes it."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        if len(text) <= LONGEST_LITERAL and text.lstrip()[:1] == "[":
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    raise UnreadableError(f"{what} is text that is not a JSON list of turns")
 
 
 def in_openai_words(turns: Sequence[Any], what: str) -> tuple[list[tuple[Any, str]], list[str]]:
