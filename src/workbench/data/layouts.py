@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from workbench.data.chat_text import way_of
 from workbench.data.column_texts import check_template
@@ -248,12 +248,12 @@ def answers_beside(answer: str, present: Sequence[str]) -> list[str]:
 STEM = re.compile(r"(.*?)_?(?:[0-9]|(?<=_)[a-z])")
 
 
-def is_objects(value: object) -> bool:
+def is_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether a value is a list of objects."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
-def is_turns(value: Any) -> bool:
+def is_turns(value: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether a value is a list of turns."""
     return is_objects(value) and all(role_of(turn) for turn in value)
 
