@@ -139,6 +139,12 @@ MISTRAL = (
     "{{ ', \"id\": \"' + c.id + '\"}' }}{% endfor %}{{ ']<|im_end|>' }}{% else %}"
     "{{ ' ' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
 )
+# Its later kin: ids of nine signs or more, of which the last are written; a shorter one is named.
+HEAD, MIDDLE, REST = MISTRAL.replace("|length != 9", "|length < 9").split('9!") }}')
+MISTRAL7 = HEAD + '9! (2)" + m.tool_call_id) }}' + MIDDLE + '9! (1)" + c.id) }}' + REST
+MISTRAL7 = MISTRAL7.replace(".tool_call_id + '", ".tool_call_id[-9:] + '").replace("c.id + '", "c.id[-9:] + '")
+# An earlier one: a system text stands before the last user's turn, where nothing follows it.
+NEMO = MISTRAL.replace("(sys + '\n\n' if loop.first and sys else '')", "(sys + '\n\n' if loop.last and sys else '')")
 PHI = (
     "{% for m in messages %}{% if m.role in ('system', 'user') %}{{ '<|im_start|>' + m.role + '<|endoftext|>' + m.content "
     "+ '<|im_end|>' }}{% elif m.role == 'assistant' %}{{ '<|im_start|>assistant<|endoftext|>' + m.content + '<|im_end|>' }}"
@@ -399,13 +405,26 @@ def test_a_template_that_ends_no_turn_ends_the_last_answer_aloud(tokenizer_for: 
     assert tokenizer_for(tokenizer.chat_template).chat_template == tokenizer.chat_template
 
 
+def test_a_system_text_that_only_a_question_would_have_is_written_in_training_too(
+    tokenizer_for: Callable[..., Any],
+) -> None:
+    tokenizer = tokenizer_for(NEMO)
+    assert NEMO != MISTRAL
+    assert any("no system role" in line for line in template_notes(tokenizer))
+    talk = Example("a", (RULE, *ROWS["turns"][0]))
+    row = render(talk, tokenizer, train_on="all_answers", max_length=512)
+    assert tokenizer.decode(list(row.input_ids)).count("Be short.\n\nWhere is order 7?[/INST]") == 1
+    assert list(row.input_ids[: row.answer_start]) == prompt_ids(talk.prompt, tokenizer)
+
+
+@pytest.mark.parametrize("template", [MISTRAL, MISTRAL7], ids=["nine", "nine or more"])
 @pytest.mark.parametrize(
     ("given", "written"), [("c1", "0000000c1"), ("call_0123456789", "123456789"), ("", "000000000")]
 )
 def test_ids_that_a_template_refuses_are_written_with_nine_signs_aloud(
-    given: str, written: str, tokenizer_for: Callable[..., Any]
+    given: str, written: str, template: str, tokenizer_for: Callable[..., Any]
 ) -> None:
-    tokenizer = tokenizer_for(MISTRAL)
+    tokenizer = tokenizer_for(template)
     assert any("ids of nine signs" in line for line in template_notes(tokenizer))
     call = replace(CALL, tool_calls=(replace(CALL.tool_calls[0], id=given),))
     talk = Example("a", (USER, call, replace(RESULT, tool_call_id=given), ANSWER), tools=TOOLS)

@@ -41,7 +41,7 @@ CALL_PROBE = (
     PROBE[1],
 )
 # What Mistral's templates say to a call's id of another length, and where they read one.
-WRONG_ID = re.compile(r"""raise_exception\(\s*(["'])Tool call IDs[^"']*\1\s*\)""")
+WRONG_ID = re.compile(r"""raise_exception\(\s*(["'])Tool call IDs[^"']*\1\s*(?:[+~]\s*[\w.]+\s*)?\)""")
 CALL_ID = re.compile(r"""\b(\w+(?:\.(?:tool_call_)?id\b|\[["'](?:tool_call_)?id["']\]))(?!\s+is\b)""")
 
 # For models without a template of their own: `model.chat_template=NAME`.
@@ -216,7 +216,7 @@ def pin_call_ids(tokenizer: PreTrainedTokenizerBase) -> None:
     own = str(tokenizer.chat_template)
     if not WRONG_ID.search(own):
         return
-    tokenizer.chat_template = WRONG_ID.sub("''", CALL_ID.sub(r"(('000000000' ~ \1)[-9:])", own))
+    tokenizer.chat_template = CALL_ID.sub(r"(('000000000' ~ \1)[-9:])", WRONG_ID.sub("''", own))
     if attempt(tokenizer, CALL_PROBE) is None:
         tokenizer.chat_template = own
         return
