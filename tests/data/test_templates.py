@@ -492,3 +492,16 @@ def test_thoughts_are_never_written_behind_the_mark_that_ends_them(tokenizer_for
     with pytest.raises(RequestError, match="has thoughts, and the chat template writes none") as caught:
         render(Example("a", (USER, THOUGHT)), tokenizer_for(GLM47), train_on="last_answer", max_length=512)
     assert "method.reasoning=train" in caught.value.remedy
+
+
+def test_what_a_template_makes_of_several_calls_or_of_a_text_beside_one_is_said(
+    tokenizer_for: Callable[..., Any],
+) -> None:
+    two = replace(CALL, tool_calls=(*CALL.tool_calls, ToolCall("send", "{}", "hgfedcba9")))
+    with pytest.raises(RequestError, match=r"the call of send of message 2 is not .*: it writes one call a turn"):
+        render(Example("a", (USER, two), tools=TOOLS), tokenizer_for(GPT_OSS), train_on="last_answer", max_length=4096)
+    moves = GPT_OSS.replace("{% if m.tool_calls %}{% if m.thinking %}", "{% if m.tool_calls %}{% if m.content %}"
+        "{{ '<|im_start|>assistant<|channel|>analysis<|message|>' + m.content + '<|im_end|>' }}{% elif m.thinking %}")  # fmt: skip
+    assert moves != GPT_OSS
+    assert any("of an answer that calls functions as thoughts" in line for line in template_notes(tokenizer_for(moves)))
+    assert not any("calls functions as thoughts" in line for line in template_notes(tokenizer_for(GPT_OSS)))

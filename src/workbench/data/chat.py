@@ -509,8 +509,10 @@ def refuse_missing(whole: Rendering, turn: int, piece: str, text: str) -> NoRetu
             + ", or give each such turn a row that ends with it, where the template writes its thoughts",
         )
     what = f"{piece} of message {turn + 1} is" if piece != "the thoughts" else "the thoughts are"
+    several = len(message.tool_calls) > 1 and place_of(message.tool_calls[0].name, text) is not None
+    knows = "writes one call a turn" if several else "knows no calls of tools"
     raise RequestError(
-        f"{what} not in what the chat template writes" + (": it knows no calls of tools" if message.tool_calls else ""),
+        f"{what} not in what the chat template writes" + (f": it {knows}" if message.tool_calls else ""),
         where=where,
         remedy="set model.chat_template to one that writes calls; model.chat_template=chatml is shipped"
         if message.tool_calls

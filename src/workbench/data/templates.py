@@ -11,12 +11,13 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.tokenizer import light_tokenizer
-from workbench.dialects import THOUGHTS, opened_by
+from workbench.dialects import CHANNEL, MESSAGE, THOUGHTS, opened_by
 from workbench.errors import RequestError
 from workbench.recipe import Method, Model
 from workbench.records import Message, ToolCall, digest, message_dicts
@@ -121,6 +122,7 @@ def load_tokenizer(
         pin_date(tokenizer, day_of(day), str(base))
         pin_system(tokenizer, str(base))
         pin_call_ids(tokenizer)
+        note_text_beside_calls(tokenizer)
         pin_end(tokenizer)
         pin_opened_thoughts(tokenizer)
         # Written into the template itself, the switch holds in every engine that the student is ever served by.
@@ -222,6 +224,16 @@ def pin_call_ids(tokenizer: PreTrainedTokenizerBase) -> None:
         return
     note = "the chat template wants ids of nine signs for calls: the last nine of each are written, with zeros before"
     tokenizer._workbench_notes.append(("calls", note))
+
+
+def note_text_beside_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say where the template writes an answer's text before its calls as thoughts (gpt-oss')."""
+    asks, calls = CALL_PROBE[0], replace(CALL_PROBE[1], content="Workbench")
+    if f"{CHANNEL}analysis{MESSAGE}Workbench" in (attempt(tokenizer, (asks, calls)) or ""):
+        note = (
+            "the chat template writes the text of an answer that calls functions as thoughts, and they are learned so"
+        )
+        tokenizer._workbench_notes.append(("calls", note))
 
 
 def pin_end(tokenizer: PreTrainedTokenizerBase) -> None:
