@@ -14,7 +14,9 @@ import pytest
 
 from workbench.__main__ import main
 from workbench.compose import composed_file
+from workbench.errors import RequestError
 from workbench.recipe import Recipe
+from workbench.views.look import looked_at
 
 TEAMS = ("billing", "login", "shipping", "bug")
 
@@ -371,3 +373,18 @@ def test_a_recipe_that_cannot_be_written_is_refused_by_its_key(to: str, capfd: p
     table("tickets.jsonl", [{"instruction": f"text number {n}", "output": TEAMS[n % 4]} for n in range(60)])
     assert main(["init", "tickets.jsonl", f"to={to}"]) == 2
     assert "to=" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversation_id": 1, "role": "user", "text": "Hi"},
+        {"dialogue": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "lang": "en"},
+        {"prompt": "q", "response_0": "a", "response_1": "b"},
+        {"id": 1, "segments": [{"text": "a", "label": True}]},
+    ],
+)
+def test_no_recipe_is_written_that_would_learn_a_column_which_is_no_answer(row: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    with pytest.raises(RequestError, match="which column is which"):
+        looked_at(tmp_path / "r.jsonl")

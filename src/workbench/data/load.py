@@ -196,7 +196,7 @@ def told_of(shard: Shard, name: str, judged_by: Collection[str]) -> list[str]:
         )
     for oddity, (count, sign) in shard.left.oddities.items():
         noun, _, rest = oddity.partition("\t")
-        lines.append(f"{count:,} {noun} of {name} {rest} (the first: {sign!r})")
+        lines.append(f"{count:,} {noun} of {name} {rest} (the first: {sign[:60]!r})")
     for way, count in shard.left.chats.items():
         lines.append(f"{count:,} texts of {name} are chats as {way} writes them: read as turns")
     for mark, count in shard.left.marks.items():

@@ -48,7 +48,10 @@ def looked_at(path: Path) -> Look:
         loaded = load(path, Data(train=str(path)))
         layout = loaded.format
         pairs = [("\n".join(turn.content for turn in e.prompt), e.answer) for e in loaded.examples]
-    except RequestError:  # no layout that is known: a table
+    except RequestError as error:
+        # No layout that is known: a table, unless what rows hold is known not to be a text and its answer.
+        if error.where.startswith("data.columns.") and "columns: {" not in error.remedy and len(present) > 1:
+            raise
         columns, layout = columns_of(rows, present, path), "columns"
         pairs = [(str(row.get(columns["prompt"]) or ""), text_of(row.get(columns["answer"]))) for row in rows]
     pairs = [(prompt, answer) for prompt, answer in pairs if prompt.strip() and answer.strip()]
