@@ -115,6 +115,32 @@ def test_calls_written_as_an_answer_s_text_beside_tools_are_calls_aloud(answers:
     assert one(tmp_path, {"prompt": "Where?", "completion": text}).answer == text
 
 
+def test_parameters_by_their_names_alone_are_written_as_the_schema_that_templates_look_for(tmp_path: Path) -> None:
+    flat = {
+        "city": {"description": "Where.", "type": "str"}, "days": {"type": "int, optional", "description": "How many."},
+        "tags": {"type": "List[str]", "default": "x"}, "near": {"type": "Optional[float]"}, "how": {"type": "Weather"},
+    }  # fmt: skip
+    loaded = read(
+        tmp_path, {"prompt": "?", "completion": "a", "tools": json.dumps([{"name": "look", "parameters": flat}])}
+    )
+    assert loaded.examples[0].tools[0]["function"]["parameters"] == {
+        "type": "object",
+        "properties": {
+            "city": {"description": "Where.", "type": "string"},
+            "days": {"type": "integer", "description": "How many."},
+            "tags": {"type": "array", "default": "x", "items": {"type": "string"}}, "near": {"type": "number"},
+            "how": {"type": "Weather"},
+        },
+        "required": ["city", "how"],
+    }  # fmt: skip
+    assert any("1 tools of r.jsonl have parameters that are no JSON Schema: written as one" in n for n in loaded.notes)
+    for schema in ({"type": "object", "properties": {"type": {"type": "string"}}}, {"type": "object"}, {"$ref": "#/x"}):
+        tools = [{"name": "look", "parameters": schema}]
+        loaded = read(tmp_path, {"prompt": "?", "completion": "a", "tools": tools})
+        assert loaded.examples[0].tools[0]["function"]["parameters"] == schema
+        assert not any("JSON Schema" in line for line in loaded.notes)
+
+
 def test_what_only_looks_like_calls_stays_text_aloud_and_an_empty_list_of_them_is_refused(tmp_path: Path) -> None:
     tools = {"tools": [TOOL]}
     other = json.dumps({"name": "Ann", "parameters": {"age": 7}})

@@ -505,3 +505,14 @@ def test_what_a_template_makes_of_several_calls_or_of_a_text_beside_one_is_said(
     assert moves != GPT_OSS
     assert any("of an answer that calls functions as thoughts" in line for line in template_notes(tokenizer_for(moves)))
     assert not any("calls functions as thoughts" in line for line in template_notes(tokenizer_for(GPT_OSS)))
+
+
+def test_a_template_that_leaves_out_what_a_tool_takes_is_refused(tokenizer_for: Callable[..., Any]) -> None:
+    bare = HERMES.replace("{{ t | tojson }}", "{{ t.function.name }}")
+    assert bare != HERMES
+    takes = {"type": "object", "properties": {"town": {"type": "string"}, "straße": {"type": "string"}}}
+    tools = ({"type": "function", "function": {"name": "find_order", "parameters": takes}},)
+    talk = Example("a", (USER, ANSWER), where="rows.jsonl:1", tools=tools)
+    with pytest.raises(RequestError, match="leaves out the parameter town of the tool find_order"):
+        render(talk, tokenizer_for(bare), train_on="last_answer", max_length=4096)
+    render(talk, tokenizer_for(HERMES), train_on="last_answer", max_length=4096)

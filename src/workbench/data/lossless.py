@@ -105,6 +105,15 @@ def refuse_lost(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]],
                 where=where,
                 remedy="set model.chat_template to one that writes tools; model.chat_template=chatml is shipped",
             )
+        parameters = tool.get("function", tool).get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        lost = next((one for one in properties or () if place_of(one, text) is None), None)
+        if lost is not None:
+            raise RequestError(
+                f"the chat template leaves out the parameter {lost} of the tool {name}",
+                where=where,
+                remedy="set model.chat_template to one that writes tools whole; model.chat_template=chatml is shipped",
+            )
 
 
 def refuse_marks(

@@ -74,10 +74,10 @@ def laid_out(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
         turns = with_thoughts(row, turns, base)
         laid = Laid(named_results(turns), good=judgement(row.take(word), word) if word else None)
     if base in TABLES:
-        laid = replace(laid, tools=tools_beside(row))
+        laid = replace(laid, tools=tools_beside(row, left))
     elif layout != "openai_preference":
         given = row.take("tools", "functions")
-        laid = replace(laid, tools=tools_of(declared(given) if base == "gemini" else given))
+        laid = replace(laid, tools=tools_of(declared(given) if base == "gemini" else given, left))
     if layout != "columns" and laid.turns[0].role != "system":
         laid = replace(laid, turns=system_turn(row) + laid.turns)
     laid = with_hermes_tools(laid)
@@ -144,14 +144,14 @@ def with_thoughts(row: Fields, turns: list[Message], base: str) -> list[Message]
     return [*turns[:-1], replace(turns[-1], reasoning=row.take(name))]
 
 
-def tools_beside(row: Fields) -> tuple[Mapping[str, Any], ...]:
+def tools_beside(row: Fields, left: Leftovers) -> tuple[Mapping[str, Any], ...]:
     """The functions that a column `tools` beside a prompt and its answer holds; none where it holds anything else."""
     for name in ("tools", "functions"):
         value = row.values.get(name)
         listed = isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] in ("[", "{"))
         if listed and name not in row.used:
             with suppress(UnreadableError):
-                tools = tools_of(value)
+                tools = tools_of(value, left)
                 row.take(name)
                 return tools
     return ()
@@ -308,7 +308,7 @@ def preferred(row: Fields, layout: str, data: Data, left: Leftovers) -> Laid:
             raise UnreadableError(f"input is {kind(asked_for)}, not an object with messages")
         inner = Fields(asked_for)
         prompt = conversation(inner.take("messages"), "input.messages", left)
-        tools = tools_of(inner.take("tools"))
+        tools = tools_of(inner.take("tools"), left)
         left.add("input.", inner.unused())
         chosen = conversation(row.take("preferred_output"), "preferred_output", left)
         rejected = conversation(row.take("non_preferred_output"), "non_preferred_output", left)

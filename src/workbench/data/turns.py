@@ -330,11 +330,12 @@ def parsed(value: object, what: str) -> object:
         raise UnreadableError(f"{what} is not JSON: {value[:60]!r}") from None
 
 
-def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
+def tools_of(value: object, left: Leftovers | None = None) -> tuple[Mapping[str, Any], ...]:
     """What may be called, in OpenAI's layout, from a list of tools or of plain functions, or the JSON text of one.
 
     A function has its keys in the order, and a description and parameters in their absence, that servers give to a
-    chat template: else what is trained on is not what is asked.
+    chat template: else what is trained on is not what is asked. Parameters that are no JSON Schema are counted in
+    `left`.
     """
     if is_empty(value) or (isinstance(value, str) and not value.strip()):
         return ()
@@ -349,9 +350,42 @@ def tools_of(value: object) -> tuple[Mapping[str, Any], ...]:
         if "parameters" not in function and isinstance(function.get("input_schema"), dict):  # as Claude's files hold it
             schema = {"parameters": function["input_schema"]}
             function = {key: each for key, each in function.items() if key != "input_schema"} | schema
+        if (schema_of_them := in_json_schema(function.get("parameters"))) is not None:
+            function = {**function, "parameters": schema_of_them}
+            if left is not None:
+                left.odd("tools", "have parameters that are no JSON Schema: written as one", str(function["name"]))
         around = tool if "function" in tool else {}
         tools.append({"type": "function"} | around | {"function": plain | function})
     return tuple(tools)
+
+
+# Python's words for the types of parameters (xLAM's), in those of JSON Schema.
+TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "tuple": "array",
+         "set": "array", "dict": "object"}  # fmt: skip
+
+
+def in_json_schema(parameters: object) -> dict[str, Any] | None:
+    """Parameters by their names alone (xLAM's) as the JSON Schema of an object; None for anything else.
+
+    A template that looks for `properties` would write none of them. One with a default, or called optional, may be left
+    out of a call.
+    """
+    if not isinstance(parameters, dict) or not parameters or "properties" in parameters:
+        return None
+    if not all(isinstance(one, dict) and {"type", "description"} & one.keys() for one in parameters.values()):
+        return None
+    properties, required = dict[str, Any](), list[str]()
+    for name, one in parameters.items():
+        word, _, more = str(one.get("type", "")).strip().lower().partition(",")
+        whole = re.fullmatch(r"optional\[(.*)\]", word)
+        word = whole[1] if whole else word
+        outer, _, inner = word.rstrip("]").partition("[")
+        types = {"type": TYPES[outer]} if outer in TYPES else {}
+        items = {"items": {"type": TYPES[inner]}} if types.get("type") == "array" and inner in TYPES else {}
+        properties[name] = {**one, **types, **items}
+        if "default" not in one and "optional" not in more and not whole:
+            required.append(name)
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
 
 
 def named_results(turns: Sequence[Message]) -> list[Message]:
