@@ -169,7 +169,7 @@ def earlier(row: Fields) -> list[Message]:
 
     In a CSV it is the JSON text of one.
     """
-    turns, pairs = [], parsed(row.take("history") or [], "history")
+    turns, pairs = list[Message](), parsed(row.take("history") or [], "history")
     if not isinstance(pairs, list):
         raise UnreadableError(f"history is {kind(pairs)}, not a list of pairs")
     for number, pair in enumerate(pairs, 1):
