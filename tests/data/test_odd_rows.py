@@ -142,7 +142,6 @@ def test_a_word_on_the_answer_may_be_the_text_that_a_csv_has_for_it(tmp_path: Pa
         ({"conversation_id": 1, "role": "user", "message": "Hi"}, "gather the turns of a conversation into one row"),
         ({"dialogue": [ASK, SAY], "lang": "en"}, "dialogue holds turns: call that column `messages`"),
         ({"id": 1, "body": {"model": "m", "messages": [ASK, SAY]}}, "write its messages (and its tools) at the top"),
-        ({"instruction": "q", "completions": [{"response": "a", "rating": 1}]}, "completions holds a list of objects"),
         ({"prompt": "q", "response_0": "a", "response_1": "b", "better": 1}, "write the better one into chosen"),
         ({"question": "q", "response_j": "a", "response_k": "b"}, "response_j and response_k are several answers"),
     ],
@@ -152,6 +151,15 @@ def test_no_remedy_proposes_a_column_that_is_not_the_wanted_answer(row: Any, wor
         read(tmp_path, row, row)
     assert words in caught.value.remedy
     assert "columns: {" not in caught.value.remedy
+
+
+def test_a_list_of_objects_is_proposed_as_an_answer_only_as_the_json_that_it_would_be(tmp_path: Path) -> None:
+    row = {"instruction": "q", "completions": [{"response": "a", "rating": 1}]}
+    with pytest.raises(RequestError) as caught:
+        read(tmp_path, row, row)
+    json_way = "as JSON writes it: columns: {prompt: instruction, answer: completions}"
+    for words in ("write the text that is wanted into a column of its own", "into chosen and rejected", json_way):
+        assert words in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def which_column(row: Mapping[str, Any], present: Sequence[str], columns: Column
     ):
         return (
             f"{answer} holds a list of objects: write the text that is wanted into a column of its own, or two of them "
-            "into chosen and rejected"
+            f"into chosen and rejected; to learn the list itself, as JSON writes it: columns: {{prompt: {prompt}, "
+            f"answer: {answer}}}"
         )
     lines = [f"columns: {{prompt: {prompt}, answer: {answer}}}"]
     if beside and columns.prompt is None:
