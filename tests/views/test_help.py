@@ -179,6 +179,27 @@ def test_the_tab_key_completes_in_a_shell_that_a_person_types_in(here: Path, key
         os.close(terminal)
 
 
+NAMES = (
+    "x'; touch CANARY; '", "$(touch CANARY)", "`touch CANARY`", "a b$(touch CANARY)", "x\ntouch CANARY\n",
+    "*) touch CANARY;;", "x;touch CANARY", "${x:-$(touch CANARY)}", "<(touch CANARY)", "'$(touch CANARY)'",
+    "\\'; touch CANARY #", "-a\ttouch",
+)  # fmt: skip
+LINES = ("workbench tr", "workbench train ", "workbench train recipe=", "workbench train model=", "workbench plan x=")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_of_a_file_or_folder_here_runs_nothing_in_the_shell_that_completes(name: str, here: Path) -> None:
+    probe = completion("bash", {"model": [name, "größe-2.1"], name: ["x"]}, [name, "mine"]) + "".join(
+        f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({line} ''); COMP_CWORD={len(line.split()) - 1}\n"
+        "_workbench 2>/dev/null; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
+        for line in LINES
+    )
+    done = subprocess.run(["bash", "-c", probe], cwd=here, capture_output=True, text=True, timeout=20)
+    assert not (here / "CANARY").exists()
+    assert {"mine", "größe-2.1", "train"} <= set(done.stdout.split()), done.stderr
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_completion_is_printed_for_both_shells_and_bash_reads_it(capfd: pytest.CaptureFixture[str]) -> None:
     for shell in ("bash", "zsh"):

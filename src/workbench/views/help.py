@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -149,13 +150,20 @@ def rows_of(cls: type, prefix: str, *, nested: bool) -> Iterator[tuple[str, tupl
 
 # Completion: one script that holds all the words, so that pressing the key starts no Python.
 
+PLAIN_WORD = re.compile(r"\w[\w.+-]*")
+
 
 def completion(shell: str, nouns: Mapping[str, Sequence[str]], recipes: Sequence[str]) -> str:
-    """A script for `bash` or `zsh`: verbs first, then keys with `=`, then the nouns of a group or the named choices."""
+    """A script for `bash` or `zsh`: verbs first, then keys with `=`, then the nouns of a group or the named choices.
+
+    A shell runs what it is handed: of the names of files and folders only those that no shell reads as more are in it.
+    """
     if shell not in ("bash", "zsh"):
         raise RequestError(f"no completion for {shell!r}", where="shell", remedy="completion bash, or completion zsh")
     keys = {path: row for section in sections() for path, row in keys_of(section).items() if "<" not in path}
-    values = {f"{group}=": list(names) for group, names in nouns.items()}
+    recipes = list(filter(PLAIN_WORD.fullmatch, recipes))
+    plain = {group: list(filter(PLAIN_WORD.fullmatch, names)) for group, names in nouns.items()}
+    values = {f"{group}=": names for group, names in plain.items() if PLAIN_WORD.fullmatch(group)}
     values |= {f"{path}=": list(choices) for path, choices in choices_of().items()}
     values |= {
         f"{key}=": list(filter(None, w.choices)) for v in VERBS.values() for key, w in v.words.items() if w.choices
