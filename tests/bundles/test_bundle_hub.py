@@ -19,6 +19,8 @@ import yaml
 from huggingface_hub import ModelCard
 from test_bundle_files import bundle, gguf_bundle, keys, plain  # noqa: F401
 
+from hole_server import hole_server
+
 LARGE = (".safetensors", ".gguf", "tokenizer.json")  # what a hub keeps outside of git
 LICENCES = {"apache-2.0", "mit", "other"}
 
@@ -154,3 +156,17 @@ def test_a_hub_that_holds_something_else_or_refuses_is_told(hub: Any, bundle: Pa
     done = export(hub, bundle, "hf://legal")
     assert done.returncode == 2
     assert "to=hf://ORG/NAME" in done.stderr
+
+
+def test_a_hub_that_is_silent_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from workbench.bundles import hub\n"
+        "hub.PATIENCE_S = 0.5\nhub.copy_to_hub(Path(sys.argv[1]), 'hf://org/legal', [])"
+    )
+    with hole_server("silent") as address:
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_TOKEN": "hf_of_a_test", "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert "the hub could not be reached" in done.stderr
+    assert "goes on where this one ended" in done.stderr

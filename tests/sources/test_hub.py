@@ -17,6 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from hole_server import hole_server
+from workbench.errors import WorkbenchError
+from workbench.sources import hub_download, hub_model
+from workbench.sources.resolve import fetch_hf, read_hf
+
 COMMIT = "a" * 40
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -220,3 +225,45 @@ def test_what_a_hub_says_of_a_model_is_held_to_what_can_be_tuned_and_its_silence
     assert "parameters=0, layers=0, hidden_size=0, intermediate_size=128" in words
     assert "licence='31mmit'" in words, "no sign that a terminal would act upon"
     assert "accept the licence on its page" in says("hf:org/gated")
+
+
+@pytest.fixture
+def asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub has four seconds to answer, Python's start within them."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub_download, "ANSWER_S", 4.0)
+
+
+@pytest.mark.parametrize("how", ["silent", "drip"])
+def test_a_hub_that_never_gives_a_whole_answer_holds_up_neither_a_plan_nor_a_fetch(
+    how: str, asked_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hole_server(how) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        if how == "drip":
+            assert hub_model("hf:org/tiny") == "the hub could not be asked (TimeoutError)"
+        else:
+            with pytest.raises(WorkbenchError, match="no whole answer came in 4 s"):
+                fetch_hf(read_hf("org/tiny"), tmp_path, {})
+
+
+def test_a_config_without_an_end_is_given_up_by_a_plan_and_leaves_nothing(
+    hub: ThreadingHTTPServer, asked_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_address[1]}")
+    monkeypatch.setattr(hub_download, "ANSWER_S", 30.0)
+    monkeypatch.setattr(hub_download, "CONFIG_BYTES", 1_000_000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    hub.endless = "config.json"  # type: ignore[attr-defined]
+    assert hub_model("hf:org/tiny") == "the hub could not be asked (OSError)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_hub_gives_for_a_commit_reaches_the_screen_only_as_text(
+    hub: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    hub.commit = "\x1b]0;owned\x07\x9b2J"  # type: ignore[attr-defined]
+    done = resolve("hf:org/tiny", hub, tmp_path)
+    assert "the hub names no commit" in done.stderr
+    assert "pinned to" not in done.stderr
+    assert not any(sign in done.stderr for sign in "\x1b\x07\x9b")

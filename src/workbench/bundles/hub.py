@@ -21,6 +21,7 @@ SCHEME = "hf://"
 PLACE = re.compile(r"hf://([\w.-]+/[\w.-]+)/?")
 OF_THE_HUB = {".gitattributes"}  # made with the repository, and no file of a bundle
 AGAIN = "the same command goes on where this one ended"
+PATIENCE_S = 60.0  # for each piece that is sent or awaited: the library's own client waits for ever
 
 
 def copy_to_hub(folder: Path, to: str, names: Sequence[str]) -> int:
@@ -31,11 +32,13 @@ def copy_to_hub(folder: Path, to: str, names: Sequence[str]) -> int:
     or other files, WorkbenchError when the hub could not be reached or holds other bytes.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import get_session
 
     match = PLACE.fullmatch(to)
     if not match:
         raise RequestError(f"cannot read {to!r}", where="to", remedy="write to=hf://ORG/NAME: a model's repository")
     repo, hub = match[1], HfApi()
+    get_session().timeout = PATIENCE_S
     with spoken(to):
         hub.create_repo(repo, private=True, exist_ok=True)
         before = there(hub, repo)

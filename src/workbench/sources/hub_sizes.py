@@ -13,11 +13,11 @@ from typing import Any
 from workbench.errors import RequestError
 from workbench.files import temporary_folder
 from workbench.sources.bases import read_config, refuse_other_kinds, refuse_quantized
+from workbench.sources.hub_download import ask
 from workbench.sources.places import split_scheme
 from workbench.sources.resolve import read_hf
 from workbench.sources.text_part import text_class, text_config
 
-SECONDS = 10.0  # that a hub has for each answer
 LARGEST = 10**15  # no count that a hub gives may be larger
 
 
@@ -50,36 +50,29 @@ def hub_model(source: str) -> HubModel | str:
     if scheme != "hf" or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return "" if scheme != "hf" else "HF_HUB_OFFLINE is set"
     wanted = read_hf(rest)
-    from httpx import HTTPError
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
     with temporary_folder() as temporary:
-        try:
-            info = HfApi().model_info(wanted.repo, revision=wanted.revision, timeout=SECONDS)
-            hf_hub_download(wanted.repo, "config.json", revision=info.sha, local_dir=temporary, etag_timeout=SECONDS)
-        except GatedRepoError:
+        facts, name, _ = ask(wanted.repo, wanted.revision, temporary)
+        if name == "GatedRepoError":
             return "the hub asks for your consent: accept the licence on its page, then set HF_TOKEN"
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise RequestError("the hub has no such repository or revision", where=source) from None
-        except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
-            return f"the hub could not be asked ({type(error).__name__})"
+        if name in ("RepositoryNotFoundError", "RevisionNotFoundError"):
+            raise RequestError("the hub has no such repository or revision", where=source)
+        if name:
+            return f"the hub could not be asked ({name})"
         config = read_config(temporary, source)
         refuse_quantized(temporary, config, {}, source)
     section = text_config(config) if text_class(config) else config
     refuse_other_kinds(section, source)
     section = section["text_config"] if isinstance(section.get("text_config"), dict) else section
-    card = info.card_data.to_dict() if info.card_data else {}
     return HubModel(
-        commit=str(info.sha),
-        parameters=count(getattr(info.safetensors, "total", 0)),
+        commit=plain(facts.get("sha")),
+        parameters=count(facts.get("parameters")),
         layers=count(section.get("num_hidden_layers")),
         hidden_size=count(section.get("hidden_size")),
         intermediate_size=count(section.get("intermediate_size")),
         vocabulary=count(section.get("vocab_size")),
         context_length=count(section.get("max_position_embeddings")),
-        licence=plain(card.get("license_name") or card.get("license")),
-        gated=bool(info.gated),
+        licence=plain(facts.get("licence")),
+        gated=bool(facts.get("gated")),
     )
 
 

