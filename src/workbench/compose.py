@@ -460,7 +460,7 @@ def refuse_swept_twice(overrides: list[str], of_recipe: list[str], several: set[
                 "it is swept over, and named more than once", where=key, remedy="name it once, with all its values"
             )
         if key in several & {key_of(swept) for swept in of_recipe}:
-            print(f"  {word} takes the place of the recipe's own sweep over {key}", file=sys.stderr)
+            print(masked(f"  {word} takes the place of the recipe's own sweep over {key}"), file=sys.stderr)
 
 
 def refuse_uncountable(words: list[str]) -> None:

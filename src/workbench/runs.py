@@ -436,7 +436,7 @@ def leftovers(run: Run) -> list[Path]:
 
 def tell(run: Run, text: str) -> None:
     """Say on the screen and in the events what was mended."""
-    print(f"  {masked(text)}", file=sys.stderr)
+    print(masked(f"  {text}"), file=sys.stderr)
     run.event("said", stage="run", text=text)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.privacy.secrets import masked
 from workbench.sources.bases import causal_classes, heads_of
 
 # How the text model's tensors are called within the whole, and where they stand in the text model alone.
@@ -63,7 +64,7 @@ def take_text(base: Path, folder: Path) -> None:
     """
     heads_of(base, str(base))
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    print(f"taking the text model ({text_class(config)}) out of {base.name} …", file=sys.stderr)
+    print(masked(f"taking the text model ({text_class(config)}) out of {base.name} …"), file=sys.stderr)
     where: dict[str, str] = {}
     left = 0
     for number, path in enumerate(sorted(base.glob("*.safetensors")), 1):

@@ -18,8 +18,16 @@ from filelock import FileLock
 
 from workbench.errors import RequestError, WorkbenchError
 from workbench.files import whole_folder, write_whole
+from workbench.privacy.secrets import masked
 from workbench.sources.bases import read_object
-from workbench.sources.digests import cache_folder, content_sha256, digests_of, model_sha256, unchanged
+from workbench.sources.digests import (
+    cache_folder,
+    content_sha256,
+    digests_of,
+    model_sha256,
+    refuse_hollow,
+    unchanged,
+)
 from workbench.sources.gguf_header import read_gguf, read_once, refuse_broken
 from workbench.sources.resolve import is_here, resolve
 from workbench.sources.text_part import TAKING, take_text, text_class
@@ -90,10 +98,7 @@ def other_contents_of(path: Path) -> tuple[str, str]:
         return "this is no model's folder", "name a folder with config.json and safetensors, or a .gguf file"
     adapter = path / ADAPTER
     if adapter.is_file():
-        try:
-            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or "its base"
-        except (OSError, ValueError, AttributeError):
-            base = "its base"
+        base = read_object(adapter).get("base_model_name_or_path") or "its base"
         return (
             f"this is an adapter of {base}, not a model",
             f"name the base, {base}, as model.source, and to go on from this adapter name it as model.adapter; or "
@@ -146,7 +151,7 @@ def unpacked(gguf: Path) -> Path:
     refuse_broken(gguf)
 
     def write(folder: Path) -> None:
-        print(f"unpacking {gguf.name} …", file=sys.stderr)
+        print(masked(f"unpacking {gguf.name} …"), file=sys.stderr)
         with unchanged([gguf], digest, str(gguf)), read_once():
             write_plain(gguf, folder)
 
@@ -248,6 +253,8 @@ def refuse_code(folder: Path) -> None:
                 where=str(folder),
                 remedy=f"use a safetensors copy; beside safetensors, delete or move {', '.join(sorted(others)[:8])}",
             )
+        if path.is_file():
+            refuse_hollow(path)
         if path.suffix.lower() == ".json" and path.is_file():
             refuse_json(path, folder)
     if (folder / ADAPTER).is_file() and (folder / "config.json").is_file():
@@ -305,7 +312,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         if folder.is_dir() and noted(note) == content_sha256(folder):
             return folder
         if folder.is_dir() and note.is_file():
-            print(f"{folder} has changed since it was made: made again …", file=sys.stderr)
+            print(masked(f"{folder} has changed since it was made: made again …"), file=sys.stderr)
         with whole_folder(folder) as partial:
             make(partial)
             sha256 = content_sha256(partial)

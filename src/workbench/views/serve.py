@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from workbench.compress.format_check import really_quantized
 from workbench.engines.served import Served, chat, engine_for, serve_bundle
 from workbench.errors import WorkbenchError
 from workbench.records import Message, message_dicts
-from workbench.screen import SafeConsole
+from workbench.screen import SafeConsole, json_line
 
 SCREEN = SafeConsole(stderr=True, highlight=False)
 HELLO = (Message("user", "Say hello."),)
@@ -54,7 +53,7 @@ def prompt_of(folder: Path) -> Sequence[Message]:
 def curl_line(server: Served, messages: Sequence[Message]) -> str:
     """One chat request as a line for a shell."""
     body = {"model": server.model, "messages": message_dicts(messages), "max_tokens": 64, "temperature": 0}
-    text = shlex.quote(json.dumps(body, ensure_ascii=False))
+    text = shlex.quote(json_line(body))
     return f"curl -s {server.url}/v1/chat/completions -H 'Content-Type: application/json' -d {text}"
 
 
