@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from odd_teacher import completion, is_probe, odd_teacher
 from teacher_project import Project, project, questions
+from teacher_server import teacher_server
+from workbench.teacher import batch as batches
+from workbench.teacher.labeller import grade_in
 from workbench.teacher.payload import read_reply
 from workbench.teacher.wire import Request
 
@@ -43,6 +48,9 @@ STRANGE: dict[str, Any] = {
     "a busy upstream": {"error": {"message": "upstream is busy", "code": 429}, "choices": None},
     "a failed upstream": {"choices": [{"error": {"message": "gone", "code": 502}, "finish_reason": "error"}]},
     "a name of a megabyte": completion("yes") | {"model": "m" * 1_000_000},
+    "an answer of brackets": completion("[" * 3_000),
+    "a call nested without end": completion(None, tool_calls=[{"function": {"name": "f", "arguments": "[" * 3_000}}]),
+    "a refusal nested without end": (400, b"[" * 100_000),
     "usage that is no number": ("application/json", json.dumps(completion("yes")).replace('": 20', '": NaN').encode()),
 }  # fmt: skip
 
@@ -81,8 +89,10 @@ def test_a_strange_reply_costs_its_row_at_most_and_is_never_booked_below_nothing
         "choices that are nothing": "unreadable", "a list": "unreadable", "a page of HTML": "unreadable",
         "a stream": "unreadable", "half of a JSON text": "unanswered", "nesting without end": "unanswered",
         "a busy upstream": "unanswered", "a failed upstream": "unanswered", "a name of a megabyte": "yes",
-        "usage that is no number": "yes",
+        "an answer of brackets": "[" * 3_000, "a call nested without end": "unreadable",
+        "a refusal nested without end": "refused_by_provider", "usage that is no number": "yes",
     }  # fmt: skip
+    assert made.ledger("SELECT COUNT(*), SUM(cost) FROM attempts WHERE status = 400") == [(1, 0)], "and is not repeated"
 
 
 @pytest.mark.parametrize(
@@ -246,3 +256,53 @@ def test_a_reply_that_drips_is_given_up_after_the_time_for_one_request(tmp_path:
     rejected = {line["id"]: line for line in made.lines("rejected")}
     assert list(rejected) == ["row-0"]
     assert len(made.lines("labels")) == 3
+
+
+def test_a_grade_of_brackets_is_none() -> None:
+    assert grade_in("[" * 3_000) is None
+    assert grade_in('{"grade": 7}') == 7
+
+
+def changed(**fields: Any) -> Callable[[dict[str, Any]], bytes]:
+    """Makes a line with other fields."""
+    return lambda line: json.dumps(line | fields).encode()
+
+
+# Lines of a batch's output that name no request, and such that name one and answer it in no documented way.
+NAMELESS: tuple[Callable[[dict[str, Any]], bytes], ...] = (
+    lambda line: b"half of a li", lambda line: b"[1]", lambda line: b"7", lambda line: b"null",
+    lambda line: b"[" * 3_000, lambda line: b"\xff\xfe", changed(custom_id=None), changed(custom_id=["x"]),
+)  # fmt: skip
+SHAPELESS: tuple[Callable[[dict[str, Any]], bytes], ...] = (
+    changed(response=[1]), changed(response={"status_code": 200}), changed(response={"status_code": 200, "body": None}),
+    changed(response={"status_code": 200, "body": [1]}), changed(response={"status_code": 200, "body": "yes"}),
+)  # fmt: skip
+REFUSED: tuple[Callable[[dict[str, Any]], bytes], ...] = (
+    changed(response=None, error="overloaded"), changed(response={"status_code": 500, "body": "gone"}),
+    changed(response={"status_code": 500, "body": {"error": ["gone"]}}),
+)  # fmt: skip
+
+
+def test_a_strange_line_of_a_batch_costs_its_row_at_most_and_is_booked_at_its_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil, real = (*NAMELESS, *SHAPELESS, *REFUSED), batches.json_lines
+
+    def spoiled(response: Any) -> Any:
+        lines = response.content.strip().split(b"\n")
+        lines[: len(spoil)] = [make(json.loads(line)) for make, line in zip(spoil, lines, strict=False)]
+        return real(SimpleNamespace(content=b"\n".join(lines)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batches, "json_lines", spoiled)
+    with teacher_server(answer="json") as server:
+        made = project(tmp_path, questions(30), server.url + "/v1", batch=True, poll_seconds=0.05, labels=["yes", "no"])
+        done = made.label()
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in made.lines("labels") if line["id"].startswith("row-")]) == 30
+    assert f"{len(NAMELESS)} lines cannot be read" in done.stderr
+    assert made.ledger("SELECT COUNT(*) FROM attempts WHERE state != 'settled' OR cost < 0") == [(0,)]
+    booked = made.ledger("SELECT outcome, cost = reserved, cost = 0 FROM attempts WHERE kind = 'batch'")
+    lost, free = len(NAMELESS) + len(SHAPELESS), len(REFUSED)
+    assert Counter(booked)[("error", 1, 0)] == lost
+    assert Counter(booked)[("error", 0, 1)] == free
+    assert len(booked) > lost + free

@@ -181,7 +181,7 @@ def put_back(answer: str, originals: Mapping[str, str]) -> str:
     """An answer with its originals; in JSON each value on its own, since an original may hold quotes."""
     try:
         values = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return restore(answer, originals)
     if not isinstance(values, dict):
         return restore(answer, originals)

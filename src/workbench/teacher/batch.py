@@ -135,7 +135,8 @@ async def collect(
     pricing = pricing_of(desk.teacher, batch=True)
     tickets = desk.ledger.tickets(batch)
     lines = await patiently(desk, sending, lambda: gathered(results(desk, remote)))
-    for line in lines:
+    odd = lines.count(None)
+    for line in filter(None, lines):
         ticket = tickets.pop(line.request, None)
         if ticket is None:  # answered twice, or not ours: counted once
             continue
@@ -162,12 +163,17 @@ async def collect(
                 ticket, classed(reply), cost, reply=reply, status=line.status, assumed=own, egress=sending.hash
             )
             watch_bill(desk, request, reply.usage, cost)
-    for ticket in tickets.values():  # an expired or cancelled batch gives no line for what it has not done
-        desk.ledger.settle(ticket, "error", 0, error=f"no line in the {state} batch")
+    if odd:
+        say(f"batch {remote}: {odd:,} lines cannot be read; as many requests without one are counted at their worst")
+    # An expired or cancelled batch gives no line for what it has not done.
+    for number, ticket in enumerate(sorted(tickets.values(), key=lambda ticket: -ticket.worst)):
+        lost = number < odd
+        why = "a line that cannot be read may have been its answer" if lost else f"no line in the {state} batch"
+        desk.ledger.settle(ticket, "error", ticket.worst if lost else 0, error=why, assumed=lost)
     desk.ledger.mark_batch(batch, "done", remote)
 
 
-async def gathered(lines: AsyncIterator[Line]) -> list[Line]:
+async def gathered(lines: AsyncIterator[Line | None]) -> list[Line | None]:
     """All lines, so that a broken download is begun anew and nothing is settled twice."""
     return [line async for line in lines]
 
@@ -300,42 +306,65 @@ async def look(desk: Desk, remote: str) -> tuple[bool, str]:
     return status in ("completed", "expired", "cancelled"), f"{status}{done}"
 
 
-async def results(desk: Desk, remote: str) -> AsyncIterator[Line]:
-    """The lines of an ended batch, in the provider's order."""
+async def results(desk: Desk, remote: str) -> AsyncIterator[Line | None]:
+    """The lines of an ended batch, in the provider's order; None for one of which nobody can tell what it answers."""
     state, api = await batch_state(desk, remote), api_of(desk)
     if wire_of(desk.teacher) == "anthropic":
         if state.get("results_url"):
             for line in json_lines(await api.call("GET", state["results_url"])):
-                yield anthropic_line(line)
+                yield line_of(line, anthropic_line)
         return
     for file in filter(None, (state.get("output_file_id"), state.get("error_file_id"))):
         for line in json_lines(await api.call("GET", f"/files/{quote(file, safe='')}/content")):
-            yield openai_line(line)
+            yield line_of(line, openai_line)
 
 
-def json_lines(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The objects of a body that holds one a line; U+2028 and its like within a text end no line."""
-    return (values_without_held(json.loads(line)) for line in response.content.split(b"\n") if line.strip())
+def json_lines(response: httpx.Response) -> Iterator[object]:
+    """The values of a body that holds one a line; U+2028 and its like within a text end no line. None for no JSON."""
+    for line in filter(bytes.strip, response.content.split(b"\n")):
+        try:
+            yield values_without_held(json.loads(line))
+        except (ValueError, RecursionError):
+            yield None
 
 
-def anthropic_line(answer: dict[str, Any]) -> Line:
+def line_of(row: object, read: Callable[[str, Mapping[str, Any]], Line]) -> Line | None:
+    """A batch's line: what it says of the request that it names, None where it names none.
+
+    What is not as documented is an answer of no shape: paid for, perhaps, and of no use.
+    """
+    request = object_of(row).get("custom_id")
+    if not isinstance(request, str):
+        return None
+    try:
+        return read(request, object_of(row))
+    except (KeyError, TypeError, AttributeError):
+        return Line(request, {}, None, "")
+
+
+def object_of(value: object) -> Mapping[str, Any]:
+    """The value where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def anthropic_line(request: str, row: Mapping[str, Any]) -> Line:
     """One line of a batch's results."""
-    result = answer["result"]
+    result = row["result"]
     if result["type"] == "succeeded":
-        return Line(answer["custom_id"], result["message"], 200, "")
-    error = (result.get("error") or {}).get("error") or {}
-    return Line(answer["custom_id"], None, None, f"{result['type']}: {error.get('message', '')}")
+        return Line(request, result["message"] or {}, 200, "")
+    error = object_of(object_of(result.get("error")).get("error"))
+    return Line(request, None, None, f"{result['type']}: {error.get('message', '')}")
 
 
-def openai_line(row: dict[str, Any]) -> Line:
+def openai_line(request: str, row: Mapping[str, Any]) -> Line:
     """One line of an output or error file."""
-    response, error = row.get("response") or {}, row.get("error") or {}
+    response, error = row.get("response") or {}, object_of(row.get("error"))
     status = response.get("status_code")
     if status == 200:
-        return Line(row["custom_id"], response["body"], status, "")
-    inner = (response.get("body") or {}).get("error") or {}
+        return Line(request, response["body"] or {}, status, "")
+    inner = object_of(object_of(response.get("body")).get("error"))
     message = error.get("message") or inner.get("message") or ""
-    return Line(row["custom_id"], None, status, f"{error.get('code') or inner.get('code') or ''} {message}".strip())
+    return Line(request, None, status, f"{error.get('code') or inner.get('code') or ''} {message}".strip())
 
 
 async def find_remote(desk: Desk, batch: str, started: float, requests: int) -> str | None:

@@ -47,7 +47,7 @@ class StatusError(Exception):
         text = response.text.strip()
         try:
             self.body: Any = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             self.body = text
         super().__init__(text or f"status {response.status_code} without a word")
 

@@ -310,6 +310,6 @@ def grade_in(text: str) -> int | None:
     """The grade in a judge's JSON."""
     try:
         grade = json.loads(text)["grade"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return grade if isinstance(grade, int) and 0 <= grade <= 10 else None

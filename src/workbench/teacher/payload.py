@@ -64,7 +64,9 @@ def read_reply(api: str, payload: Any, request: Request) -> Reply:
     try:
         heard = anthropic_message(payload) if api == "anthropic" else openai_completion(payload)
         packed = pack(since(heard.logprobs, heard.begins)) if heard.logprobs else None
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, struct.error, OverflowError) as error:
+    except (
+        KeyError, TypeError, IndexError, AttributeError, ValueError, struct.error, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
         body = json.dumps(payload, ensure_ascii=True)[:200]
         empty = isinstance(payload, dict) and not (payload.get("choices") or payload.get("content"))
         raise ShapeError(

@@ -227,5 +227,5 @@ def normal(answer: str) -> str:
     """An answer for comparison: JSON by its content, text without case and idle white space."""
     try:
         return json.dumps(json.loads(answer), sort_keys=True).lower()
-    except ValueError:
+    except (ValueError, RecursionError):  # a text of ten thousand brackets
         return " ".join(answer.lower().split())
