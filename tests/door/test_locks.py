@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -84,6 +86,34 @@ def test_a_build_for_another_device_is_as_locked(monkeypatch: pytest.MonkeyPatch
         "as locked": "1 of 1 packages",
         "differing": [],
     }
+
+
+def test_ci_installs_by_the_locks_alone_but_for_the_wheel_as_its_users_install_it() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if "grep" not in line]
+    installs = [line for line in lines if re.search(r"\bpip\"? install\b", line)]
+    assert len(installs) >= 4
+    allowed = ("--no-deps --require-hashes -r", "--no-deps --no-build-isolation -e .", '--no-compile "$work"/dist/')
+    assert [line for line in installs if not any(words in line for words in allowed)] == []
+    assert "python .ci/audit.py" in text
+    assert "waited vulnerabilities" in text, "and its word is waited for"
+
+
+def test_the_lock_files_are_what_their_script_writes_of_what_was_resolved(tmp_path: Path) -> None:
+    for name, parts in (("all", ("all", "torch_cuda")), ("dev", ("dev", "all")), ("vllm_cpu", ("vllm_cpu",)),
+                        ("vllm_cuda", ("vllm_cuda",))):  # fmt: skip
+        lines = [line for part in parts for line in (LOCKS / f"{part}.txt").read_text().splitlines(keepends=True)]
+        (tmp_path / f"{name}.txt").write_text("".join(line for line in lines if line[0] != "#"))
+    (tmp_path / "out").mkdir()
+    wheel = tmp_path / "torch-9.9.9+cpu-cp311-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    script = [sys.executable, str(ROOT / ".ci" / "lock_files.py"), str(tmp_path), str(tmp_path / "out"), str(wheel)]
+    subprocess.run(script, check=True, timeout=60)
+    for name in ("all", "torch_cuda", "dev", "vllm_cpu", "vllm_cuda"):
+        assert (tmp_path / "out" / f"{name}.txt").read_text() == (LOCKS / f"{name}.txt").read_text(), name
+    cpu = (tmp_path / "out" / "torch_cpu.txt").read_text()
+    assert "torch==9.9.9+cpu" in cpu
+    assert hashlib.sha256(b"a wheel").hexdigest() in cpu
 
 
 @pytest.fixture
