@@ -552,6 +552,7 @@ def test_neither_set_overlaps_the_licence_notices() -> None:
     ("lines", "what"),
     [
         (["{"], "not a line of JSON"),
+        (["[" * 20_000], "not a line of JSON"),
         (['["a"]'], "no text under 'id'"),
         (['{"id": "a", "prompt": " ", "answer": "b"}'], "no text under 'prompt'"),
         (['{"id": "a", "prompt": "b"}'], "no text under 'answer'"),
@@ -564,3 +565,10 @@ def test_a_broken_file_of_ones_own_is_refused_by_line(lines: list[str], what: st
     path.write_text("\n".join(lines))
     with pytest.raises(RequestError, match=what):
         load_general(path)
+
+
+def test_signs_that_end_a_line_elsewhere_end_no_question(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_bytes('{"id": "a", "prompt": "What\u2028is \u0085 it?", "answer": "b"}\r\n'.encode())
+    (item,) = load_general(path)
+    assert item.prompt[-1].content == "What\u2028is \u0085 it?"

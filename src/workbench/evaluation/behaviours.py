@@ -49,13 +49,13 @@ def example(row: Mapping[str, Any], where: str, answer: str) -> Example:
 def read(path: Path, names: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
     """(row, `file:line`) of every line; RequestError where one lacks a field, or repeats an id."""
     questions: dict[str, tuple[dict[str, Any], str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         where = f"{path.name}:{number}"
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"not a line of JSON: {error}", where=where) from None
         lacks = [n for n in names if not isinstance(row, dict) or not isinstance(row.get(n), str) or not row[n].strip()]
         if lacks:
