@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ from workbench.teacher.egress import verify, write_line
 from workbench.tracking import Egress, catch_up, register, store_uri
 from workbench.tracking.outbound import is_remote
 from workbench.tracking.store import connect, manners
+from workbench.tracking.versions import download
 
 PLACES = ("train", "validation", "prompt", "expected", "answer", "teacher", "judge", "said", "why", "label", "slice",
           "html", "fact", "factkey", "system", "check", "override", "curve")  # fmt: skip
@@ -48,9 +50,17 @@ class Recorder(BaseHTTPRequestHandler):
 
     seen: ClassVar[list[bytes]] = []
     behind: ClassVar[tuple[str, int]] = ("", 0)
+    endless: ClassVar[str] = "a file that nobody has"
 
     def pass_on(self) -> None:
         body = self.body()
+        if self.path.endswith(self.endless):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1_000_000))
+            return
         self.seen.append(f"{self.command} {self.path}\n{self.headers}\n".encode() + body)
         headers = {k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "host")}
         connection = http.client.HTTPConnection(*self.behind, timeout=60)
@@ -248,11 +258,24 @@ def test_of_internal_rows_placeholders_reach_another_machine_and_each_upload_is_
 
 
 @pytest.mark.slow
-def test_public_rows_reach_another_machine_as_they_are_and_are_logged(servers: tuple[str, str], tmp_path: Path) -> None:
+def test_public_rows_reach_another_machine_as_they_are_and_are_logged_and_a_model_without_an_end_is_not_fetched(
+    servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     body, _ = sent(servers[0], canary_run(tmp_path, "public"), tmp_path, "public")
     assert found(WORD, body) >= set(PLACES) - {"train", "factkey"}
     assert b"confusion: " in body
     assert {line["rule"] for line in log_lines(tmp_path)} == {"raw"}
+
+    # What comes back of such a store is held to what it lists.
+    with connect(servers[0]) as client:
+        location = client.get_model_version_download_uri("public", "1")
+    assert (download(servers[0], location, tmp_path / "whole") / "model.safetensors").is_file()
+    monkeypatch.setattr(Recorder, "endless", "/model.safetensors")
+    with pytest.raises(WorkbenchError, match="or which has no end"):
+        download(servers[0], location, tmp_path / "endless")
+    assert sum(path.stat().st_size for path in (tmp_path / "endless").rglob("*") if path.is_file()) < 3_000_000
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == limits
 
 
 @pytest.mark.slow

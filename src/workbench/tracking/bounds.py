@@ -79,6 +79,25 @@ def while_growing(folder: Path, what: str, function: Callable[[], Answer]) -> An
             raise AwayError(f"{what}: {size - before:,} bytes came in {CALL_S:.0f} s")
 
 
+@contextlib.contextmanager
+def no_larger_file(most: int) -> Iterator[None]:
+    """Meanwhile no file grows beyond so many bytes: whoever writes it in this process, a thread left behind too, fails.
+
+    Nothing where the system knows no such limits.
+    """
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if before < 0 else min(most, before), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+
 def transfer_seconds(size: int) -> float:
     """How long a file of so many bytes may take."""
     return CALL_S + size / SLOWEST_BYTES_S

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +15,25 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from workbench.errors import RequestError, WorkbenchError
-from workbench.files import artefact
+from workbench.files import artefact, require_room
 from workbench.privacy.secrets import masked
 from workbench.recipe import Tracking
 from workbench.signing_keys import PUBLIC, SHORT, TRUSTED, fingerprint, keys_folder, trusted_keys
-from workbench.tracking.bounds import CALL_S, GIVEN_UP, AwayError, while_growing, within
+from workbench.sources import hub_download
+from workbench.tracking.bounds import CALL_S, GIVEN_UP, AwayError, no_larger_file, while_growing, within
 from workbench.tracking.store import connect, is_here, manners, plain_name, shown, store_uri
 from workbench.tracking.vouching import set_back, vouched
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import FileInfo
     from mlflow.entities.model_registry import ModelVersion
 
 HERE = Path("experiments")  # where a command without a recipe looks for runs and their store
 SOURCE = re.compile(r"^(?:mlflow:)?models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))$")
 # A server writes an upload under such a name first; one that was killed leaves it behind.
 UNFINISHED = ".artifact.uploading."
+BESIDES = 1_000_000  # bytes by which a file may be larger than its store says, and what else is written meanwhile
 
 
 def download(uri: str, location: str, into: Path) -> Path:
@@ -41,19 +44,21 @@ def download(uri: str, location: str, into: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         refuse_odd_files(location)
 
-        def listed() -> object:
+        def listed() -> list[FileInfo]:
             return list_artifacts(artifact_uri=location, tracking_uri=uri)
 
         def fetched() -> str:
             return download_artifacts(artifact_uri=location, dst_path=str(into), tracking_uri=uri)
 
-        if not (listed() if is_here(uri) else within(CALL_S, "list_artifacts", listed)):
+        away = not is_here(uri) or not location.startswith(("file:", "/"))
+        entries = within(CALL_S, "list_artifacts", listed) if away else listed()
+        if not entries:
             raise WorkbenchError(
                 "the store no longer has these files",
                 where=shown(location),
                 remedy="run `register` again to store them anew",
             )
-        got = Path(fetched() if is_here(uri) else while_growing(into, "download_artifacts", fetched))
+        got = Path(as_listed(entries, fetched, into, location) if away else fetched())
     if got.resolve() != into.resolve():  # some artefact stores add the folder's own name
         for part in got.iterdir():
             shutil.move(part, into / part.name)
@@ -61,6 +66,29 @@ def download(uri: str, location: str, into: Path) -> Path:
     for left in into.rglob(f"{UNFINISHED}*"):
         left.unlink()
     return into
+
+
+def as_listed(entries: Sequence[FileInfo], fetch: Callable[[], str], into: Path, location: str) -> str:
+    """What `fetch` gives, which fills `into`; DiskError where what the store lists has no room there.
+
+    WorkbenchError once a file grows past the largest that it lists: what a server sends may have no end.
+    """
+    sizes = [entry.file_size for entry in entries]
+    most = hub_download.most_bytes()
+    if None not in sizes:  # folders have none
+        require_room(into, sum(sizes), "the registered model")
+        most = min(most, max(sizes) + BESIDES)
+    try:
+        with no_larger_file(most):
+            return while_growing(into, "download_artifacts", fetch)
+    except Exception as error:
+        if "File too large" not in str(error):
+            raise
+        raise WorkbenchError(
+            f"the store sends a file of more than {most:,} bytes, which it has not listed, or which has no end",
+            where=shown(location),
+            remedy="look at the store: the model's files are not as it says",
+        ) from None
 
 
 def refuse_odd_files(location: str) -> None:
@@ -200,7 +228,7 @@ def tag(version: Version, tags: Mapping[str, str], experiments: Path = HERE, uri
     """Write tags on a version. WorkbenchError when the store cannot be reached."""
     with connect(here(experiments, uri)) as client:
         for key, value in tags.items():
-            client.set_model_version_tag(version.name, version.number, key, value)
+            client.set_model_version_tag(version.name, version.number, key, masked(value))
 
 
 def here(experiments: Path = HERE, uri: str = "") -> str:
@@ -312,14 +340,14 @@ def why_not_signed(folder: Path, name: str, keys: Sequence[Path]) -> str | None:
     try:
         hint = str(json.loads((folder / SIGNATURE).read_bytes())["verificationMaterial"]["publicKey"]["hint"])
         claimed = json.loads((folder / MANIFEST).read_bytes()).get("name")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"their signature or manifest cannot be read ({type(error).__name__})"
     known = {fingerprint(key): key for key in keys}
     if hint not in known:
         return f"they are signed by {hint[:SHORT]}, which is not trusted here ({', '.join(f[:SHORT] for f in known)})"
     try:
         verifying.Config().use_elliptic_key_verifier(public_key=known[hint]).verify(folder, folder / SIGNATURE)
-    except (InvalidSignature, ValueError, OSError, KeyError, TypeError) as error:
+    except (InvalidSignature, ValueError, OSError, KeyError, TypeError, RecursionError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         return f"the signature is another file's ({why})"
     # Signed is signed under a name: else any bundle of ours could stand in for any other.
