@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+import hostile_files as hostile
 from workbench.__main__ import main
-from workbench.bundles.manifest import SIGNATURE, sign, template_digest, write_manifest
+from workbench.bundles.manifest import SIGNATURE, read_manifest, sign, template_digest, write_manifest
 from workbench.bundles.parity import Reference, write_parity
 from workbench.errors import WorkbenchError
 from workbench.records import Message
 from workbench.signing_keys import make_key, signing_key
-from workbench.sources import content_sha256
+from workbench.sources import content_sha256, trial
 from workbench.training.shrink import model_under
 from workbench.views import verify
 
@@ -90,6 +91,36 @@ def test_nothing_is_fetched_or_opened_for_a_bundle_that_nobody_trusted_has_signe
     failed = outcome(bundle, capsys)
     assert set(failed) == {"signature", "loads"}
     assert "neither fetched nor opened" in failed["loads"]
+    assert opened == []
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "model.gguf"])
+def test_what_never_ends_is_given_to_no_engine_whoever_signed_it(
+    name: str,
+    bundle: Path,
+    opened: list[str],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 2)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(bundle.parent / "cache"))
+    facts = {key: value for key, value in read_manifest(bundle).items() if key not in ("schema", "files")}
+    if name == "tokenizer.json":
+        content = json.loads((tiny_model / name).read_text())
+        split = {"type": "Split", "pattern": {"Regex": hostile.REGEX_BOMBS["stars"]}, "behavior": "Isolated"}
+        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split | {"invert": False}]}
+        (bundle / name).write_text(json.dumps(content))
+    elif name == "chat_template.jinja":
+        (bundle / name).write_text(hostile.TEMPLATE_BOMBS["letters"])
+        facts["template_sha256"] = template_digest(hostile.TEMPLATE_BOMBS["letters"])
+    else:
+        (bundle / name).write_bytes(hostile.GGUF_BOMBS["offset"])
+    (bundle / SIGNATURE).unlink()
+    write_manifest(bundle, facts)
+    sign(bundle, signing_key())
+    failed = outcome(bundle, capsys)
+    assert "not tried: " in failed["loads"]
     assert opened == []
 
 

@@ -19,6 +19,7 @@ from workbench.bundles.manifest import (
     hash_files,
     listed_names,
     read_manifest,
+    read_text,
     template_digest,
 )
 from workbench.engines.ask import stop_ids
@@ -108,14 +109,14 @@ def no_code(folder: Path) -> str:
 def template(folder: Path, manifest: Mapping[str, Any]) -> str:
     """That every chat template in the folder is the one that was trained with."""
     wanted = manifest["template_sha256"]
-    templates = {TEMPLATE: (folder / TEMPLATE).read_text(encoding="utf-8")} if (folder / TEMPLATE).is_file() else {}
+    templates = {TEMPLATE: read_text(folder / TEMPLATE)} if (folder / TEMPLATE).is_file() else {}
     if not templates:
         raise WorkbenchError(f"there is no {TEMPLATE}", where=str(folder))
     for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
         if (folder / name).is_file():
             templates |= templates_in(name, read_json(folder / name).get("chat_template"))
     for path in sorted((folder / "additional_chat_templates").glob("*")):
-        templates[f"additional_chat_templates/{path.name}"] = path.read_text(encoding="utf-8")
+        templates[f"additional_chat_templates/{path.name}"] = read_text(path)
     for path in sorted(folder.glob("*.gguf")):
         fields = gguf_header(path)
         if "tokenizer.chat_template" not in fields:
@@ -202,8 +203,8 @@ def quantized(
 def read_json(path: Path) -> Any:
     """A JSON file's content; WorkbenchError when it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise WorkbenchError(f"{path.name} cannot be read: {error}", where=str(path)) from None
 
 

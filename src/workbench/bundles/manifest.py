@@ -15,6 +15,7 @@ from workbench.errors import RequestError, WorkbenchError
 from workbench.files import file_sha256
 from workbench.names import is_plain
 from workbench.signing_keys import PUBLIC, SHORT, fingerprint, load_private
+from workbench.sources.digests import refuse_hollow
 
 MANIFEST, SIGNATURE = "MANIFEST.json", "signature.json"
 SCHEMA = 1
@@ -34,6 +35,7 @@ FACTS: Mapping[str, type] = {
     "made": str,
 }
 SHOWN = 3  # names told of a long list
+MOST_TEXT = 200_000_000  # bytes of a JSON file or a template that are read: the largest vocabularies have some 40 MB
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what = f"there is no {MANIFEST}: not a bundle" if folder.is_dir() else "there is no such folder"
         raise RequestError(what, where=str(folder), remedy=remedy)
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(folder / MANIFEST))
+    except (OSError, ValueError, RecursionError, WorkbenchError) as error:
         raise RequestError(f"{MANIFEST} cannot be read: {error}", where=str(folder), remedy=remedy) from None
     problem = wrong_content(content)
     if problem:
         raise RequestError(f"{MANIFEST} is not as a bundle's: {problem}", where=str(folder), remedy=remedy)
     return dict(content)
+
+
+def read_text(path: Path) -> str:
+    """A text of a bundle, which may be a stranger's; WorkbenchError for one that no memory should hold."""
+    refuse_hollow(path)
+    size = path.stat().st_size
+    if size > MOST_TEXT:
+        raise WorkbenchError(f"{path.name} has {size / 1e9:.1f} GB, and none that is read has so many", where=str(path))
+    return path.read_text(encoding="utf-8")
 
 
 def wrong_content(content: object) -> str | None:
@@ -108,8 +119,14 @@ def wrong_content(content: object) -> str | None:
         listed = (facts.get("sha256"), facts.get("bytes")) if isinstance(facts, dict) else (None, None)
         if not isinstance(listed[0], str) or type(listed[1]) is not int:
             return f"{name} has no sha256 and bytes"
-    stray = [name for name in content["weights"] if name not in files]
-    return f"the weights {listed_names(stray)} are not among its files" if stray else None
+    stray = [str(name) for name in content["weights"] if not isinstance(name, str) or name not in files]
+    if stray:
+        return f"the weights {listed_names(stray)} are not among its files"
+    for name in ("base", "scoring", "limits"):
+        if not isinstance(content.get(name) or {}, dict):
+            return f"{name} is no object"
+    odd = [name for name, limit in (content.get("limits") or {}).items() if type(limit) not in (int, float)]
+    return f"the limits {listed_names(odd)} are no numbers" if odd else None
 
 
 def is_inside(name: str) -> bool:
@@ -141,6 +158,7 @@ def hash_files(folder: Path, names: Iterable[str] | None = None) -> dict[str, Fi
 
     def facts_of(name: str) -> tuple[str, FileFacts]:
         path = folder / name
+        refuse_hollow(path)
         return name, FileFacts(file_sha256(path), path.stat().st_size)
 
     # hashlib gives up the interpreter's lock while it hashes; the largest first, so that none is left for the end.
@@ -237,8 +255,8 @@ def check_signature(folder: Path, public_key: Path, hashed: Mapping[str, FileFac
 def signed_by(path: Path) -> str:
     """The fingerprint of the key that a signature says it was made with; WorkbenchError when it says none."""
     try:
-        hint = json.loads(path.read_text(encoding="utf-8"))["verificationMaterial"]["publicKey"]["hint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = json.loads(read_text(path))["verificationMaterial"]["publicKey"]["hint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkbenchError(f"{SIGNATURE} cannot be read: {error!r}", where=str(path)) from None
     if not isinstance(hint, str) or not hint:
         raise WorkbenchError(f"{SIGNATURE} does not name its key", where=str(path))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.bundles.checks import Check
+from workbench.bundles.manifest import read_text
 from workbench.engines.served import EXACT, Served, chat, forced, in_slots, prompt_ids
 from workbench.errors import RequestError
 from workbench.progress_bar import progress
@@ -232,9 +233,9 @@ def read_parity(folder: Path, name: str = PARITY) -> list[Reference]:
                 expected=row.get("expected", ""),
                 tools=tuple(row.get("tools", ())),
             )
-            for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
+            for row in json.loads(read_text(path))["rows"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RequestError(f"not a parity file: {type(error).__name__}: {error}", where=str(path)) from error
 
 

@@ -12,16 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from workbench import errors
-from workbench.bundles.checks import Check, static_checks
-from workbench.bundles.manifest import read_manifest
+from workbench.bundles.checks import TEMPLATE, Check, static_checks
+from workbench.bundles.manifest import read_manifest, read_text
 from workbench.bundles.parity import read_parity
 from workbench.bundles.prove import ask_engine, choose_engine, limits_of, trusted_key
 from workbench.compress.format_check import really_quantized
+from workbench.data.templates import refuse_template
 from workbench.errors import RequestError, WorkbenchError
 from workbench.evaluation.scorers import deciding_score, portable
 from workbench.pages.terminal import show
 from workbench.recipe import Evaluate
 from workbench.screen import SafeConsole
+from workbench.sources.gguf_header import refuse_broken
+from workbench.sources.trial import refuse_tokenizer
 from workbench.training.shrink import model_under
 
 NO_ENGINE = "none"
@@ -85,6 +88,10 @@ def verify_bundle(folder: Path, engine: str, key: str, output: str) -> int:
 def in_engine(folder: Path, manifest: Mapping[str, Any], wanted: str) -> list[Check]:
     """Load the bundle in its engine and hold what it says against training's record."""
     home = folder.resolve()
+    try:
+        refuse_hostile(home)
+    except RequestError as error:
+        return [Check("loads", False, f"not tried: {error.what}")]
     references = read_parity(home) or read_parity(home.parent, f"{home.name}.parity.json")
     if not references:
         return [Check("parity", True, "not asked: the held-out rows are not public and stay with the run that made it")]
@@ -99,6 +106,15 @@ def in_engine(folder: Path, manifest: Mapping[str, Any], wanted: str) -> list[Ch
     except WorkbenchError as error:
         return [Check("loads", False, error.what)]
     return checks
+
+
+def refuse_hostile(folder: Path) -> None:
+    """RequestError for what would keep an engine at work for ever: the folder may be a stranger's."""
+    refuse_tokenizer(folder)
+    if (folder / TEMPLATE).is_file():
+        refuse_template(read_text(folder / TEMPLATE), str(folder / TEMPLATE))
+    for path in folder.glob("*.gguf"):
+        refuse_broken(path)
 
 
 def evaluate_of(manifest: Mapping[str, Any]) -> Evaluate:
