@@ -5,8 +5,10 @@ Those with a memory bomb are tried where they are read, one of each kind through
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +21,15 @@ from workbench.data.chat_text import chat_turns, user_mark, way_of
 from workbench.data.containers import read_rows
 from workbench.data.load import load
 from workbench.data.templates import refuse_template
+from workbench.data.tokenizer import compiled
 from workbench.errors import RequestError
 from workbench.plain_yaml import YAMLSizeError, read_yaml
-from workbench.recipe import Columns, Data
-from workbench.sources import trial
+from workbench.recipe import Columns, Data, Method, Model
+from workbench.sources import model_folder, trial
 from workbench.sources.bases import refuse_untrainable
 from workbench.sources.gguf_header import refuse_broken
 from workbench.sources.trial import refuse_tokenizer
+from workbench.training.adapter import start_adapter
 
 TABLE = Data(train="x", columns=Columns(prompt="question", answer="answer"))
 RECIPE = """\
@@ -274,6 +278,27 @@ def test_a_template_that_only_some_row_makes_endless_is_stopped_at_that_row(
     assert "rows.jsonl:8: the chat template is still at work on this row" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", list(hostile.TEMPLATE_CODE))
+def test_a_template_reaches_nothing_but_what_it_is_given(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the renderer of looks, and by transformers' own, which trains and answers."""
+    from transformers import AutoTokenizer
+
+    monkeypatch.chdir(tmp_path)
+    template, messages = hostile.TEMPLATE_CODE[name], [{"role": "user", "content": "CANARY"}]
+    full = AutoTokenizer.from_pretrained(tiny_model, local_files_only=True, trust_remote_code=False)
+    for render in (
+        lambda: compiled(template).render(messages=messages, tools=None, bos_token="<s>"),
+        lambda: full.apply_chat_template(messages, chat_template=template, tokenize=False),
+    ):
+        with contextlib.suppress(Exception):  # what it may not reach is an error, or nothing
+            text = render()
+            assert "<module" not in text
+            assert "root:" not in text
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["stars", "letters", "words"])
 def test_a_tokenizer_whose_expressions_never_end_is_refused(name: str, tmp_path: Path, tiny_model: Path) -> None:
     content = json.loads((tiny_model / "tokenizer.json").read_text())
@@ -304,6 +329,29 @@ def test_a_gguf_file_whose_head_lies_is_refused(name: str, tmp_path: Path) -> No
     path = hostile.written(tmp_path / "m.gguf", hostile.GGUF_BOMBS[name])
     with pytest.raises(RequestError, match="no whole GGUF file"):
         refuse_broken(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"])
+def test_a_file_of_a_model_that_is_a_hole_is_refused_before_it_is_read(
+    name: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    os.truncate(model / name, 1 << 40)
+    with pytest.raises(RequestError, match="the rest is a hole") as refusal:
+        model_folder(f"dir:{model}")
+    assert name in refusal.value.where
+
+
+@pytest.mark.parametrize("content", [hostile.JSON_BOMB, "[]", "7", "{", "null"], ids=lambda text: text[:5])
+def test_an_adapters_config_that_peft_never_wrote_is_refused_where_a_model_or_an_adapter_is_named(
+    content: str, tmp_path: Path
+) -> None:
+    hostile.written(tmp_path / "adapter_config.json", content)
+    hostile.written(tmp_path / "adapter_model.safetensors", b"")
+    with pytest.raises(RequestError, match=r"an adapter of its base, not a model"):
+        model_folder(f"dir:{tmp_path}")
+    with pytest.raises(RequestError):
+        start_adapter(Model(adapter=f"dir:{tmp_path}"), Method())
 
 
 @pytest.mark.parametrize("name", list(hostile.SAFETENSORS_BOMBS))

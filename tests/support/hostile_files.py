@@ -183,6 +183,28 @@ TEMPLATE_BOMBS = {
 HIDDEN_BOMB = (
     "{% if 'item 7' in messages[-1].content ~ messages[0].content %}" + TEMPLATE_BOMBS["letters"] + "{% endif %}"
 )
+RUN = "('touch CANARY')"
+TEMPLATE_CODE = {
+    "globals of a helper": "{{ cycler.__init__.__globals__.os.system" + RUN + " }}",
+    "globals of a function": "{{ lipsum.__globals__['os'].system" + RUN + " }}",
+    "globals of ours": "{{ raise_exception.__globals__['__builtins__']['__import__']('os').system" + RUN + " }}",
+    "a clock's globals": "{{ strftime_now.__globals__['sys'].modules['os'].system" + RUN + " }}",
+    "a filter's": "{{ (messages | tojson).__class__.__init__.__globals__ }}",
+    "subclasses": "{% for c in ''.__class__.__mro__[1].__subclasses__() %}{{ c }}{% if c.__name__ == 'Popen' %}"
+    "{{ c(['touch', 'CANARY']) }}{% endif %}{% endfor %}",
+    "by attr": "{{ (cycler | attr('__init__') | attr('__globals__'))['os'].system" + RUN + " }}",
+    "by map": "{{ [cycler] | map(attribute='__init__.__globals__.os') | list }}",
+    "by format": "{{ '{0.__init__.__globals__}'.format(cycler) }}",
+    "by format_map": "{{ '{x.__init__.__globals__}'.format_map({'x': cycler}) }}",
+    "by a saved format": "{% set f = '{0.__init__.__globals__}'.format %}{{ f(cycler) }}",
+    "itself": "{{ self.__init__.__globals__.__builtins__.__import__('os').system" + RUN + " }}",
+    "a frame": "{% set g = namespace(x=joiner) %}{{ g.x.__call__.__func__.__code__ }}{{ g.x.gi_frame.f_globals }}",
+    "an include": "{% include '/etc/passwd' %}",
+    "an import": "{% import 'os' as o %}{{ o.system" + RUN + " }}",
+    "extends": "{% extends '/etc/passwd' %}",
+    "a writer": "{{ messages.__init__ }}{{ messages.clear() }}{{ messages.append(1) }}",
+    "a tag": "{% do cycler.__init__.__globals__.os.system" + RUN + " %}",
+}
 REGEX_BOMBS = {
     "stars": "(a+)+$", "choices": "(a|a)*$", "letters": r"(\p{L}+)+!$", "words": r"(\w+\s?)*$", "two": "(.*)*x",
     "many": "a*" * 30 + "b",

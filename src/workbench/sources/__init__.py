@@ -1,6 +1,12 @@
 """Sources: one string names a model or a data set, wherever it lies; here it becomes a local path."""
 
-from workbench.sources.bases import quantized_by_name, refuse_rows_beyond, refuse_untrainable, unused_tokens
+from workbench.sources.bases import (
+    quantized_by_name,
+    read_object,
+    refuse_rows_beyond,
+    refuse_untrainable,
+    unused_tokens,
+)
 from workbench.sources.digests import cache_folder, content_sha256, model_sha256, unchanged
 from workbench.sources.hub_sizes import HubModel, hub_model
 from workbench.sources.places import is_pattern, shipped_folder
@@ -49,6 +55,7 @@ __all__ = [
     "model_weights",
     "pinned_commit",
     "quantized_by_name",
+    "read_object",
     "refuse_broken_source",
     "refuse_code",
     "refuse_rows_beyond",

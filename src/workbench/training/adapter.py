@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from workbench.errors import RequestError
 from workbench.recipe import Method, Model
-from workbench.sources import refuse_code, resolve
+from workbench.sources import read_object, refuse_code, resolve
 
 ADAPTER = "adapter_config.json"
 
@@ -29,7 +28,7 @@ def start_adapter(model: Model, method: Method) -> Path | None:
             remedy="name an adapter's folder, a run's folder, or a registered adapter (bundle.adapter=true ships one)",
         )  # fmt: skip
     refuse_code(folder)
-    config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    config = read_object(folder / ADAPTER)
     if config.get("peft_type") != "LORA":
         raise RequestError(f"it is a {config.get('peft_type')} adapter, not a LoRA", where=f"model.adapter={source}")
     made = {
