@@ -224,6 +224,29 @@ def test_a_recipe_is_the_very_file_that_hydra_will_read(
     assert_untouched(project)
 
 
+TAGGED = (
+    "!!python/object/apply:subprocess.call [[touch, CANARY]]", "!!python/object/new:subprocess.Popen [[touch, CANARY]]",
+    "!!python/object/apply:os.system ['touch CANARY']", "!!python/name:os.system ''", "!!python/module:os ''",
+    "!!python/object:subprocess.Popen {args: [touch, CANARY]}", "!<tag:yaml.org,2002:python/object/apply:os.abort> []",
+    "!!python/tuple [!!python/object/apply:subprocess.call [[touch, CANARY]]]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TAGGED)
+def test_a_tag_of_python_s_own_makes_no_object_in_a_recipe_a_noun_or_another_tool_s_file(
+    value: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "mine.yaml").write_text(recipe() + f"bundle: {{intended_use: {value}}}\n")
+    refused(project, capsys)
+    (project / "configs" / "method").mkdir(parents=True)
+    (project / "configs" / "method" / "evil.yaml").write_text(f"name: {value}\n")
+    (project / "mine.yaml").write_text(recipe(["workbench", {"method": "evil"}, "_self_"]))
+    refused(project, capsys)
+    (project / "theirs.yaml").write_text(f"base_model: org/name\ndatasets: {value}\nsequence_len: 512\n")
+    assert door.main(["init", "from=theirs.yaml"]) == 2
+    assert_untouched(project, capsys.readouterr().err)
+
+
 LAUGHS = "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 
 
@@ -475,6 +498,10 @@ def test_a_folder_full_of_traps_is_no_code(project: Path) -> None:
              "transformers", "mlflow", "httpx2", "pydantic", "jinja2", "safetensors", "sentencepiece", "scipy",
              "sitecustomize", "usercustomize", "trap_source", "trap_package"]  # fmt: skip
     plant(project, [*found, *third])
+    for name in ("omegaconf", "yaml", "hydra", "torch", "transformers", "numpy", "logging", "encodings"):
+        (project / name).mkdir()  # a package is looked for before a module of its name
+        plant(project / name, ["__init__"])
+    (project / "trap.pth").write_text(f"import os; os.system('touch {MARK}')\n")
     (project / "hydra_plugins").mkdir()
     plant(project, ["hydra_plugins/trap"])
     info = project / "trap-1.0.dist-info"

