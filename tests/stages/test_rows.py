@@ -17,10 +17,11 @@ from teacher_project import questions
 from teacher_server import teacher_server
 from workbench import runs, stored_rows
 from workbench.__main__ import main
+from workbench.compose import composed
 from workbench.data import chat, prepare
 from workbench.data.prepare import Splits
 from workbench.errors import WorkbenchError
-from workbench.recipe import Columns, Data, Recipe
+from workbench.recipe import Columns, Data, Recipe, read
 from workbench.records import Example, Message, ToolCall
 from workbench.runs import Run, keep_data, kept_data, open_run
 from workbench.sources import shipped_folder
@@ -322,3 +323,18 @@ def test_a_row_with_tools_thoughts_and_weights_is_read_back_as_it_was_written() 
     assert stored_rows.example_of(json.loads(stored_rows.line_of(row))) == row
     plain = Example("b", (Message("user", "q"), Message("assistant", "a")))
     assert json.loads(stored_rows.line_of(plain))["messages"] == [["user", "q"], ["assistant", "a"]]
+
+
+def test_labels_that_a_hand_has_changed_are_not_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with teacher_server(answer="json") as server:
+        made = teacher_project(tmp_path, questions(6), server.url + "/v1", labels=["yes", "no"])
+        assert made.label().returncode == 0
+    monkeypatch.chdir(tmp_path)
+    recipe, home = read(composed(tmp_path / "mine.yaml", []), "mine"), made.stage.parent
+    run = Run(home, "mine", home.name)
+    assert len(run_rows.rows(recipe, run).train) == 6
+    labels = home / "label" / "labels.jsonl"
+    labels.write_text(labels.read_text().replace('"id": "row-0"', '"id": "row-1"'))
+    for read_rows in (run_rows.rows, run_rows.lessons):
+        with pytest.raises(WorkbenchError, match="not the ones the stage made"):
+            read_rows(recipe, run)

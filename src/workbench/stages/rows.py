@@ -33,7 +33,7 @@ from workbench.sources import (
     pinned_commit,
     resolve,
 )
-from workbench.stages.common import PREPARED, has_rows, log_datasets, need, say
+from workbench.stages.common import PREPARED, has_rows, hold_made, log_datasets, need, say
 from workbench.stages.prompts import Lessons, labelled
 from workbench.stored_rows import HELD, StoredRows, example_of, line_of, rows_in, write_lines
 from workbench.teacher.document_rows import ROWS, data_of
@@ -62,6 +62,7 @@ def rows(recipe: Recipe, run: Run) -> Splits:
     """
     if labels_rows(recipe):
         need(run, "label", "evaluate")
+        hold_made(run, "label")
         return labelled(recipe, run, asked_rows(recipe, run)).splits
     return asked_rows(recipe, run).splits
 
@@ -72,6 +73,7 @@ def lessons(recipe: Recipe, run: Run) -> Lessons:
         return read_learned(recipe, run)
     if labels_rows(recipe):
         need(run, "label", "train")
+        hold_made(run, "label")
         return labelled(recipe, run, asked_rows(recipe, run))
     return Lessons(asked_rows(recipe, run).splits, {}, {}, [])
 
@@ -153,6 +155,7 @@ def from_sources(recipe: Recipe, run: Run, work: Path | None = None) -> Asked:
     data = recipe.data
     if makes_rows(recipe):
         need(run, "label", "train")
+        hold_made(run, "label")
         data = data_of(data, run.folder / "label" / ROWS)
     learns = material_of(recipe)
     splits = prepare.prepare(data, recipe.seed, contents=contents, learns=learns, work=work, judged_by=judging)
