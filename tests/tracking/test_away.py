@@ -274,17 +274,15 @@ def test_an_answer_that_grows_is_waited_for_and_one_that_stands_still_is_not(tmp
         tracking_bounds.while_growing(tmp_path, "files", lambda: fetched(1))
 
 
-def test_what_mlflow_was_about_to_send_is_swept_after_a_feeder_that_was_killed(tmp_path: Path) -> None:
+def test_what_mlflow_was_about_to_send_is_swept_after_a_kill(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, tempfile\nfrom workbench.stages import feeding\n"
-        "def follow(*_):\n    open(tempfile.mkdtemp() + '/report.html', 'w').close()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "feeding.follow = follow\nfeeding.main([sys.argv[1]])"
+        "import os, signal, tempfile\nfrom workbench.tracking.store import own_temporary_files\n"
+        "with own_temporary_files():\n    open(tempfile.mkdtemp() + '/report.html', 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    wanted = json.dumps({"folder": str(tmp_path), "experiments": str(tmp_path), "tracking": {}})
     place = tmp_path / "tmp"
     place.mkdir()
-    done = subprocess.run([sys.executable, "-c", code, wanted], env=os.environ | {"TMPDIR": str(place)}, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(place)}, check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = place.iterdir()
     assert list(left.rglob("report.html"))

@@ -136,6 +136,33 @@ catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
     assert len(there["train"].inputs.dataset_inputs) == 1
 
 
+@pytest.mark.slow
+def test_what_a_killed_feed_has_written_for_sending_goes_with_the_next_one(
+    experiments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = whole_run(experiments)
+    program = f"""
+import os, signal
+from pathlib import Path
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from workbench.recipe import Tracking
+from workbench.tracking import catch_up
+LocalArtifactRepository.log_artifact = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
+"""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, env=environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path for path in temporary.rglob("*") if path.is_file() and path.stat().st_size], "it was about to send"
+    for path in temporary.iterdir():
+        os.utime(path, (time.time() - 3600,) * 2)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    catch_up(run.folder, Tracking(), experiments)
+    assert not list(temporary.iterdir())
+
+
 def test_a_lost_memory_or_a_deleted_store_is_fed_again_without_doubling(experiments: Path) -> None:
     run = whole_run(experiments)
     first = catch_up(run.folder, Tracking(), experiments)

@@ -13,7 +13,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.files import temporary_folder
 from workbench.isolation import isolated
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe, Tracking
@@ -139,17 +137,14 @@ def main(words: list[str]) -> int:
     wanted = json.loads(words[0])
     experiments = Path(wanted["experiments"])
     try:
-        with temporary_folder() as own:
-            # MLflow writes what it sends, rows' texts among it, into temporary files, and this process may be killed.
-            tempfile.tempdir = str(own)
-            follow(
-                Path(wanted["folder"]),
-                Tracking(**wanted["tracking"]),
-                experiments,
-                tracking_egress(experiments),
-                pipe_closed,
-                tell,
-            )
+        follow(
+            Path(wanted["folder"]),
+            Tracking(**wanted["tracking"]),
+            experiments,
+            tracking_egress(experiments),
+            pipe_closed,
+            tell,
+        )
     except (OSError, WorkbenchError, BrokenPipeError) as error:
         with contextlib.suppress(OSError):
             tell({"away": str(error)})

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -173,7 +174,7 @@ def connect(uri: str) -> Iterator[MlflowClient]:
     A server that does not answer, or not in time, or fails itself, is an AwayError.
     """
     refuse_stray_password(uri)
-    with manners(uri):
+    with manners(uri), own_temporary_files():
         probe(uri)
         import requests.exceptions
         import sqlalchemy.exc
@@ -206,6 +207,18 @@ def connect(uri: str) -> Iterator[MlflowClient]:
                 where=shown(uri),
                 remedy=f"install what brings {error.name}, or use another store (tracking.uri=null is one here)",
             ) from error
+
+
+@contextlib.contextmanager
+def own_temporary_files() -> Iterator[None]:
+    """Keep the temporary files in which MLflow writes what it sends, rows' texts among it, from outliving a kill."""
+    before = tempfile.tempdir
+    with temporary_folder() as own:
+        tempfile.tempdir = str(own)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def is_here(uri: str) -> bool:
