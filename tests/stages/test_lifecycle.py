@@ -371,6 +371,21 @@ def test_a_torn_line_among_the_events_is_left_out_of_the_training_curve_aloud(
     assert "1 torn lines" in capfd.readouterr().err
 
 
+def test_a_store_that_cannot_be_fed_when_all_is_done_is_said_and_no_failure(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from workbench.compose import composed
+    from workbench.recipe import read
+    from workbench.runs import open_run
+    from workbench.stages.lifecycle import feed_the_end
+
+    recipe: Recipe = read(composed(project / "mine.yaml", []), "mine")
+    with open_run(project / "experiments", "mine", "00000000", {}, fresh=False) as run, monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(project / "mine.csv"))
+        feed_the_end(recipe, run)
+    assert "mine.csv" in capfd.readouterr().err
+
+
 def test_a_longer_run_of_the_same_recipe_says_how_to_go_on_from_the_one_that_is_trained(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import yaml
 from workbench import errors, extras
 from workbench.command import SWEEP, command, next_command, typed_value
 from workbench.errors import GateError, RequestError, WorkbenchError, nearest
+from workbench.files import disk_error
 from workbench.formats import format_named
 from workbench.recipe import Recipe, has_teacher, sources_of, to_dict, weights_of
 from workbench.runs import Run, hold_contents, open_run, other_contents, run_digest
@@ -271,8 +272,8 @@ def feed_the_end(recipe: Recipe, run: Run) -> None:
         fed = catch_up(run.folder, recipe.tracking, experiments, tracking_egress(experiments), live=False)
         for line in fed["said"]:
             SCREEN.print(f"  {line}", markup=False, soft_wrap=True)
-    except WorkbenchError as error:
-        say(run, "register", str(error))
+    except (OSError, WorkbenchError) as error:
+        say(run, "register", str(disk_error(error, run.folder) or error))
 
 
 @contextmanager
