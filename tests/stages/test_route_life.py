@@ -192,6 +192,15 @@ def test_a_changed_bundle_voids_the_route_which_is_said(project: Path) -> None:
     assert report_of(project)["look"]["number"] == 2, "what was proven for other files is another route"
 
 
+def test_a_route_is_not_proven_for_weights_that_have_changed_since_they_were_bundled(project: Path) -> None:
+    weights = only_run(project) / "merge" / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    code, _, said = run(project, "route", "route.certainty=0.951")
+    assert code == 1
+    assert f"{weights.parent}: these files are not the ones the stage made" in said
+
+
 def test_every_part_that_a_route_was_proven_for_is_named_when_it_changes() -> None:
     proven = dict.fromkeys(("bundle", "template", "asked"), "a" * 64) | {"teacher": "x:1", "engine": "llamacpp 1"}
     assert voided(proven, proven) == []

@@ -32,7 +32,8 @@ from workbench.records import Example, digest
 from workbench.runs import Run, stage
 from workbench.signing_keys import signing_key
 from workbench.sources import content_sha256, resolve
-from workbench.stages.common import is_done, need, say
+from workbench.stages.bundle import made_by
+from workbench.stages.common import hold_made, is_done, need, say
 from workbench.stages.evaluate.arms import Arm, arms_of, teacher_arm
 from workbench.stages.evaluate.evaluate import answerable
 from workbench.stages.evaluate.evaluate import opened as opened_arm
@@ -86,6 +87,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = fingerprint_of(recipe, run, identity)
     if is_done(run, STAGE, fingerprint):
         return False
+    hold_made(run, made_by(arm.name), f"bundle/{arm.name}")
     with stage(run, STAGE, fingerprint, resume=True) as staging:
         for name in (ROUTE, "before.json", "report.json", "report.html", MANIFEST, "signature.json"):
             (staging.folder / name).unlink(missing_ok=True)
