@@ -174,7 +174,8 @@ def ended(child: subprocess.Popen[str], after: float, number: int | None, name: 
     # `debug=true shows where` stands below an error that the workbench does not know.
     fine = child.returncode in ENDS and "Traceback" not in text and "debug=true" not in text
     last = (text.strip().splitlines() or [""])[-1][:160]
-    book.check(f"{name} {fault}: it ends as it should", fine, f"exit {child.returncode}: {last}")
+    seen = last if fine else text[-4000:]
+    book.check(f"{name} {fault}: it ends as it should", fine, f"exit {child.returncode}: {seen}")
 
 
 def judged(folder: Path, name: str, server: Odd, book: Book) -> None:
