@@ -163,6 +163,41 @@ catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", ["catch_up", "MLflow"])
+def test_a_store_whose_tables_a_kill_has_left_half_made_is_made_whole_by_the_next_feed(
+    experiments: Path, maker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.tracking.store.connect", connect)  # no store that was made before the tests
+    run = whole_run(experiments)
+    (experiments / "mlflow.db").unlink(missing_ok=True)
+    act = f"catch_up(Path({str(run.folder)!r}), Tracking(), Path({str(experiments)!r}))"
+    if maker == "MLflow":  # by its own way, in the store's place
+        act = f"MlflowClient({store_uri(Tracking(), experiments)!r}).search_experiments()"
+    program = f"""
+import os, signal
+from pathlib import Path
+from alembic import op
+from mlflow import MlflowClient
+from workbench.recipe import Tracking
+from workbench.tracking import catch_up
+real = op.create_table
+def dying(name, *args, **kwargs):
+    made = real(name, *args, **kwargs)
+    if name == "datasets":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+op.create_table = dying
+{act}
+"""
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (experiments / "mlflow.db").exists() == (maker == "MLflow")
+    assert catch_up(run.folder, Tracking(), experiments)["metrics"] > 0
+    assert len(runs_of(experiments)) == 9
+    assert not list(experiments.glob("*.partial*")), "nothing is left beside it"
+
+
 def test_a_lost_memory_or_a_deleted_store_is_fed_again_without_doubling(experiments: Path) -> None:
     run = whole_run(experiments)
     first = catch_up(run.folder, Tracking(), experiments)

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -184,6 +185,7 @@ def connect(uri: str) -> Iterator[MlflowClient]:
         known = (MlflowException, sqlalchemy.exc.SQLAlchemyError, requests.exceptions.RequestException)
         try:
             if is_here(uri):
+                make_whole(uri)
                 yield MlflowClient(tracking_uri=uri, registry_uri=uri)
             else:
                 client = within(CALL_S, "a first call", lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))
@@ -207,6 +209,52 @@ def connect(uri: str) -> Iterator[MlflowClient]:
                 where=shown(uri),
                 remedy=f"install what brings {error.name}, or use another store (tracking.uri=null is one here)",
             ) from error
+
+
+def make_whole(uri: str) -> None:
+    """Make the tables of an embedded store that has none yet: beside its place, and then at once.
+
+    MLflow makes them one by one, and a store that a kill or a full disk has left half made is refused by it for good.
+    Such a one holds nothing of anybody's, not even the first experiment, and is replaced.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.name in ("", ":memory:") or "?" in path.name or is_made(path):
+        return
+    from mlflow import MlflowClient
+
+    partial = path.with_name(f".{path.name}.{time.time_ns()}.partial")  # MLflow keeps connections, by their path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if is_made(path):
+            return
+        for left in path.parent.glob(f".{path.name}.*.partial*"):
+            left.unlink()
+        try:
+            MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+            remove_database(path)
+            os.replace(partial, path)
+        finally:
+            remove_database(partial)
+
+
+def is_made(path: Path) -> bool:
+    """Whether a store's file has its tables and the first experiment, which MLflow adds last.
+
+    One that cannot be read counts too: what is wrong with it is for MLflow to say.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as database:
+            return database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone() is not None
+    except sqlite3.Error as error:
+        return "no such table" not in str(error)
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database with its journals, which would else be taken for those of the next one of its name."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
