@@ -294,12 +294,14 @@ YOUNG_S = 10.0  # a folder that is younger may not have its lock yet
 def temporary_folder(inside: Path | None = None) -> Iterator[Path]:
     """A new folder in `inside` (made where it is missing; None: the system's), removed at the end.
 
-    Those that killed processes left in the same place are removed first.
+    Those that killed processes left in the same place are removed first; so is, the next time, what could not be
+    removed at the end, where another process may just be looking whether its owner lives.
     """
     place = inside or Path(tempfile.gettempdir())
     place.mkdir(parents=True, exist_ok=True)
     sweep(place)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, FileLock(Path(name) / LOCK):
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True)
+    with made as name, FileLock(Path(name) / LOCK):
         yield Path(name)
 
 
@@ -315,7 +317,7 @@ def temporary_home() -> Home:
     """A new folder where the system keeps temporary ones, for what outlives a block; see `temporary_folder`."""
     place = Path(tempfile.gettempdir())
     sweep(place)
-    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place)
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True)
     lock = FileLock(Path(made.name) / LOCK)
     lock.acquire()
     return Home(Path(made.name), (made, lock))

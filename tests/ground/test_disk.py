@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -10,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -202,6 +204,26 @@ def test_a_temporary_home_goes_with_its_last_holder_and_a_killed_ones_rows_with_
     home = temporary_home()
     assert list(tmp_path.iterdir()) == [home.folder]
     del home
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_temporary_folder_that_another_process_writes_into_as_it_goes_is_left_to_the_next_sweep(
+    tmp_path: Path,
+) -> None:
+    def busy(folder: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for number in range(3000):
+                (folder / f"{number}").mkdir()
+
+    with temporary_folder(tmp_path) as folder:
+        writer = threading.Thread(target=busy, args=(folder,))
+        writer.start()
+        while not (folder / "100").is_dir():
+            time.sleep(0.001)
+    writer.join()
+    if folder.exists():
+        os.utime(folder, (time.time() - 3600,) * 2)
+        sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
