@@ -102,6 +102,22 @@ def test_a_student_that_has_changed_since_it_was_made_is_neither_judged_nor_bund
     assert stages(run) == before
 
 
+def test_a_verdict_that_was_written_by_hand_lets_nothing_ship(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = only_run(Path(shutil.copytree(shipped, tmp_path / "changed")))
+    monkeypatch.chdir(tmp_path / "changed")
+    path = run / "evaluate" / "report.json"
+    report = json.loads(path.read_text())
+    report["gate"] |= {"passed": True, "shipped": ["student", "small"]}
+    path.write_text(json.dumps(report))
+    before = stages(run)
+    for verb in ("bundle", "register"):
+        assert main([verb, "bundle.adapter=true", "recipe=./mine.yaml"]) == 1
+        assert f"{path}: this is not the report that the evaluation wrote" in capfd.readouterr().err
+    assert stages(run) == before
+
+
 def test_verify_finds_a_sound_bundle_sound_in_its_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failed(bundle, capsys) == []
 

@@ -41,7 +41,7 @@ from workbench.recipe import Method, Model, Recipe
 from workbench.records import digest
 from workbench.runs import Run, forget, now, stage
 from workbench.signing_keys import fingerprint, public_key_of, signing_key
-from workbench.stages.common import base_model, hold_made, is_done, merged_model, need, say
+from workbench.stages.common import base_model, hold_made, is_done, merged_model, need, say, verdict
 from workbench.stages.held_out import references, scoring_of
 from workbench.stages.rows import descriptions
 from workbench.stages.train.task import start_model
@@ -83,8 +83,7 @@ def run(recipe: Recipe, run: Run) -> bool:
 
 def bundles_of(recipe: Recipe, run: Run) -> list[str]:
     """The names of what the gate lets ship, and the adapter when the recipe wants it too."""
-    gate = read_json(run.folder / "evaluate" / "report.json")["gate"]
-    shipped = list(gate.get("shipped", []))
+    shipped = list(verdict(run).get("shipped", []))
     return shipped + [ADAPTER] * (recipe.bundle.adapter and recipe.method.kind != "full" and STUDENT in shipped)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.command import next_command
 from workbench.errors import WorkbenchError
+from workbench.files import file_sha256, read_json
 from workbench.privacy.secrets import masked
 from workbench.recipe import Recipe
 from workbench.runs import Run, hold_artefacts, hold_source, kept_data
@@ -81,6 +82,19 @@ def hold_made(run: Run, *stages: str) -> None:
     """Raise WorkbenchError when weights of these stages, as far as they are done, have changed since they were made."""
     for stage in stages:
         hold_artefacts(run.folder, run.done(stage) or {})
+
+
+def verdict(run: Run) -> dict[str, Any]:
+    """The gate's verdict, by which it is decided what ships. WorkbenchError where its file is another by now."""
+    path, written = run.folder / "evaluate" / "report.json", (run.done("evaluate") or {}).get("facts", {})
+    if "report_sha256" in written and (not path.is_file() or file_sha256(path) != written["report_sha256"]):
+        raise WorkbenchError(
+            "this is not the report that the evaluation wrote, and what ships is decided by it",
+            where=str(path),
+            remedy="put it back, or delete this folder and run `train` again: it is made anew",
+        )
+    gate: dict[str, Any] = read_json(path)["gate"]
+    return gate
 
 
 def has_rows(run: Run) -> bool:

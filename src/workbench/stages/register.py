@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from workbench.files import read_json, write_whole
+from workbench.files import write_whole
 from workbench.recipe import Recipe
 from workbench.records import digest
 from workbench.runs import Run, stage
 from workbench.stages.bundle import bundles_of, check_registered
-from workbench.stages.common import is_done, need, say, tracking_egress
+from workbench.stages.common import is_done, need, say, tracking_egress, verdict
 from workbench.tracking import register, shown, store_uri
 
 
@@ -24,7 +24,7 @@ def run(recipe: Recipe, run: Run) -> bool:
     fingerprint = fingerprint_of(recipe, run, experiments)
     if is_done(run, "register", fingerprint):
         return False
-    gate = read_json(run.folder / "evaluate" / "report.json")["gate"]
+    gate = verdict(run)
     with stage(run, "register", fingerprint) as staging:
         made = register(
             run.folder,

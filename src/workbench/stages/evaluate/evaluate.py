@@ -28,7 +28,7 @@ from workbench.evaluation.report import build_report
 from workbench.evaluation.resources import facts_of, metered, read_spent
 from workbench.evaluation.scorers import find, primary_metric
 from workbench.evaluation.scorers.judge import PREFERENCE
-from workbench.files import read_json, remove, write_whole
+from workbench.files import file_sha256, read_json, remove, write_whole
 from workbench.pages import pictures
 from workbench.pages.report_page import write_page
 from workbench.recipe import Recipe, has_open_teacher, has_teacher
@@ -280,7 +280,10 @@ def written(
     write_page(report, collected.free, folder / "report.html", title=run.recipe_name, context=context)
     drop_stale(folder / "predictions", list(collected.free))
     write_answers(recipe.evaluate, items, collected.free.get(STUDENT, ()), folder)
-    staging.facts = {"n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"]}
+    staging.facts = {
+        "n": report["n"], "passed": report["gate"]["passed"], "refused": report["gate"]["refused"],
+        "report_sha256": file_sha256(folder / "report.json"),
+    }  # fmt: skip
     log_scores(run, report)
 
 
