@@ -81,12 +81,14 @@ def test_what_ships_is_bundled_proven_signed_and_registered_as_the_very_same_byt
     assert version.tags["sha256"] == stages(run)["bundle/student"]["artefacts"][0]["sha256"]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_has_nothing_left_to_do(shipped: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.chdir(shipped)
     assert main(["train", "recipe=./mine.yaml", "bundle.adapter=true"]) == 0
     assert "nothing left to do" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_student_that_has_changed_since_it_was_made_is_neither_judged_nor_bundled(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_student_that_has_changed_since_it_was_made_is_neither_judged_nor_bund
     assert stages(run) == before
 
 
+@pytest.mark.slow
 def test_a_verdict_that_was_written_by_hand_lets_nothing_ship(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,10 +121,12 @@ def test_a_verdict_that_was_written_by_hand_lets_nothing_ship(
     assert stages(run) == before
 
 
+@pytest.mark.slow
 def test_verify_finds_a_sound_bundle_sound_in_its_engine(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failed(bundle, capsys) == []
 
 
+@pytest.mark.slow
 def test_an_adapter_merged_once_more_at_a_wrong_scale_is_caught_by_its_kl(
     bundle: Path, shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +143,7 @@ def test_an_adapter_merged_once_more_at_a_wrong_scale_is_caught_by_its_kl(
     assert failed(bundle, capsys) == ["kl"]
 
 
+@pytest.mark.slow
 def test_another_template_a_lost_stop_and_a_flipped_byte_are_named(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +165,7 @@ def test_another_template_a_lost_stop_and_a_flipped_byte_are_named(
     assert failed(bundle, capsys, "engine=none") == ["stop_tokens"]
 
 
+@pytest.mark.slow
 def test_a_bundle_signed_by_a_stranger_is_refused_by_every_verb_until_his_key_is_named(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +179,7 @@ def test_a_bundle_signed_by_a_stranger_is_refused_by_every_verb_until_his_key_is
     assert failed(bundle, capsys, "engine=none", f"key={key.with_suffix('.pub.pem')}") == []
 
 
+@pytest.mark.slow
 def test_export_from_the_registry_gives_the_very_same_bytes_in_a_fresh_folder(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +216,7 @@ def test_the_bare_package_verifies_compares_and_exports_what_the_whole_one_made(
     assert json.loads(compared.stdout)["comparisons"]
 
 
+@pytest.mark.slow
 def test_words_that_name_nothing_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["verify"], ["serve"], ["export"], ["verify", f"bundle={tmp_path}"], ["serve", "bundle=nowhere"],
                   ["export", "from=models:/x@y"], ["serve", "bundel=x"]):  # fmt: skip

@@ -95,6 +95,7 @@ def test_a_registered_student_is_talked_to_by_its_alias_and_an_arm_by_its_name(l
         assert told in err
 
 
+@pytest.mark.slow
 def test_a_made_format_is_talked_to_in_the_engine_that_serves_it(life: Life, tmp_path: Path) -> None:
     made = Life(Path(shutil.copytree(life.folder, tmp_path / "made")), "", "")
     name, digest = made.run.parts[-2:]
@@ -110,6 +111,7 @@ def test_a_made_format_is_talked_to_in_the_engine_that_serves_it(life: Life, tmp
     assert "gguf_f16: not proven (it was made after the verdict)" in err
 
 
+@pytest.mark.slow
 def test_what_production_is_asked_lies_where_the_runs_do(life: Life) -> None:
     words = ["model=models:/mine@champion", "data=mine.csv", "experiments=my runs"]
     code, _, err = typed_in(life.folder, "evaluate", *words)
@@ -132,6 +134,7 @@ def test_a_command_that_ends_early_prints_the_one_that_goes_on_and_one_to_talk(l
     assert len(re.findall("^base: ", out, re.M)) == len(re.findall("^student: ", out, re.M)) == 2
 
 
+@pytest.mark.slow
 def test_what_is_needed_first_is_named_by_a_command_that_makes_it(life: Life, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(life.folder, tmp_path / "needs"))
     code, _, err = typed_in(folder, "merge", *TYPED, "method.rank=2")
@@ -141,6 +144,7 @@ def test_what_is_needed_first_is_named_by_a_command_that_makes_it(life: Life, tm
     assert typed_in(folder, "merge", *TYPED, "method.rank=2")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_page_shows_a_dot_for_every_look_at_the_validation_loss(life: Life) -> None:
     events = [json.loads(line) for line in (life.run / "events.jsonl").read_text().splitlines()]
     looks = [e["value"] for e in events if e.get("name") == "validation/loss"]
@@ -151,6 +155,7 @@ def test_the_page_shows_a_dot_for_every_look_at_the_validation_loss(life: Life) 
     assert curve[0].count("<circle") == len(looks)
 
 
+@pytest.mark.slow
 def test_page_card_and_screen_say_what_the_answers_themselves_say(life: Life) -> None:
     rows = [json.loads(line) for line in (life.run / "evaluate/predictions/student.jsonl").read_text().splitlines()]
     right = sum(row["answer"].strip() == row["expected"].strip() for row in rows) / len(rows)
@@ -173,11 +178,13 @@ def test_page_card_and_screen_say_what_the_answers_themselves_say(life: Life) ->
     assert "seconds / batch p95" in page_text
 
 
+@pytest.mark.slow
 def test_a_card_names_a_base_of_the_hub_or_none(life: Life) -> None:
     front = (life.run / "bundle" / "student" / "README.md").read_text().split("---")[1]
     assert "base_model" not in front, "a folder on this machine is no model of the hub"
 
 
+@pytest.mark.slow
 def test_results_go_to_standard_output_and_progress_to_standard_error(life: Life) -> None:
     assert "test rows, 95 % intervals" in life.out
     assert "next:" in life.out
@@ -191,6 +198,7 @@ def test_results_go_to_standard_output_and_progress_to_standard_error(life: Life
     assert "no format is wanted" in err
 
 
+@pytest.mark.slow
 def test_the_result_as_json_is_one_line_whose_numbers_have_units(life: Life) -> None:
     code, out, _ = typed_in(life.folder, "train", *TYPED, "output=json")
     assert code == 0
