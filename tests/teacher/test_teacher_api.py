@@ -10,7 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from workbench.teacher.batch import json_lines, openai_line
+from workbench.teacher.batch import json_lines, line_of, openai_line
 from workbench.teacher.client import Api, StatusError, anthropic_api, openai_api, version_for
 
 OPENAI, OTHER = "https://api.openai.com/v1", "https://gateway.example/v1"
@@ -100,5 +100,5 @@ def test_a_line_ends_at_a_line_feed_and_at_no_other_sign_of_a_text() -> None:
         for i in range(2)
     ]
     body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines) + "\n"
-    read = [openai_line(line) for line in json_lines(httpx.Response(200, content=body.encode()))]
+    read = [line_of(line, openai_line) for line in json_lines(httpx.Response(200, content=body.encode()))]
     assert [(line.request, line.payload) for line in read] == [("0", {"text": answer}), ("1", {"text": answer})]
