@@ -27,8 +27,7 @@ def prompts(count: int) -> list[Prompt]:
 MANY = pytest.param(range(2, 50), marks=(pytest.mark.proof, pytest.mark.timeout(1200)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [range(2), MANY])
+@pytest.mark.parametrize("seeds", [pytest.param(range(2), marks=pytest.mark.slow), MANY])
 def test_64_calls_at_once_never_pass_a_budget_that_runs_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: range
 ) -> None:

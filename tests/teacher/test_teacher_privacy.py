@@ -47,8 +47,9 @@ def test_internal_rows_leave_only_redacted_and_their_originals_are_written_nowhe
         assert {"EMAIL": 1, "PHONE": 1} in [line["redacted"] for line in log]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [100, pytest.param(2_000, marks=pytest.mark.proof)])
+@pytest.mark.parametrize(
+    "count", [pytest.param(100, marks=pytest.mark.slow), pytest.param(2_000, marks=pytest.mark.proof)]
+)
 def test_of_many_identifiers_no_trace_is_sent_written_or_shown(tmp_path: Path, count: int) -> None:
     rows = [row for row in documents(count) if row[0].strip()]
     values = {text[start:end] for text, places in rows for _, start, end in places if end - start >= 9}
