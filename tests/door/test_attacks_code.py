@@ -490,16 +490,28 @@ def start(folder: Path, *words: str, **environment: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 
+def names_of_the_library() -> list[str]:
+    """Every module of the standard library that a file in the current folder could stand for."""
+    return [n for n in sys.stdlib_module_names if n not in BEFORE_ANY_PACKAGE and n not in sys.builtin_module_names]
+
+
+def test_nothing_is_imported_before_the_current_folder_is_left(project: Path) -> None:
+    plant(project, names_of_the_library())
+    done = start(project, "--version")
+    assert done.returncode == 0, done.stderr
+    assert not (project / MARK).exists(), (project / MARK).read_text()
+
+
 @pytest.mark.slow
 def test_a_folder_full_of_traps_is_no_code(project: Path) -> None:
     """Every module of the standard library and of ours by name, plugins, and metadata with entry points."""
-    found = [n for n in sys.stdlib_module_names if n not in BEFORE_ANY_PACKAGE and n not in sys.builtin_module_names]
+    found = names_of_the_library()
     third = ["yaml", "omegaconf", "hydra", "antlr4", "rich", "filelock", "platformdirs", "torch", "numpy", "datasets",
              "transformers", "mlflow", "httpx2", "pydantic", "jinja2", "safetensors", "sentencepiece", "scipy",
              "sitecustomize", "usercustomize", "trap_source", "trap_package"]  # fmt: skip
     plant(project, [*found, *third])
-    for name in ("omegaconf", "yaml", "hydra", "torch", "transformers", "numpy", "logging", "encodings"):
-        (project / name).mkdir()  # a package is looked for before a module of its name
+    for name in ("omegaconf", "yaml", "torch", "transformers", "numpy", "logging", "encodings"):
+        (project / name).mkdir()  # a package is looked for before a module of its name; `hydra/` is refused
         plant(project / name, ["__init__"])
     (project / "trap.pth").write_text(f"import os; os.system('touch {MARK}')\n")
     (project / "hydra_plugins").mkdir()
