@@ -41,6 +41,14 @@ def bundle(shipped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(only_run(shipped) / "bundle" / "student", tmp_path / "student"))
 
 
+@pytest.fixture
+def own_run(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run of a copy of the project, which is the current folder: free to be spoiled."""
+    folder = Path(shutil.copytree(shipped, tmp_path / "changed"))
+    monkeypatch.chdir(folder)
+    return only_run(folder)
+
+
 def resign(bundle: Path) -> None:
     """Make manifest and signature anew over what is there: a bundler's own fault, not a stranger's hand."""
     facts = {k: v for k, v in read_manifest(bundle).items() if k not in ("files", "schema")}
@@ -90,35 +98,29 @@ def test_the_same_command_again_has_nothing_left_to_do(shipped: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_student_that_has_changed_since_it_was_made_is_neither_judged_nor_bundled(
-    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    own_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = only_run(Path(shutil.copytree(shipped, tmp_path / "changed")))
-    monkeypatch.chdir(tmp_path / "changed")
-    weights = run / "merge" / "model" / "model.safetensors"
+    weights = own_run / "merge" / "model" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    before = stages(run)
+    before = stages(own_run)
     for words in (["bundle", "bundle.parity_rows=3", "bundle.adapter=true"], ["evaluate", "evaluate.confidence=0.9"]):
         assert main([*words, "recipe=./mine.yaml"]) == 1
         assert f"{weights.parent}: these files are not the ones the stage made" in capfd.readouterr().err
-    assert stages(run) == before
+    assert stages(own_run) == before
 
 
 @pytest.mark.slow
-def test_a_verdict_that_was_written_by_hand_lets_nothing_ship(
-    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = only_run(Path(shutil.copytree(shipped, tmp_path / "changed")))
-    monkeypatch.chdir(tmp_path / "changed")
-    path = run / "evaluate" / "report.json"
+def test_a_verdict_that_was_written_by_hand_lets_nothing_ship(own_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = own_run / "evaluate" / "report.json"
     report = json.loads(path.read_text())
     report["gate"] |= {"passed": True, "shipped": ["student", "small"]}
     path.write_text(json.dumps(report))
-    before = stages(run)
+    before = stages(own_run)
     for verb in ("bundle", "register"):
         assert main([verb, "bundle.adapter=true", "recipe=./mine.yaml"]) == 1
         assert f"{path}: this is not the report that the evaluation wrote" in capfd.readouterr().err
-    assert stages(run) == before
+    assert stages(own_run) == before
 
 
 @pytest.mark.slow
